@@ -1,0 +1,1 @@
+"""The front door: command line, driver, parity, footprint and reports."""

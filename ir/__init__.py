@@ -1,0 +1,1 @@
+"""Vocabulary of kwsq: quantisation, operators, graphs and the executors that define their meaning."""

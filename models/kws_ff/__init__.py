@@ -1,0 +1,1 @@
+"""kws_ff: a feed-forward spliced-dense keyword spotter of about 250K parameters."""

@@ -1,0 +1,1 @@
+"""From ONNX bytes to an integer-only graph: load, normalise, fold, quantize, lower."""

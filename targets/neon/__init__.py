@@ -1,0 +1,1 @@
+"""The Arm NEON target: LiteRT flatbuffers."""
