@@ -68,7 +68,7 @@ demo: $(VENV)/.kwsq-core ## convert the two bundled models (no TensorFlow) and l
 test: $(VENV)/.kwsq-train ## run the default tests (adds TensorFlow for models/)
 	@$(BIN)/python -c 'import tensorflow, tf_keras' 2>/dev/null || \
 		{ echo "TensorFlow does not import; repair with: rm -f $(VENV)/.kwsq-train && make test"; exit 1; }
-	$(TEST_ENV) $(BIN)/pytest -q -n 2 -m "not slow and not shared" $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/pytest -q -n 2 --dist loadfile -m "not slow and not shared" $(PYTEST_ARGS)
 
 test-shared: $(VENV)/.kwsq-train ## run the tests that need ../shared
 	$(TEST_ENV) $(BIN)/pytest -q -n 2 -m "shared and not slow" $(PYTEST_ARGS)
