@@ -105,9 +105,10 @@ check-docs: $(VENV)/.kwsq-dev
 
 # Built through the sdist in an empty folder: a stale build/ would put back a package that the list forgot.
 check-wheel: $(VENV)/.kwsq-dev
-	@rm -rf build dist
-	$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	@rm -rf build dist *.egg-info && mkdir -p $(OUT)
+	$(BIN)/python -m build --no-isolation --outdir dist . >$(OUT)/build.log 2>&1 || { cat $(OUT)/build.log; exit 1; }
 	$(BIN)/check-wheel-contents dist
+	@rm -rf build *.egg-info
 
 acceptance: $(VENV)/.kwsq-train ## regenerate docs/acceptance.md from the commands that show each line
 	$(TEST_ENV) $(BIN)/python benchmarks/acceptance.py docs/acceptance.md
