@@ -40,9 +40,13 @@ def float32_scale(scale: float, what: str = "scale") -> np.float32:
     """
     single = np.float32(scale)
     if not (np.isfinite(single) and single > 0):
-        raise ValueError(f"{what}: found {scale!r}, expected a finite scale > 0; check where the scale was computed")
+        raise ValueError(
+            f"{what}: found {scale!r}, expected a finite scale > 0; check where the scale was computed"
+        )
     if float(single) != float(scale):
-        raise ValueError(f"{what}: found {scale!r}, expected an exact float32; round it once with numpy.float32")
+        raise ValueError(
+            f"{what}: found {scale!r}, expected an exact float32; round it once with numpy.float32"
+        )
     return single
 
 
@@ -74,7 +78,9 @@ def activation_range(
 def _bound_code(bound: float, scale: np.float32, zero_point: int) -> int:
     steps = round_half_away(np.float32(bound) / scale)  # the division rounds to float32, as in the kernel
     if abs(float(steps)) > 2**31 - 1:
-        raise ValueError(f"activation bound {bound}: found {float(steps)} steps, expected int32; check the output scale")
+        raise ValueError(
+            f"activation bound {bound}: found {float(steps)} steps, expected int32; check the output scale"
+        )
     return zero_point + int(steps)
 
 
@@ -91,7 +97,8 @@ def quantize(
         high: largest code; 255 for uint8.
 
     Returns:
-        int8 array, or uint8 when ``low >= 0``.
+        int8 array, or uint8 when ``low >= 0``. Steps beyond int32, where the
+        kernel casts undefined, saturate.
 
     Raises:
         ValueError: bad scale, or NaN in ``x``.
@@ -103,6 +110,7 @@ def quantize(
         steps = np.divide(np.asarray(x, dtype=np.float32), single)
     if np.isnan(steps).any():
         raise ValueError("quantize: found NaN in the input, expected numbers; check the data")
+    steps = saturate(steps, -(2.0**31), 2.0**31)
     codes = saturate(round_half_away(steps) + zero_point, low, high)
     return codes.astype(np.int8 if low < 0 else np.uint8)
 
@@ -124,7 +132,8 @@ def dequantize(q: NDArray[Any], *, scale: float, zero_point: int) -> NDArray[np.
     Source: LiteRT DEQUANTIZE; docs/quantization.md (1).
     """
     steps = np.subtract(q, zero_point, dtype=np.int32).astype(np.float32)
-    return np.multiply(steps, float32_scale(scale), dtype=np.float32)
+    real: NDArray[np.float32] = steps * float32_scale(scale)
+    return real
 
 
 @dataclass(frozen=True, slots=True)

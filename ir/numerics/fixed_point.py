@@ -30,7 +30,7 @@ def round_half_away(x: ArrayLike) -> FloatArray:
     """Round to the nearest integer, ties away from zero (C ``round``).
 
     Args:
-        x: real values, any shape; computed in float64, so float32 input is exact.
+        x: finite real values, any shape; computed in float64, so float32 input is exact.
 
     Returns:
         float64 array of integers.
@@ -57,7 +57,7 @@ def round_half_even(x: ArrayLike) -> FloatArray:
     return np.rint(np.asarray(x, dtype=np.float64))
 
 
-def saturate(x: NDArray[Any], low: int, high: int) -> NDArray[Any]:
+def saturate(x: NDArray[Any], low: float, high: float) -> NDArray[Any]:
     """Clamp to ``[low, high]``; the dtype of ``x`` is kept, casting down is the caller's step.
 
     Args:
@@ -74,8 +74,11 @@ def saturate(x: NDArray[Any], low: int, high: int) -> NDArray[Any]:
     Source: docs/quantization.md (3).
     """
     if low > high:
-        raise ValueError(f"saturate: found the empty range [{low}, {high}], expected low <= high; swap the bounds")
-    return np.minimum(np.maximum(x, low), high)
+        raise ValueError(
+            f"saturate: found the empty range [{low}, {high}], expected low <= high; swap the bounds"
+        )
+    clamped: NDArray[Any] = np.clip(x, low, high)
+    return clamped
 
 
 def quantize_multiplier(real: float) -> tuple[int, int]:
@@ -97,7 +100,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     """
     if not math.isfinite(real) or real < 0.0:
         raise ValueError(
-            f"quantize_multiplier: found {real!r}, expected a finite value >= 0; check the scales it came from"
+            f"quantize_multiplier: found {real!r}, expected a finite value >= 0; check the scales"
         )
     fraction, shift = math.frexp(real)
     multiplier = int(round_half_away(fraction * 2.0**31))
@@ -107,7 +110,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
         return 0, 0
     if shift > 31:
         raise ValueError(
-            f"quantize_multiplier: found {real!r}, expected a value below 2**31; check the scales it came from"
+            f"quantize_multiplier: found {real!r}, expected a value below 2**31; check the scales"
         )
     return multiplier, shift
 

@@ -1,19 +1,20 @@
-"""Convolutions and matrix products of int8 codes with int32 accumulators.
+"""What convolutions and matrix products share: effective scales, exact accumulation, requantization.
 
 Accumulators are exact integers computed by floating-point BLAS: every partial sum, in whatever order
 BLAS forms it, is bounded by ``max|x| * sum|w|``; below 2**24 float32 holds it exactly, below 2**53
 float64 does. The input zero point is folded into the bias, docs/quantization.md (12), which keeps
 ``|x| <= 128`` and the bound small.
 
-Axis letters: N batch, H, W, C_in, C_out, KH, KW; weights are OHWI (1HWO for depthwise).
+The BUILTIN_REF kernels of ai-edge-litert 2.3.0 requantize in two ways. Convolutions and BATCH_MATMUL carry
+a Q0.31 multiplier and round twice, (11a): `FixedPointParams`. FULLY_CONNECTED multiplies the accumulator by
+a double and rounds once, (11b): `RealParams`. The layers are in `dense` and `convolution`.
 
-Source: published behaviour of LiteRT ``reference_integer_ops::{ConvPerChannel, DepthwiseConvPerChannel,
-FullyConnected}`` and ``reference_ops::BatchMatMul``; tests/ir/numerics/test_linear.py compares them bit by bit.
+Source: published behaviour of LiteRT ``kernel_util.cc`` and ``reference_integer_ops``; compared bit by bit in
+tests/ir/numerics/test_dense.py and test_convolution.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,17 +32,13 @@ from kwsq.ir.numerics.fixed_point import (
     Int64Array,
     multiply_by_quantized_multiplier,
     quantize_multipliers,
-    saturate,
+    round_half_away,
 )
-from kwsq.ir.numerics.window import Window, pad_for_window, patches, tap_view
-
-# Rows of a patch matrix per step: about 2 MiB of float32, so that a step stays in the cache.
-_CHUNK_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
-class LinearParams:
-    """Constants of one convolution, dense layer or matrix product; see `derive_linear`.
+class FixedPointParams:
+    """Constants of a convolution or BATCH_MATMUL; see `derive_fixed_point`.
 
     Attributes:
         multiplier_q31: (1,) or (C_out,) int32.
@@ -58,8 +55,25 @@ class LinearParams:
     high: int = INT8_MAX
 
 
+@dataclass(frozen=True, slots=True)
+class RealParams:
+    """Constants of FULLY_CONNECTED; see `effective_scale_conv` for ``effective_scale``.
+
+    Attributes:
+        effective_scale: (1,) or (C_out,) float64, s_x * s_w / s_y.
+        low: smallest output code, after any fused activation.
+        high: largest output code.
+    """
+
+    input_zero_point: int
+    output_zero_point: int
+    effective_scale: FloatArray
+    low: int = INT8_MIN
+    high: int = INT8_MAX
+
+
 def effective_scale_conv(input_scale: float, weight_scale: ArrayLike, output_scale: float) -> FloatArray:
-    """Return the real multipliers of CONV_2D, DEPTHWISE_CONV_2D and per-channel FULLY_CONNECTED.
+    """Return the real multipliers of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED.
 
     Args:
         input_scale: exact float32.
@@ -74,64 +88,42 @@ def effective_scale_conv(input_scale: float, weight_scale: ArrayLike, output_sca
 
     Source: LiteRT ``PopulateConvolutionQuantizationParams``; docs/quantization.md (13a).
     """
-    weights = [float(float32_scale(float(value), "weight scale")) for value in np.ravel(np.asarray(weight_scale))]
+    weights = [
+        float(float32_scale(float(value), "weight scale")) for value in np.ravel(np.asarray(weight_scale))
+    ]
     product = float(float32_scale(input_scale, "input scale")) * np.array(weights, dtype=np.float64)
     return product / float(float32_scale(output_scale, "output scale"))
 
 
-def effective_scale_matmul(input_scale: float, weight_scale: float, output_scale: float) -> FloatArray:
-    """Return the real multiplier of per-tensor FULLY_CONNECTED and of BATCH_MATMUL.
+def effective_scale_matmul(a_scale: float, b_scale: float, output_scale: float) -> FloatArray:
+    """Return the real multiplier of BATCH_MATMUL (and of FULLY_CONNECTED in the non-reference kernels).
 
     Args:
-        input_scale: exact float32.
-        weight_scale: exact float32.
+        a_scale: exact float32.
+        b_scale: exact float32.
         output_scale: exact float32.
 
     Returns:
         (1,) float64: the product is rounded to float32 first, then divided in double.
 
     Raises:
-        ValueError: as `effective_scale_conv`; also a product that underflows float32 to zero.
+        ValueError: as `effective_scale_conv`.
 
     Source: LiteRT ``GetQuantizedConvolutionMultipler``; docs/quantization.md (13b).
     """
-    product = float32_scale(input_scale, "input scale") * float32_scale(weight_scale, "weight scale")
+    product = float32_scale(a_scale, "left scale") * float32_scale(b_scale, "right scale")
     return np.array([float(product) / float(float32_scale(output_scale, "output scale"))], dtype=np.float64)
 
 
-def effective_scale_fully_connected(
-    input_scale: float, weight_scale: ArrayLike, output_scale: float
-) -> FloatArray:
-    """Choose the derivation FULLY_CONNECTED uses: one weight scale is per tensor, several per channel.
-
-    Args:
-        input_scale: exact float32.
-        weight_scale: scalar, (1,) or (C_out,).
-        output_scale: exact float32.
-
-    Returns:
-        (1,) or (C_out,) float64.
-
-    Raises:
-        ValueError: as `effective_scale_conv`.
-
-    Source: LiteRT FULLY_CONNECTED Prepare; docs/quantization.md (13).
-    """
-    scales = np.ravel(np.asarray(weight_scale))
-    if scales.size == 1:
-        return effective_scale_matmul(input_scale, float(scales[0]), output_scale)
-    return effective_scale_conv(input_scale, scales, output_scale)
-
-
-def derive_linear(
+def derive_fixed_point(
     effective_scale: ArrayLike,
     *,
     input_zero_point: int,
     output_zero_point: int,
     low: int = INT8_MIN,
     high: int = INT8_MAX,
-) -> LinearParams:
-    """Derive the constants of a linear layer from its effective scale.
+) -> FixedPointParams:
+    """Derive the constants of a convolution or matrix product.
 
     Args:
         effective_scale: (1,) or (C_out,) float64 from one of the ``effective_scale_*`` functions.
@@ -149,25 +141,47 @@ def derive_linear(
     Source: docs/quantization.md (4), (13).
     """
     multiplier, shift = quantize_multipliers(effective_scale)
-    return LinearParams(input_zero_point, output_zero_point, multiplier, shift, low, high)
+    return FixedPointParams(input_zero_point, output_zero_point, multiplier, shift, low, high)
 
 
-def requantize_accumulator(accumulator: NDArray[Any], params: LinearParams) -> Int8Array:
-    """Scale, shift to the output zero point and clamp.
+def requantize_fixed_point(accumulator: NDArray[Any], params: FixedPointParams) -> Int8Array:
+    """Scale int32 accumulators with double rounding, add the output zero point, clamp.
 
     Args:
-        accumulator: (..., C_out) integers within int32.
-        params: from `derive_linear`.
+        accumulator: (..., C_out) int32.
+        params: from `derive_fixed_point`.
 
     Returns:
         int8 codes, same shape.
 
-    Source: docs/quantization.md (11).
+    Source: LiteRT ``MultiplyByQuantizedMultiplier``; docs/quantization.md (11a).
     """
     scaled = multiply_by_quantized_multiplier(accumulator, params.multiplier_q31, params.shift)
-    np.clip(scaled, params.low - params.output_zero_point, params.high - params.output_zero_point, out=scaled)
-    scaled += np.int32(params.output_zero_point)
-    return scaled.astype(np.int8)
+    return _clamp_steps(scaled, params)
+
+
+def requantize_real(accumulator: NDArray[Any], params: RealParams) -> Int8Array:
+    """Scale int32 accumulators in double with one rounding, add the output zero point, clamp.
+
+    A product beyond int32 is undefined in the kernel (a C float-to-int cast); here it saturates.
+
+    Args:
+        accumulator: (..., C_out) int32.
+        params: constants of FULLY_CONNECTED.
+
+    Returns:
+        int8 codes, same shape.
+
+    Source: LiteRT ``reference_integer_ops::FullyConnected`` of 2026; docs/quantization.md (11b).
+    """
+    return _clamp_steps(round_half_away(accumulator * params.effective_scale), params)
+
+
+def _clamp_steps(steps: NDArray[Any], params: FixedPointParams | RealParams) -> Int8Array:
+    zero_point = params.output_zero_point
+    clamped = np.clip(steps, params.low - zero_point, params.high - zero_point, out=steps)
+    clamped += steps.dtype.type(zero_point)
+    return clamped.astype(np.int8)
 
 
 def exact_float(bound: int) -> type[np.floating[Any]]:
@@ -185,166 +199,55 @@ def exact_float(bound: int) -> type[np.floating[Any]]:
     Source: IEEE 754 significand widths; docs/quantization.md (12).
     """
     if bound > INT32_MAX:
-        raise ValueError(
-            f"accumulator bound: found {bound}, expected at most 2**31 - 1; split the layer or narrow the weights"
-        )
+        raise ValueError(f"accumulator bound: found {bound}, expected at most 2**31 - 1; split the layer")
     return np.float32 if bound < 2**24 else np.float64
 
 
-def _l1_bound(weights: NDArray[Any]) -> int:
-    """Bound |sum x*w| for weights (C_out, K) and any int8 x."""
+def accumulator_bound(weights: NDArray[Any]) -> int:
+    """Bound ``|sum x * w|`` over all int8 inputs: 128 times the largest L1 norm of a weight row.
+
+    Args:
+        weights: (C_out, K) integers.
+
+    Returns:
+        the bound; any partial sum obeys it too.
+
+    Source: docs/quantization.md (12).
+    """
     return 128 * int(np.abs(weights.astype(np.int32)).sum(axis=-1, dtype=np.int64).max(initial=0))
 
 
-def _folded_bias(weights: NDArray[Any], bias: Int32Array | None, input_zero_point: int) -> Int64Array:
-    """Equation (12): b - z_x * sum(w), per output channel, for weights (C_out, K)."""
-    total = weights.sum(axis=-1, dtype=np.int64) * -input_zero_point
+def fold_zero_point(weights: NDArray[Any], bias: Int32Array | None, input_zero_point: int) -> Int64Array:
+    """Return ``b - z_x * sum(w)`` per output channel, equation (12).
+
+    Args:
+        weights: (C_out, K) integers.
+        bias: (C_out,) int32, or None for zero.
+        input_zero_point: input code of real 0.
+
+    Returns:
+        (C_out,) int64.
+
+    Source: docs/quantization.md (12).
+    """
+    total: Int64Array = weights.sum(axis=-1, dtype=np.int64) * -input_zero_point
     return total if bias is None else total + bias
 
 
-def _accumulate(products: NDArray[Any], folded_bias: Int64Array) -> Int32Array:
-    total: Int64Array = products.astype(np.int64) + folded_bias
-    return total.astype(np.int32)  # a bias that overflows wraps, as the kernel's int32 addition does
-
-
-def fully_connected(x: Int8Array, weights: Int8Array, bias: Int32Array | None, params: LinearParams) -> Int8Array:
-    """Multiply rows of codes by a weight matrix.
+def add_folded_bias(products: NDArray[Any], folded_bias: Int64Array) -> Int32Array:
+    """Add the folded bias to exact products; a sum beyond int32 wraps, as the kernel's addition does.
 
     Args:
-        x: (..., K) int8.
-        weights: (C_out, K) int8, zero point 0.
-        bias: (C_out,) int32 at scale s_x * s_w, or None.
-        params: from `derive_linear` with `effective_scale_fully_connected`.
+        products: (..., C_out) float holding integers.
+        folded_bias: (C_out,) from `fold_zero_point`.
 
     Returns:
-        (..., C_out) int8.
+        (..., C_out) int32 accumulators.
 
-    Raises:
-        ValueError: the accumulator bound exceeds int32.
-
-    Source: LiteRT ``reference_integer_ops::FullyConnected``; docs/quantization.md (11)-(13).
+    Source: docs/quantization.md (12).
     """
-    dtype = exact_float(_l1_bound(weights))
-    products = x.astype(dtype) @ weights.astype(dtype).T
-    return requantize_accumulator(_accumulate(products, _folded_bias(weights, bias, params.input_zero_point)), params)
-
-
-def batch_matmul(a: Int8Array, b: Int8Array, params: LinearParams, *, b_zero_point: int) -> Int8Array:
-    """Multiply two stacks of matrices of codes.
-
-    Args:
-        a: (..., M, K) int8; its zero point is ``params.input_zero_point``.
-        b: (..., K, N) int8; leading axes broadcast.
-        params: from `derive_linear` with `effective_scale_matmul`.
-        b_zero_point: code of real 0 in ``b``.
-
-    Returns:
-        (..., M, N) int8.
-
-    Raises:
-        ValueError: the accumulator bound exceeds int32.
-
-    Source: LiteRT ``reference_ops::BatchMatMul``; docs/quantization.md (15).
-    """
-    dtype = exact_float(255 * 255 * a.shape[-1])
-    centred_a = a.astype(dtype) - dtype(params.input_zero_point)
-    centred_b = b.astype(dtype) - dtype(b_zero_point)
-    return requantize_accumulator((centred_a @ centred_b).astype(np.int32), params)
-
-
-def conv2d(
-    x: Int8Array, weights: Int8Array, bias: Int32Array | None, params: LinearParams, *, window: Window
-) -> Int8Array:
-    """Convolve; fewer weight input channels than C_in means groups, as in TFLite.
-
-    Args:
-        x: (N, H, W, C_in) int8.
-        weights: (C_out, KH, KW, C_in / groups) int8.
-        bias: (C_out,) int32 or None.
-        params: from `derive_linear` with `effective_scale_conv`.
-        window: stride, dilation, padding and output size.
-
-    Returns:
-        (N, OH, OW, C_out) int8.
-
-    Raises:
-        ValueError: channels do not divide into groups, or the accumulator bound exceeds int32.
-
-    Source: LiteRT ``reference_integer_ops::ConvPerChannel``; docs/quantization.md (11)-(14).
-    """
-    c_out, kernel, c_group = weights.shape[0], weights.shape[1:3], weights.shape[3]
-    groups = x.shape[3] // c_group
-    if groups * c_group != x.shape[3] or c_out % groups:
-        raise ValueError(
-            f"conv2d: found {x.shape[3]} input, {c_group} weight input and {c_out} output channels, expected whole "
-            "groups; check the weight layout (OHWI)"
-        )
-    flat = weights.reshape(c_out, -1)
-    dtype = exact_float(_l1_bound(flat))
-    matrix = flat.reshape(groups, c_out // groups, -1).transpose(0, 2, 1).astype(dtype)
-    folded = _folded_bias(flat, bias, params.input_zero_point)
-    padded = pad_for_window(x, kernel=kernel, window=window, value=params.input_zero_point)
-    output = np.empty((x.shape[0], *window.output_size, c_out), dtype=np.int8)
-    for part in _batch_chunks(x.shape[0], int(np.prod(window.output_size)) * max(flat.shape[1] * groups, c_out)):
-        rows = _patch_rows(padded[part], kernel, window, groups, dtype)
-        products = np.matmul(rows, matrix)  # (groups, rows, C_out / groups)
-        merged = products.transpose(1, 0, 2).reshape(output[part].shape)
-        output[part] = requantize_accumulator(_accumulate(merged, folded), params)
-    return output
-
-
-def _batch_chunks(count: int, elements_each: int) -> Iterator[slice]:
-    step = max(1, _CHUNK_ELEMENTS // max(1, elements_each))
-    return (slice(start, start + step) for start in range(0, count, step))
-
-
-def _patch_rows(
-    padded: Int8Array, kernel: tuple[int, int], window: Window, groups: int, dtype: type[np.floating[Any]]
-) -> NDArray[Any]:
-    """Return (groups, N*OH*OW, KH*KW*C_in/groups) of ``dtype``."""
-    view = patches(padded, kernel=kernel, window=window)
-    taps, channels = kernel[0] * kernel[1], padded.shape[3]
-    split = view.reshape(*view.shape[:5], groups, channels // groups) if groups > 1 else view[..., None, :]
-    grouped = np.moveaxis(split, 5, 0).astype(dtype)
-    return grouped.reshape(groups, -1, taps * (channels // groups))
-
-
-def depthwise_conv2d(
-    x: Int8Array, weights: Int8Array, bias: Int32Array | None, params: LinearParams, *, window: Window
-) -> Int8Array:
-    """Convolve each channel with its own kernels.
-
-    Args:
-        x: (N, H, W, C_in) int8.
-        weights: (1, KH, KW, C_out) int8; output channel ``c * M + m`` reads input channel ``c``.
-        bias: (C_out,) int32 or None.
-        params: from `derive_linear` with `effective_scale_conv`.
-        window: stride, dilation, padding and output size.
-
-    Returns:
-        (N, OH, OW, C_out) int8.
-
-    Raises:
-        ValueError: C_out is no multiple of C_in, or the accumulator bound exceeds int32.
-
-    Source: LiteRT ``reference_integer_ops::DepthwiseConvPerChannel``; docs/quantization.md (11)-(14).
-    """
-    kernel, c_out = weights.shape[1:3], weights.shape[3]
-    if c_out % x.shape[3]:
-        raise ValueError(
-            f"depthwise_conv2d: found {x.shape[3]} input and {c_out} output channels, expected a whole depth "
-            "multiplier; check the weight layout (1HWO)"
-        )
-    flat = weights.reshape(-1, c_out).T
-    dtype = exact_float(_l1_bound(flat))
-    folded = _folded_bias(flat, bias, params.input_zero_point)
-    padded = pad_for_window(x, kernel=kernel, window=window, value=params.input_zero_point)
-    taps = weights[0].astype(dtype)
-    output = np.empty((x.shape[0], *window.output_size, c_out), dtype=np.int8)
-    for part in _batch_chunks(x.shape[0], int(np.prod(window.output_size)) * c_out):
-        image = np.repeat(padded[part].astype(dtype), c_out // x.shape[3], axis=3)
-        total = np.zeros(output[part].shape, dtype=dtype)
-        for row, column in np.ndindex(*kernel):
-            total += tap_view(image, row, column, window=window) * taps[row, column]
-        output[part] = requantize_accumulator(_accumulate(total, folded), params)
-    return output
+    if int(np.abs(folded_bias).max(initial=0)) < 2**29 and products.dtype == np.float32:
+        total = products.astype(np.int32)
+        total += folded_bias.astype(np.int32)
+        return total
+    return (products.astype(np.int64) + folded_bias).astype(np.int32)

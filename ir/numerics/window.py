@@ -56,9 +56,7 @@ def valid_size(size: int, kernel: int, *, stride: int = 1, dilation: int = 1) ->
     return (size - reach) // stride + 1
 
 
-def pad_for_window(
-    x: NDArray[Any], *, kernel: tuple[int, int], window: Window, value: int
-) -> NDArray[Any]:
+def pad_for_window(x: NDArray[Any], *, kernel: tuple[int, int], window: Window, value: int) -> NDArray[Any]:
     """Extend (or crop) an image so that every tap of every output position exists.
 
     Args:

@@ -1,0 +1,126 @@
+"""CONV_2D (with groups) and DEPTHWISE_CONV_2D on int8 codes.
+
+Axis letters: N batch, H, W, C_in, C_out, KH, KW, OH, OW; weights are OHWI, 1HWO for depthwise.
+
+Source: published behaviour of LiteRT ``reference_integer_ops::{ConvPerChannel, DepthwiseConvPerChannel}``;
+compared bit by bit in tests/ir/numerics/test_convolution.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kwsq.ir.numerics.fixed_point import Int8Array, Int32Array
+from kwsq.ir.numerics.linear import (
+    FixedPointParams,
+    accumulator_bound,
+    add_folded_bias,
+    exact_float,
+    fold_zero_point,
+    requantize_fixed_point,
+)
+from kwsq.ir.numerics.window import Window, pad_for_window, patches, tap_view
+
+# Elements of a patch matrix per step: 2 MiB of float32, so that a step stays in the cache.
+_CHUNK_ELEMENTS = 1 << 19
+
+
+def conv2d(
+    x: Int8Array, weights: Int8Array, bias: Int32Array | None, params: FixedPointParams, *, window: Window
+) -> Int8Array:
+    """Convolve; fewer weight input channels than C_in means groups, as in TFLite.
+
+    Args:
+        x: (N, H, W, C_in) int8.
+        weights: (C_out, KH, KW, C_in / groups) int8.
+        bias: (C_out,) int32 or None.
+        params: from `derive_fixed_point` with `effective_scale_conv`.
+        window: stride, dilation, padding and output size.
+
+    Returns:
+        (N, OH, OW, C_out) int8.
+
+    Raises:
+        ValueError: channels do not divide into groups, or the accumulator bound exceeds int32.
+
+    Source: LiteRT ``reference_integer_ops::ConvPerChannel``; docs/quantization.md (11a)-(14).
+    """
+    c_out, rows, columns, c_group = weights.shape
+    groups = x.shape[3] // c_group
+    if groups * c_group != x.shape[3] or c_out % groups:
+        raise ValueError(
+            f"conv2d: found {x.shape[3]} input, {c_group} weight input and {c_out} output channels, expected "
+            "whole groups; check the weight layout (OHWI)"
+        )
+    flat = weights.reshape(c_out, -1)
+    dtype = exact_float(accumulator_bound(flat))
+    matrix = flat.reshape(groups, c_out // groups, -1).transpose(0, 2, 1).astype(dtype)
+    folded = fold_zero_point(flat, bias, params.input_zero_point)
+    padded = pad_for_window(x, kernel=(rows, columns), window=window, value=params.input_zero_point)
+    output = np.empty((x.shape[0], *window.output_size, c_out), dtype=np.int8)
+    for part in _batch_chunks(output, elements_per_position=max(flat.shape[1] * groups, c_out)):
+        products = np.matmul(_patch_matrix(padded[part], (rows, columns), window, groups, dtype), matrix)
+        merged = products.transpose(1, 0, 2).reshape(output[part].shape)
+        output[part] = requantize_fixed_point(add_folded_bias(merged, folded), params)
+    return output
+
+
+def _batch_chunks(output: Int8Array, *, elements_per_position: int) -> Iterator[slice]:
+    elements_each = output.shape[1] * output.shape[2] * elements_per_position
+    step = max(1, _CHUNK_ELEMENTS // max(1, elements_each))
+    return (slice(start, start + step) for start in range(0, output.shape[0], step))
+
+
+def _patch_matrix(
+    padded: Int8Array, kernel: tuple[int, int], window: Window, groups: int, dtype: type[np.floating[Any]]
+) -> NDArray[Any]:
+    """Return (groups, N * OH * OW, KH * KW * C_in / groups) of ``dtype``."""
+    view = patches(padded, kernel=kernel, window=window)
+    channels = padded.shape[3] // groups
+    split = view.reshape(*view.shape[:5], groups, channels) if groups > 1 else view[..., None, :]
+    return np.moveaxis(split, 5, 0).astype(dtype).reshape(groups, -1, kernel[0] * kernel[1] * channels)
+
+
+def depthwise_conv2d(
+    x: Int8Array, weights: Int8Array, bias: Int32Array | None, params: FixedPointParams, *, window: Window
+) -> Int8Array:
+    """Convolve each channel with its own kernels.
+
+    Args:
+        x: (N, H, W, C_in) int8.
+        weights: (1, KH, KW, C_out) int8; output channel ``c * M + m`` reads input channel ``c``.
+        bias: (C_out,) int32 or None.
+        params: from `derive_fixed_point` with `effective_scale_conv`.
+        window: stride, dilation, padding and output size.
+
+    Returns:
+        (N, OH, OW, C_out) int8.
+
+    Raises:
+        ValueError: C_out is no multiple of C_in, or the accumulator bound exceeds int32.
+
+    Source: LiteRT ``reference_integer_ops::DepthwiseConvPerChannel``; docs/quantization.md (11a)-(14).
+    """
+    _, rows, columns, c_out = weights.shape
+    if c_out % x.shape[3]:
+        raise ValueError(
+            f"depthwise_conv2d: found {x.shape[3]} input and {c_out} output channels, expected a whole depth "
+            "multiplier; check the weight layout (1HWO)"
+        )
+    flat = weights.reshape(-1, c_out).T
+    dtype = exact_float(accumulator_bound(flat))
+    folded = fold_zero_point(flat, bias, params.input_zero_point)
+    padded = pad_for_window(x, kernel=(rows, columns), window=window, value=params.input_zero_point)
+    taps = weights[0].astype(dtype)
+    output = np.empty((x.shape[0], *window.output_size, c_out), dtype=np.int8)
+    for part in _batch_chunks(output, elements_per_position=c_out):
+        image = np.repeat(padded[part].astype(dtype), c_out // x.shape[3], axis=3)
+        total = np.zeros(output[part].shape, dtype=dtype)
+        for row, column in np.ndindex(rows, columns):
+            total += tap_view(image, row, column, window=window) * taps[row, column]
+        output[part] = requantize_fixed_point(add_folded_bias(total, folded), params)
+    return output
