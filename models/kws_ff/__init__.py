@@ -1,1 +1,1 @@
-"""kws_ff: a feed-forward spliced-dense keyword spotter of about 250K parameters."""
+"""`kws_ff`: a feed-forward, state-free keyword spotter of about 250 thousand parameters."""

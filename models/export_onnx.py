@@ -1,0 +1,195 @@
+"""Annotated ONNX from layer records: QCDQ for uniform grids, the codebook dialect for non-uniform ones.
+
+The graph takes `features` (N, C, T) float32 and gives `logits` (N, classes) float32. Weights appear as
+
+  float     initializer
+  uniform   INT8 codes -> Clip(low, high) -> DequantizeLinear(scale, zero point): the clip states the width
+  codebook  UINT8 indices -> Cast(INT32) -> Gather(INT8 levels) -> DequantizeLinear(scale), as in
+            docs/codebook-dialect.md
+
+and activations as QuantizeLinear -> DequantizeLinear in int8. Batch norms stay unfolded. The bytes depend on
+the records alone: no time, host or library version enters.
+
+Source: ONNX operator specification, opset 17; QCDQ is Brevitas' name for the clip form; the codebook dialect
+is ours.
+"""
+
+from typing import Any, assert_never
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from kwsq.ir.quant import Affine, Codebook, PerAxis, Unquantized
+from kwsq.models.layer_records import (
+    BatchNormRecord,
+    DenseRecord,
+    FakeQuantizeRecord,
+    LayerRecord,
+    MeanOverTimeRecord,
+    ReluRecord,
+    SplicedDenseRecord,
+    WeightTensor,
+)
+
+OPSET = 17
+IR_VERSION = 8
+PRODUCER = "kwsq"
+INPUT, OUTPUT = "features", "logits"
+BITS_KEY = "kwsq.bits."
+
+
+class GraphWriter:
+    """Collects nodes and initializers while the layers are written one after another."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.metadata: dict[str, str] = {}
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> str:
+        """Add an initializer and return its name."""
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Add a node named after its output and return that output."""
+        self.nodes.append(helper.make_node(op, inputs, [output], name=f"{output}/{op}", **attributes))
+        return output
+
+
+def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], *, name: str) -> bytes:
+    """Write a trained network as an annotated ONNX model.
+
+    Args:
+        records: layers in order; the last one gives the logits.
+        input_shape: (T, C) frames and channels of the features.
+        name: graph name.
+
+    Returns:
+        The serialised model, checked by onnx.checker with full shape inference.
+    """
+    writer, tensor = GraphWriter(), INPUT
+    for record in records:
+        tensor = _emit(writer, record, tensor)
+    writer.nodes[-1].output[0] = OUTPUT
+    model = _model(writer, input_shape, _classes(records), name)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _model(writer: GraphWriter, input_shape: tuple[int, int], classes: int, name: str) -> onnx.ModelProto:
+    frames, channels = input_shape
+    features = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", channels, frames])
+    logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])
+    graph = helper.make_graph(writer.nodes, name, [features], [logits], writer.initializers)
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
+    helper.set_model_props(model, dict(sorted(writer.metadata.items())))
+    return model
+
+
+def _classes(records: tuple[LayerRecord, ...]) -> int:
+    return next(int(record.bias.shape[0]) for record in reversed(records) if isinstance(record, DenseRecord))
+
+
+def _emit(writer: GraphWriter, record: LayerRecord, tensor: str) -> str:
+    """Write one layer that reads `tensor`; return the name of what it gives."""
+    match record:
+        case SplicedDenseRecord():
+            return _emit_spliced_dense(writer, record, tensor)
+        case DenseRecord():
+            return _emit_dense(writer, record, tensor)
+        case BatchNormRecord():
+            return _emit_batch_norm(writer, record, tensor)
+        case ReluRecord():
+            return writer.node("Relu", [tensor], record.name)
+        case MeanOverTimeRecord():
+            return writer.node("ReduceMean", [tensor], record.name, axes=[2], keepdims=0)
+        case FakeQuantizeRecord():
+            return _emit_fake_quantize(writer, record, tensor)
+        case _:
+            assert_never(record)
+
+
+def _emit_spliced_dense(writer: GraphWriter, record: SplicedDenseRecord, tensor: str) -> str:
+    """(K, C_in, C_out) becomes the (C_out, C_in, K) of ONNX."""
+    stored = WeightTensor(record.weight.values.transpose(2, 1, 0), record.weight.spec)
+    weight = emit_weight(writer, f"{record.name}.weight", stored)
+    taps = int(stored.values.shape[2])
+    return writer.node(
+        "Conv", [tensor, weight], record.name, kernel_shape=[taps], strides=[record.stride], pads=[0, 0]
+    )
+
+
+def _emit_dense(writer: GraphWriter, record: DenseRecord, tensor: str) -> str:
+    """(C_in, C_out) becomes the (C_out, C_in) of Gemm with transB."""
+    stored = WeightTensor(record.weight.values.transpose(), record.weight.spec)
+    weight = emit_weight(writer, f"{record.name}.weight", stored)
+    bias = writer.constant(f"{record.name}.bias", record.bias)
+    return writer.node("Gemm", [tensor, weight, bias], record.name, transB=1)
+
+
+def _emit_batch_norm(writer: GraphWriter, record: BatchNormRecord, tensor: str) -> str:
+    parts = {"gamma": record.gamma, "beta": record.beta, "mean": record.mean, "variance": record.variance}
+    inputs = [writer.constant(f"{record.name}.{part}", array) for part, array in parts.items()]
+    return writer.node("BatchNormalization", [tensor, *inputs], record.name, epsilon=record.epsilon)
+
+
+def _emit_fake_quantize(writer: GraphWriter, record: FakeQuantizeRecord, tensor: str) -> str:
+    scale = writer.constant(f"{record.name}.scale", record.spec.scale[0])
+    zero_point = writer.constant(f"{record.name}.zero_point", record.spec.zero_point[0].astype(np.int8))
+    codes = writer.node("QuantizeLinear", [tensor, scale, zero_point], f"{record.name}.codes")
+    return writer.node("DequantizeLinear", [codes, scale, zero_point], record.name)
+
+
+def emit_weight(writer: GraphWriter, name: str, weight: WeightTensor) -> str:
+    """Write a weight in the form its grid calls for; return the name of the float tensor.
+
+    Args:
+        writer: receives nodes and initializers.
+        name: name of the float tensor.
+        weight: values in ONNX axis order with their grid.
+    """
+    spec = weight.spec
+    match spec:
+        case Unquantized():
+            return writer.constant(name, weight.values)
+        case Affine():
+            return _emit_uniform(writer, name, weight.values, spec)
+        case Codebook():
+            return _emit_codebook(writer, name, weight.values, spec)
+        case _:
+            assert_never(spec)
+
+
+def _emit_uniform(writer: GraphWriter, name: str, codes: NDArray[np.generic], spec: Affine) -> str:
+    stored = writer.constant(f"{name}.codes", codes.astype(np.int8))
+    low = writer.constant(f"{name}.low", np.array(spec.range.low, dtype=np.int8))
+    high = writer.constant(f"{name}.high", np.array(spec.range.high, dtype=np.int8))
+    clipped = writer.node("Clip", [stored, low, high], f"{name}.clipped")
+    return _emit_dequantize(writer, name, clipped, spec, spec.zero_point.astype(np.int8))
+
+
+def _emit_codebook(writer: GraphWriter, name: str, values: NDArray[np.generic], spec: Codebook) -> str:
+    """Store the index of every level; state the width only where the number of levels does not give it."""
+    indices = np.searchsorted(spec.levels, values).astype(np.uint8)
+    stored = writer.constant(f"{name}.indices", indices)
+    if spec.bits != (spec.levels.size - 1).bit_length():
+        writer.metadata[BITS_KEY + stored] = str(spec.bits)
+    wide = writer.node("Cast", [stored], f"{name}.indices_int32", to=TensorProto.INT32)
+    levels = writer.constant(f"{name}.levels", spec.levels)
+    codes = writer.node("Gather", [levels, wide], f"{name}.codes", axis=0)
+    return _emit_dequantize(writer, name, codes, spec, np.zeros(spec.scale.shape, dtype=np.int8))
+
+
+def _emit_dequantize(
+    writer: GraphWriter, name: str, codes: str, spec: Affine | Codebook, zero_point: NDArray[np.int8]
+) -> str:
+    """A per-tensor scale is written as a scalar, a per-axis one as a vector."""
+    is_vector = isinstance(spec.granularity, PerAxis)
+    scale = writer.constant(f"{name}.scale", spec.scale if is_vector else spec.scale[0])
+    zero = writer.constant(f"{name}.zero_point", zero_point if is_vector else zero_point[0])
+    axis = {"axis": spec.granularity.axis} if isinstance(spec.granularity, PerAxis) else {}
+    return writer.node("DequantizeLinear", [codes, scale, zero], name, **axis)

@@ -1,0 +1,81 @@
+"""A trained network as plain arrays: what the exporter reads, free of TensorFlow.
+
+Axis letters: K taps, C_in and C_out channels, T frames.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kwsq.ir.quant import Affine, QuantSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightTensor:
+    """A weight with its grid.
+
+    Args:
+        values: float32 where the grid is Unquantized, int8 codes if Affine, int8 levels if a Codebook.
+        spec: the grid.
+    """
+
+    values: NDArray[np.generic]
+    spec: QuantSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplicedDenseRecord:
+    """A dense layer over K neighbouring frames: weight (K, C_in, C_out), no padding, no bias."""
+
+    name: str
+    weight: WeightTensor
+    stride: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseRecord:
+    """A dense layer: weight (C_in, C_out), bias (C_out,) float32."""
+
+    name: str
+    weight: WeightTensor
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchNormRecord:
+    """gamma (x - mean) / sqrt(variance + epsilon) + beta over the channels; four (C,) float32."""
+
+    name: str
+    gamma: NDArray[np.float32]
+    beta: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReluRecord:
+    """max(x, 0)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeanOverTimeRecord:
+    """Mean over the T frames: (N, T, C) to (N, C)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FakeQuantizeRecord:
+    """Activations rounded to a grid and back."""
+
+    name: str
+    spec: Affine
+
+
+LayerRecord = (
+    SplicedDenseRecord | DenseRecord | BatchNormRecord | ReluRecord | MeanOverTimeRecord | FakeQuantizeRecord
+)

@@ -1,0 +1,145 @@
+"""Keras layers whose weights pass through a quantizer, and a trained model read into layer records."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from kwsq.ir.errors import InternalError, Problem
+from kwsq.models.layer_records import (
+    BatchNormRecord,
+    DenseRecord,
+    FakeQuantizeRecord,
+    LayerRecord,
+    MeanOverTimeRecord,
+    ReluRecord,
+    SplicedDenseRecord,
+)
+from kwsq.models.quantizers import ActivationQuantizer, weight_quantizer
+from kwsq.models.schemes import WeightScheme
+
+
+class SplicedDense(tf_keras.layers.Layer):
+    """A dense layer over `taps` neighbouring frames: a 1-D convolution without padding or bias.
+
+    Args:
+        units: output channels.
+        taps: frames spliced.
+        stride: frames between outputs.
+        scheme: representation of the (taps, C_in, units) weight.
+    """
+
+    def __init__(self, units: int, *, taps: int, stride: int, scheme: WeightScheme, **options: Any) -> None:
+        super().__init__(**options)
+        self.units, self.taps, self.stride = units, taps, stride
+        self.quantizer = weight_quantizer(scheme)
+
+    def build(self, input_shape: Any) -> None:
+        """Create the free parameter behind the weight."""
+        shape = (self.taps, int(input_shape[-1]), self.units)
+        self.parameter = self.add_weight(name="parameter", shape=shape, initializer="glorot_uniform")
+        self.quantizer.build(shape)
+        super().build(input_shape)
+
+    def adopt(self, weight: Any) -> None:
+        """Start from a float weight (taps, C_in, units)."""
+        self.parameter.assign(self.quantizer.adopt(weight))
+
+    def call(self, inputs: Any) -> Any:
+        """Map (N, T, C_in) to (N, (T - taps) // stride + 1, units)."""
+        return tf.nn.conv1d(inputs, self.quantizer(self.parameter), stride=self.stride, padding="VALID")
+
+
+class QuantizedDense(tf_keras.layers.Layer):
+    """A dense layer with bias whose weight passes through a quantizer.
+
+    Args:
+        units: output channels.
+        scheme: representation of the (C_in, units) weight.
+    """
+
+    def __init__(self, units: int, *, scheme: WeightScheme, **options: Any) -> None:
+        super().__init__(**options)
+        self.units = units
+        self.quantizer = weight_quantizer(scheme)
+
+    def build(self, input_shape: Any) -> None:
+        """Create the free parameter behind the weight, and the bias."""
+        shape = (int(input_shape[-1]), self.units)
+        self.parameter = self.add_weight(name="parameter", shape=shape, initializer="glorot_uniform")
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+        self.quantizer.build(shape)
+        super().build(input_shape)
+
+    def adopt(self, weight: Any) -> None:
+        """Start from a float weight (C_in, units)."""
+        self.parameter.assign(self.quantizer.adopt(weight))
+
+    def call(self, inputs: Any) -> Any:
+        """Map (N, C_in) to (N, units)."""
+        return tf.matmul(inputs, self.quantizer(self.parameter)) + self.bias
+
+
+class MeanOverTime(tf_keras.layers.Layer):
+    """Mean over the frames: (N, T, C) to (N, C)."""
+
+    def call(self, inputs: Any) -> Any:
+        """Return the mean."""
+        return tf.reduce_mean(inputs, axis=1)
+
+
+def layer_records(model: Any) -> tuple[LayerRecord, ...]:
+    """Read a Sequential model into records, in order; activation quantizers that are off leave none.
+
+    Raises:
+        InternalError: a layer of a kind that has no record.
+    """
+    records = (_layer_record(layer) for layer in model.layers)
+    return tuple(record for record in records if record is not None)
+
+
+def _layer_record(layer: Any) -> LayerRecord | None:
+    name = str(layer.name)
+    match layer:
+        case SplicedDense():
+            return SplicedDenseRecord(name, layer.quantizer.weight_tensor(layer.parameter), layer.stride)
+        case QuantizedDense():
+            return DenseRecord(name, layer.quantizer.weight_tensor(layer.parameter), layer.bias.numpy())
+        case tf_keras.layers.BatchNormalization():
+            return _batch_norm_record(layer)
+        case tf_keras.layers.ReLU():
+            return ReluRecord(name)
+        case MeanOverTime():
+            return MeanOverTimeRecord(name)
+        case ActivationQuantizer():
+            spec = layer.spec()
+            return None if spec is None else FakeQuantizeRecord(name, spec)
+        case _:
+            remedy = "add a record and an emitter for it"
+            raise InternalError(Problem(name, type(layer).__name__, "a layer that can be exported", remedy))
+
+
+def _batch_norm_record(layer: Any) -> BatchNormRecord:
+    gamma, beta, mean, variance = (np.asarray(array) for array in layer.get_weights())
+    return BatchNormRecord(str(layer.name), gamma, beta, mean, variance, float(layer.epsilon))
+
+
+def adopt_weights(target: Any, source: Any) -> None:
+    """Start `target` from the trained float model `source` of the same architecture.
+
+    Args:
+        target: model whose quantized layers adopt the float weights; other trained layers are copied.
+        source: float model with the same layers in the same order.
+    """
+    for new, old in zip(target.layers, source.layers, strict=True):
+        match new:
+            case SplicedDense():
+                new.adopt(old.parameter.numpy())
+            case QuantizedDense():
+                new.adopt(old.parameter.numpy())
+                new.bias.assign(old.bias)
+            case tf_keras.layers.BatchNormalization():
+                new.set_weights(old.get_weights())
+            case _:
+                continue
