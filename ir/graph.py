@@ -122,6 +122,7 @@ class Graph:
         outputs: names of the graph outputs, source order.
         states: streaming states.
         facts: names of what passes have established, e.g. "batchnorm_folded".
+        integer_io: element type ("int8", "uint8") of the inputs and outputs that are integer in the source.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Graph:
     outputs: tuple[str, ...]
     states: tuple[StatePair, ...] = ()
     facts: frozenset[str] = field(default_factory=frozenset)
+    integer_io: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         if not isinstance(self.tensors, MappingProxyType):

@@ -25,6 +25,7 @@ class Rewriter:
         self.outputs: tuple[str, ...] = graph.outputs
         self.states: tuple[StatePair, ...] = graph.states
         self.facts: frozenset[str] = graph.facts
+        self.integer_io = graph.integer_io
         self.changed = False
 
     def fresh(self, base: str) -> str:
@@ -122,7 +123,16 @@ class Rewriter:
         used = {name for node in nodes for name in (*node.inputs, *node.outputs) if name}
         used |= {*self.inputs, *self.outputs}
         tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
-        graph = Graph(self.name, nodes, tensors, self.inputs, self.outputs, self.states, self.facts | set(facts))
+        graph = Graph(
+            self.name,
+            nodes,
+            tensors,
+            self.inputs,
+            self.outputs,
+            self.states,
+            self.facts | set(facts),
+            self.integer_io,
+        )
         verify(graph)
         return graph
 

@@ -1,0 +1,127 @@
+"""Elementwise operators, activations and Softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from kwsq.ir.graph import Op
+from kwsq.ir.ops import Add, Clip, Div, LeakyRelu, Mul, Pow, PRelu, Relu, Reshape, Softmax, SquaredDifference
+from kwsq.passes.importers.context import Importer, ImportContext, UnsupportedNode
+
+
+def simple(make: Callable[[], Op]) -> Importer:
+    """Returns an importer for an operator without attributes."""
+
+    def importer(ctx: ImportContext, node: gs.Node) -> None:
+        ctx.add(node, make(), ctx.inputs(node))
+
+    return importer
+
+
+def variadic(make: Callable[[], Op]) -> Importer:
+    """Returns an importer that folds an n-ary operator (Max, Min, Sum) into binary ones."""
+
+    def importer(ctx: ImportContext, node: gs.Node) -> None:
+        names = ctx.inputs(node)
+        if len(names) == 1:
+            ctx.alias(node, names[0])
+            return
+        head = reduce(lambda a, b: ctx.add(node, make(), [a, b], last=False, part="fold"), names[1:-1], names[0])
+        ctx.add(node, make(), [head, names[-1]])
+
+    return importer
+
+
+def import_clip(ctx: ImportContext, node: gs.Node) -> None:
+    """Clip with constant bounds; [0, inf) is Relu."""
+    low = float(node.attrs.get("min", -np.inf))
+    high = float(node.attrs.get("max", np.inf))
+    for i, name in ((1, "min"), (2, "max")):
+        bound = ctx.constant(node, i)
+        if bound is not None:
+            low, high = (float(bound.reshape(())), high) if name == "min" else (low, float(bound.reshape(())))
+    if np.isnan(low) or np.isnan(high) or low > high:
+        raise UnsupportedNode(f"bounds [{low}, {high}]", "min <= max")
+    ctx.add(node, Relu() if (low, high) == (0.0, np.inf) else Clip(low, high), ctx.inputs(node)[:1])
+
+
+def import_leaky_relu(ctx: ImportContext, node: gs.Node) -> None:
+    """LeakyRelu."""
+    ctx.add(node, LeakyRelu(float(node.attrs.get("alpha", 0.01))), ctx.inputs(node))
+
+
+def import_prelu(ctx: ImportContext, node: gs.Node) -> None:
+    """PRelu; one slope for all channels is LeakyRelu."""
+    slope = ctx.weight(node, 1, "slope").real()
+    if slope.size == 1:
+        ctx.add(node, LeakyRelu(float(slope.reshape(()))), ctx.inputs(node)[:1])
+        return
+    ctx.add(node, PRelu(), ctx.inputs(node))
+
+
+def import_hard_sigmoid(ctx: ImportContext, node: gs.Node) -> None:
+    """HardSigmoid as gain, offset and clamp, operators every runtime has."""
+    alpha, beta = float(node.attrs.get("alpha", 0.2)), float(node.attrs.get("beta", 0.5))
+    y = ctx.add(node, Mul(), [ctx.inputs(node)[0], ctx.scalar(node, "alpha", alpha)], last=False, part="gain")
+    y = ctx.add(node, Add(), [y, ctx.scalar(node, "beta", beta)], last=False, part="offset")
+    ctx.add(node, Clip(0.0, 1.0), [y])
+
+
+def import_softmax(ctx: ImportContext, node: gs.Node) -> None:
+    """Softmax; before opset 13 it normalises over all dimensions from `axis` on."""
+    x = ctx.tensor(node.inputs[0])
+    axis = int(node.attrs.get("axis", -1 if ctx.opset >= 13 else 1)) % max(x.rank, 1)
+    if ctx.opset >= 13 or axis == x.rank - 1:
+        ctx.add(node, Softmax(axis), [x.name])
+        return
+    flat = (int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis:])))
+    y = ctx.add(node, Reshape(flat), [x.name], last=False, part="flat")
+    y = ctx.add(node, Softmax(1), [y], last=False, part="softmax")
+    ctx.add(node, Reshape(x.shape), [y])
+
+
+def import_div(ctx: ImportContext, node: gs.Node) -> None:
+    """Div by a constant is a gain; of two activations it stays Div (see the reciprocal root pattern)."""
+    divisor = ctx.tensor(node.inputs[1])
+    if not divisor.is_constant:
+        ctx.add(node, Div(), ctx.inputs(node))
+        return
+    values = divisor.real()
+    if not np.all(np.isfinite(values)) or not np.all(values):
+        raise UnsupportedNode("a division by zero", "a finite, non-zero divisor")
+    gain = ctx.builder.add_constant(f"{divisor.name}/reciprocal", np.float32(1) / values, origin=divisor.origin)
+    ctx.add(node, Mul(), [ctx.inputs(node)[0], gain])
+
+
+def import_pow(ctx: ImportContext, node: gs.Node) -> None:
+    """Pow: only squares have an integer kernel."""
+    exponent = ctx.constant(node, 1)
+    if exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0:
+        ctx.add(node, SquaredDifference(), [ctx.inputs(node)[0], ctx.scalar(node, "zero", 0.0)])
+        return
+    if exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 0.5:
+        ctx.add(node, Pow(), ctx.inputs(node))
+        return
+    raise UnsupportedNode(f"exponent {exponent}", "2 (or 0.5 inside a reciprocal root)")
+
+
+def import_identity(ctx: ImportContext, node: gs.Node) -> None:
+    """Identity and inference-mode Dropout need no operator."""
+    if len([t for t in node.outputs if not t.is_empty()]) > 1:
+        raise UnsupportedNode("a mask output", "the data output only", "export the model in eval mode")
+    ctx.alias(node, ctx.name(node.inputs[0]))
+
+
+def import_cast(ctx: ImportContext, node: gs.Node) -> None:
+    """Cast between float types is the identity here; any other changes values."""
+    import onnx
+
+    float_types = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+    if int(node.attrs.get("to", 0)) not in float_types:
+        kind = onnx.TensorProto.DataType.Name(int(node.attrs.get("to", 0)))
+        raise UnsupportedNode(f"a cast of an activation to {kind}", "a cast to a float type")
+    ctx.alias(node, ctx.name(node.inputs[0]))

@@ -1,0 +1,155 @@
+"""Conv, Gemm, MatMul, BatchNormalization, LayerNormalization."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from kwsq.ir.graph import Tensor
+from kwsq.ir.ops import Add, BatchNorm, Conv, Dense, MatMul, Mean, Mul, Reciprocal, Sqrt, SquaredDifference, Sub
+from kwsq.passes.importers.context import ImportContext, UnsupportedNode
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def spatial_pads(
+    node: gs.Node, size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> Pads:
+    """Returns (before, after) per spatial dimension from `pads` or `auto_pad`.
+
+    Source: ONNX operator specification, Conv.
+    """
+    rank = len(kernel)
+    mode = node.attrs.get("auto_pad", "NOTSET")
+    if mode in ("NOTSET", ""):
+        pads = [int(p) for p in node.attrs.get("pads", [0] * 2 * rank)]
+        if len(pads) != 2 * rank or min(pads) < 0:
+            raise UnsupportedNode(f"pads {pads}", f"{2 * rank} non-negative numbers")
+        return tuple(zip(pads[:rank], pads[rank:], strict=True))
+    if mode == "VALID":
+        return ((0, 0),) * rank
+    if mode not in ("SAME_UPPER", "SAME_LOWER"):
+        raise UnsupportedNode(f"auto_pad {mode!r}", "NOTSET, VALID, SAME_UPPER or SAME_LOWER")
+    result = []
+    for n, k, s, d in zip(size, kernel, strides, dilations, strict=True):
+        total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
+        small = total // 2
+        result.append((small, total - small) if mode == "SAME_UPPER" else (total - small, small))
+    return tuple(result)
+
+
+def import_conv(ctx: ImportContext, node: gs.Node) -> None:
+    """Conv of one or two spatial dimensions."""
+    weight = ctx.weight(node, 1, "weight")
+    rank = weight.rank - 2
+    if rank not in (1, 2):
+        raise UnsupportedNode(f"a {rank}-D convolution", "a 1-D or 2-D convolution")
+    x = ctx.shape(node)
+    if len(x) != rank + 2:
+        raise UnsupportedNode(f"an input of rank {len(x)}", f"rank {rank + 2}", "reshape the input before the Conv")
+    strides = tuple(int(s) for s in node.attrs.get("strides", [1] * rank))
+    dilations = tuple(int(d) for d in node.attrs.get("dilations", [1] * rank))
+    groups = int(node.attrs.get("group", 1))
+    if groups < 1 or x[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        raise UnsupportedNode(
+            f"input channels {x[1]}, weight {list(weight.shape)}, group {groups}", "matching channels and groups"
+        )
+    pads = spatial_pads(node, x[2:], weight.shape[2:], strides, dilations)
+    op = Conv(strides, pads, dilations, groups)
+    inputs = ctx.inputs(node)
+    if min(op.infer(x, weight.shape)[0]) < 1:
+        raise UnsupportedNode(f"an input of {list(x)}, smaller than its kernel", "at least one output element")
+    if len(inputs) == 3 and not ctx.builder.tensors[inputs[2]].is_constant:
+        raise UnsupportedNode("a bias computed at run time", "a constant bias")
+    ctx.add(node, op, inputs)
+
+
+def _transposed(ctx: ImportContext, weight: Tensor) -> str:
+    """Returns the name of the transposed constant, its grid moved along."""
+    name = f"{weight.name}/transposed"
+    if name not in ctx.builder.tensors:
+        assert weight.data is not None
+        ctx.move_constant(weight.name, name, np.ascontiguousarray(weight.data.T), lambda axis: 1 - axis)
+    return name
+
+
+def import_gemm(ctx: ImportContext, node: gs.Node) -> None:
+    """Gemm with a constant second operand becomes Dense; alpha and beta become explicit gains."""
+    if node.attrs.get("transA", 0):
+        raise UnsupportedNode("transA = 1", "transA = 0", "transpose the input before the Gemm")
+    weight = ctx.weight(node, 1, "weight")
+    name = weight.name if node.attrs.get("transB", 0) else _transposed(ctx, weight)
+    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
+    inputs = ctx.inputs(node)
+    bias = inputs[2] if len(inputs) > 2 and beta != 0 else ""
+    if bias and not ctx.builder.tensors[bias].is_constant:
+        raise UnsupportedNode("a bias computed at run time", "a constant bias")
+    if bias:
+        bias = _dense_bias(ctx, node, bias, ctx.builder.tensors[name].shape[0])
+    if alpha == 1.0 and beta == 1.0:
+        ctx.add(node, Dense(), [inputs[0], name, *([bias] if bias else [])])
+        return
+    y = ctx.add(node, Dense(), [inputs[0], name], last=False, part="product")
+    y = ctx.add(node, Mul(), [y, ctx.scalar(node, "alpha", alpha)], last=not bias, part="alpha")
+    if bias:
+        scaled = ctx.builder.tensors[bias].real() * np.float32(beta)
+        ctx.add(node, Add(), [y, ctx.builder.add_constant(f"{bias}/beta", scaled)])
+
+
+def _dense_bias(ctx: ImportContext, node: gs.Node, bias: str, outputs: int) -> str:
+    """Returns a bias of shape (O,); a scalar or (1, O) one is expanded."""
+    tensor = ctx.builder.tensors[bias]
+    if tensor.shape == (outputs,):
+        return bias
+    try:
+        values = np.broadcast_to(tensor.real(), (1, outputs)).reshape(outputs)
+    except ValueError:
+        raise UnsupportedNode(f"a bias of shape {list(tensor.shape)}", f"one bias per output ({outputs})") from None
+    return ctx.builder.add_constant(f"{node.name}/bias", np.array(values), origin=tensor.origin)
+
+
+def import_matmul(ctx: ImportContext, node: gs.Node) -> None:
+    """MatMul by a constant matrix becomes Dense, of two activations stays MatMul."""
+    first, second = (ctx.tensor(tensor) for tensor in node.inputs[:2])
+    if second.is_constant and second.rank == 2 and not first.is_constant:
+        ctx.add(node, Dense(), [first.name, _transposed(ctx, second)])
+        return
+    if first.is_constant or second.is_constant or first.rank < 2 or second.rank < 2:
+        raise UnsupportedNode(
+            f"a product of shapes {list(first.shape)} and {list(second.shape)} with a constant operand",
+            "an activation times a constant matrix, or two activations",
+            "reshape the constant to a matrix on the right-hand side",
+        )
+    ctx.add(node, MatMul(), [first.name, second.name])
+
+
+def import_batchnorm(ctx: ImportContext, node: gs.Node) -> None:
+    """BatchNormalization in inference mode."""
+    if node.attrs.get("training_mode", 0) or len([t for t in node.outputs if not t.is_empty()]) > 1:
+        raise UnsupportedNode("training mode", "inference mode", "export the model in eval mode")
+    for i, what in enumerate(("scale", "bias", "mean", "variance"), start=1):
+        ctx.weight(node, i, what)
+    ctx.add(node, BatchNorm(float(node.attrs.get("epsilon", 1e-5))), ctx.inputs(node))
+
+
+def import_layernorm(ctx: ImportContext, node: gs.Node) -> None:
+    """LayerNormalization becomes mean, squared difference, mean, reciprocal root and affine.
+
+    Source: ONNX operator specification, LayerNormalization function body.
+    """
+    x = ctx.tensor(node.inputs[0])
+    axis = int(node.attrs.get("axis", -1)) % x.rank
+    axes = tuple(range(axis, x.rank))
+    mean = ctx.add(node, Mean(axes, keepdims=True), [x.name], last=False, part="mean")
+    centred = ctx.add(node, Sub(), [x.name, mean], last=False, part="centred")
+    squares = ctx.add(node, SquaredDifference(), [x.name, mean], last=False, part="squares")
+    variance = ctx.add(node, Mean(axes, keepdims=True), [squares], last=False, part="variance")
+    epsilon = ctx.scalar(node, "epsilon", float(node.attrs.get("epsilon", 1e-5)))
+    root = ctx.add(node, Sqrt(), [ctx.add(node, Add(), [variance, epsilon], last=False, part="stable")], last=False, part="root")
+    inverse = ctx.add(node, Reciprocal(), [root], last=False, part="inverse")
+    affine = ctx.inputs(node)[1:]
+    y = ctx.add(node, Mul(), [centred, inverse], last=not affine, part="normalised")
+    if affine:
+        y = ctx.add(node, Mul(), [y, affine[0]], last=len(affine) == 1, part="gain")
+    if len(affine) == 2:
+        ctx.add(node, Add(), [y, affine[1]])

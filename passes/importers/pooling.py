@@ -1,0 +1,90 @@
+"""Pooling and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_graphsurgeon as gs
+
+from kwsq.ir.graph import Op
+from kwsq.ir.ops import AveragePool, MaxPool, Mean, ReduceMax
+from kwsq.passes.importers.context import Importer, ImportContext, UnsupportedNode
+from kwsq.passes.importers.linear import Pads, spatial_pads
+
+Window = tuple[tuple[int, ...], tuple[int, ...], Pads]
+
+
+def _window(ctx: ImportContext, node: gs.Node) -> Window:
+    """Returns kernel, strides and pads, with ceil_mode expressed as extra padding."""
+    x = ctx.shape(node)
+    kernel = tuple(int(k) for k in node.attrs["kernel_shape"])
+    rank = len(kernel)
+    if rank not in (1, 2) or len(x) != rank + 2:
+        raise UnsupportedNode(f"a {rank}-D window on an input of rank {len(x)}", "a 1-D or 2-D pooling")
+    strides = tuple(int(s) for s in node.attrs.get("strides", [1] * rank))
+    dilations = [int(d) for d in node.attrs.get("dilations", [1] * rank)]
+    if dilations != [1] * rank:
+        raise UnsupportedNode(f"dilations {dilations}", "no dilation")
+    pads = spatial_pads(node, x[2:], kernel, strides, (1,) * rank)
+    if node.attrs.get("ceil_mode", 0):
+        excess = [(n + sum(p) - k) % s for n, p, k, s in zip(x[2:], pads, kernel, strides, strict=True)]
+        if any(excess):
+            raise UnsupportedNode("ceil_mode = 1 with a partial last window", "ceil_mode = 0", "pad the input explicitly")
+    return kernel, strides, pads
+
+
+def import_average_pool(ctx: ImportContext, node: gs.Node) -> None:
+    """AveragePool; over the whole input it is a Mean."""
+    kernel, strides, pads = _window(ctx, node)
+    x = ctx.shape(node)
+    if kernel == x[2:] and not any(sum(pad) for pad in pads):
+        ctx.add(node, Mean(tuple(range(2, len(x))), keepdims=True), ctx.inputs(node))
+        return
+    if _is_single_window(x[2:], kernel, strides, pads):
+        # One window that leaves a border out is still not a Mean of everything; keep the pool.
+        ctx.add(node, AveragePool(kernel, kernel, pads, bool(node.attrs.get("count_include_pad", 0))), ctx.inputs(node))
+        return
+    ctx.add(node, AveragePool(kernel, strides, pads, bool(node.attrs.get("count_include_pad", 0))), ctx.inputs(node))
+
+
+def _is_single_window(size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], pads: Pads) -> bool:
+    return all((n + sum(p) - k) // s == 0 for n, k, s, p in zip(size, kernel, strides, pads, strict=True))
+
+
+def import_max_pool(ctx: ImportContext, node: gs.Node) -> None:
+    """MaxPool without indices."""
+    if len([t for t in node.outputs if not t.is_empty()]) > 1:
+        raise UnsupportedNode("the indices output", "the data output only")
+    kernel, strides, pads = _window(ctx, node)
+    ctx.add(node, MaxPool(kernel, strides, pads), ctx.inputs(node))
+
+
+def global_pool(make: Callable[[tuple[int, ...], bool], Op]) -> Importer:
+    """Returns an importer that reduces all spatial dimensions."""
+
+    def importer(ctx: ImportContext, node: gs.Node) -> None:
+        ctx.add(node, make(tuple(range(2, len(ctx.shape(node)))), True), ctx.inputs(node))
+
+    return importer
+
+
+def reduction(make: Callable[[tuple[int, ...], bool], Op]) -> Importer:
+    """Returns an importer for ReduceMean and kin; axes as attribute or input, all when absent."""
+
+    def importer(ctx: ImportContext, node: gs.Node) -> None:
+        rank = len(ctx.shape(node))
+        given = node.attrs.get("axes")
+        if given is None:
+            constant = ctx.constant(node, 1)
+            given = [] if constant is None else constant.reshape(-1).tolist()
+        if not given and node.attrs.get("noop_with_empty_axes", 0):
+            ctx.alias(node, ctx.name(node.inputs[0]))
+            return
+        axes = tuple(sorted({int(axis) % rank for axis in given})) or tuple(range(rank))
+        ctx.add(node, make(axes, bool(node.attrs.get("keepdims", 1))), ctx.inputs(node)[:1])
+
+    return importer
+
+
+import_global_average_pool = global_pool(Mean)
+import_global_max_pool = global_pool(ReduceMax)
