@@ -1,0 +1,92 @@
+"""Run every command of acceptance.toml and write the page that says what each one showed.
+
+Usage: python benchmarks/acceptance.py docs/acceptance.md
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT_S = 1800
+HEADER = """# Acceptance
+
+Each line, the command that shows it, and what that command last printed. Written by `make acceptance` from
+`benchmarks/acceptance.toml`; do not edit by hand.
+
+| line | command | last figure | holds |
+|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of acceptance."""
+
+    claim: str
+    command: str
+    figure: str
+    needs: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command showed: its figure, and yes, no or not run."""
+
+    figure: str
+    holds: str
+
+
+def show(line: Line) -> Outcome:
+    """Run one command and read its figure."""
+    if line.needs == "shared" and not (ROOT.parent / "shared").is_dir():
+        return Outcome("-", "not run: needs ../shared")
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    try:
+        done = subprocess.run(
+            ["bash", "-c", line.command],
+            cwd=ROOT,
+            env={**os.environ, "PATH": path, "PYTHONSAFEPATH": "1"},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome("-", f"no: longer than {TIMEOUT_S} s")
+    found = re.findall(line.figure, done.stdout)
+    if done.returncode != 0:
+        return Outcome(found[-1] if found else "-", f"no: exit code {done.returncode}")
+    return Outcome(found[-1], "yes") if found else Outcome("-", "no: the figure was not printed")
+
+
+def page(outcomes: list[tuple[Line, Outcome]]) -> str:
+    """Return the Markdown page."""
+    rows = [f"| {line.claim} | `{line.command}` | {o.figure} | {o.holds} |" for line, o in outcomes]
+    return HEADER + "\n".join(rows) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Regenerate the page; 0 when every line that could run holds."""
+    (destination,) = arguments
+    entries = tomllib.loads((Path(__file__).with_suffix(".toml")).read_text(encoding="utf-8"))["line"]
+    outcomes = []
+    for line in (Line(**entry) for entry in entries):
+        started = time.perf_counter()
+        outcome = show(line)
+        outcomes.append((line, outcome))
+        print(
+            f"{outcome.holds:8} {outcome.figure:16} {time.perf_counter() - started:6.1f} s  {line.claim}",
+            flush=True,
+        )
+    Path(destination).write_text(page(outcomes), encoding="utf-8")
+    return int(any(outcome.holds.startswith("no:") for _, outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
