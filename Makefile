@@ -86,10 +86,10 @@ check: $(VENV)/.kwsq-dev .typing/kwsq ## lint, format, types, import contracts, 
 	@$(MAKE) --no-print-directory --keep-going $(CHECKS) && echo "check: all passed"
 
 check-lint: $(VENV)/.kwsq-dev
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --quiet --output-format=concise .
 
 check-format: $(VENV)/.kwsq-dev
-	$(BIN)/ruff format --quiet --check .
+	$(BIN)/ruff format --quiet --check --output-format=concise .
 
 check-types: $(VENV)/.kwsq-dev .typing/kwsq
 	$(BIN)/mypy
