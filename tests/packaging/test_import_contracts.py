@@ -95,11 +95,16 @@ def test_a_foreign_import_that_no_contract_lists_is_noticed(tmp_path: Path) -> N
     assert foreign_imports_of_ir(copy) == {"sklearn"}
 
 
+# Distributions whose module has another name.
+MODULE_OF = {"protobuf": "google", "ethos_u_vela": "ethosu"}
+
+
 def declared_modules(*extras: str) -> set[str]:
     project = pyproject()["project"]
     optional = project["optional-dependencies"]
     requirements = [*project["dependencies"], *(line for extra in extras for line in optional[extra])]
-    return {re.split(r"[<>=]", line)[0].replace("-", "_") for line in requirements}
+    names = {re.split(r"[<>=]", line)[0].replace("-", "_") for line in requirements}
+    return {MODULE_OF.get(name, name) for name in names}
 
 
 def undeclared_imports(root: Path, room: str, declared: set[str]) -> set[str]:
