@@ -1,0 +1,303 @@
+"""Gives every activation exactly one grid.
+
+1. A quantiser is merged into the tensor it rounds; a second quantiser of the same tensor stays as a requantisation.
+2. Grids travel through operators that keep values (reshape, transpose, slice, split, pad, max pool, concat, states).
+3. Where two grids meet in such an operator, the value is requantised.
+4. Softmax, Sigmoid and Tanh have the runtime's fixed output grids, requantised to the annotated one.
+5. What is left (logits, means) gets a grid of its own from observed values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from kwsq.ir.graph import Graph, Node
+from kwsq.ir.ops import (
+    AveragePool,
+    Clip,
+    Concat,
+    FakeQuant,
+    Maximum,
+    MaxPool,
+    Minimum,
+    Pad,
+    ReduceMax,
+    Relu,
+    Reshape,
+    Sigmoid,
+    Slice,
+    Softmax,
+    Split,
+    Tanh,
+    Transpose,
+)
+from kwsq.ir.quant import INT8, Affine
+from kwsq.ir.rewrite import Rewriter
+from kwsq.passes.base import Level, Note, PassResult, Semantics
+from kwsq.passes.fuse_activation import grid_bounds
+from kwsq.passes.observe import Observer, affine_from_range
+
+KEEPS_GRID = (
+    Reshape,
+    Transpose,
+    Slice,
+    Split,
+    Pad,
+    MaxPool,
+    ReduceMax,
+    AveragePool,
+    Concat,
+    Relu,
+    Clip,
+    Maximum,
+    Minimum,
+)
+"""Operators whose activation inputs and outputs share one grid in the integer runtime."""
+
+PROBABILITY = Affine.per_tensor(1 / 256, -128, INT8)
+SIGNED_UNIT = Affine.per_tensor(1 / 128, 0, INT8)
+FIXED_GRIDS: dict[type, Affine] = {Softmax: PROBABILITY, Sigmoid: PROBABILITY, Tanh: SIGNED_UNIT}
+"""Output grids the runtime's kernels insist on. Source: TFLite 8-bit quantisation specification."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachScales:
+    """See the module docstring.
+
+    Args:
+        observer: observed ranges of the graph this pass runs on.
+        observed_on: what the ranges come from, for the notes ("calibration data", "256 seeded inputs").
+        warn: whether grids from observed values deserve a warning.
+    """
+
+    observer: Observer
+    observed_on: str
+    warn: bool = True
+    name: ClassVar[str] = "attach_scales"
+    requires: ClassVar[frozenset[str]] = frozenset({"quantizers_placed"})
+    establishes: ClassVar[frozenset[str]] = frozenset({"scales_attached"})
+    semantics: ClassVar[Semantics] = Semantics.CHANGES_GRID
+
+    def run(self, graph: Graph) -> PassResult:
+        """Returns the graph in which every activation tensor carries an Affine grid."""
+        work = _Work(Rewriter(graph), self)
+        work.merge_quantizers(graph)
+        work.fix_kernel_grids()
+        work.settle()
+        work.requantize_conflicts()
+        return PassResult(work.rewriter.finish(*self.establishes), True, tuple(work.notes))
+
+
+class _Work:
+    """The graph under construction and the grids decided so far."""
+
+    def __init__(self, rewriter: Rewriter, options: AttachScales) -> None:
+        self.rewriter = rewriter
+        self.options = options
+        self.notes: list[Note] = []
+        self.origin: dict[str, str] = {}  # tensor -> name the observer knows it by
+
+    def spec(self, name: str) -> Affine | None:
+        quant = self.rewriter.tensors[name].quant
+        return quant if isinstance(quant, Affine) else None
+
+    def assign(self, name: str, spec: Affine) -> None:
+        self.rewriter.update_tensor(name, quant=spec)
+
+    # -- step 1 -----------------------------------------------------------------------------------------------------
+    def merge_quantizers(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            if isinstance(node.op, FakeQuant):
+                self._merge(self.rewriter.nodes[node.name], node.op)
+
+    def _merge(self, node: Node, op: FakeQuant) -> None:
+        source, target = node.inputs[0], node.outputs[0]
+        others = [n for n in self.rewriter.nodes.values() if source in n.inputs and n.name != node.name]
+        readers = [n for n in others if not isinstance(n.op, FakeQuant)]
+        taken = self.spec(source) is not None or (source in self.rewriter.outputs and target in self.rewriter.outputs)
+        if taken or not self.rewriter.can_bypass(node.name) or not self._covers(op.spec, source, bool(readers)):
+            self.assign(target, op.spec)
+            return
+        if readers:
+            text = f"also read without its quantiser by {readers[0].name}; it reads the quantised value"
+            self.notes.append(Note(self.options.name, source, text, Level.WARNING))
+        self.assign(source, op.spec)
+        self.rewriter.bypass(node.name)
+        if target in self.rewriter.tensors:
+            self.origin[target] = source
+            self.assign(target, op.spec)
+
+    def _covers(self, spec: Affine, name: str, has_readers: bool) -> bool:
+        """A reader that bypasses the quantiser must not be clipped by it."""
+        if not has_readers and name not in self.rewriter.outputs:
+            return True
+        low, high = self.options.observer.ranges([name])[name]
+        step = float(spec.scale[0])
+        bounds = grid_bounds(spec)
+        return bounds[0] - step <= low and high <= bounds[1] + step
+
+    # -- step 4 -----------------------------------------------------------------------------------------------------
+    def fix_kernel_grids(self) -> None:
+        for node in list(self.rewriter.nodes.values()):
+            fixed = FIXED_GRIDS.get(type(node.op))
+            if fixed is None:
+                continue
+            output = node.outputs[0]
+            annotated = self.spec(output)
+            if annotated is None:
+                self.assign(output, fixed)
+            elif not annotated.same_as(fixed):
+                self._requantize_output(node, output, fixed)
+
+    def _requantize_output(self, node: Node, output: str, raw_spec: Affine) -> None:
+        """Lets `node` write a raw tensor on `raw_spec` and converts it to the grid `output` already has."""
+        spec = self.spec(output)
+        assert spec is not None
+        raw = self.rewriter.fresh(f"{output}/raw")
+        self.rewriter.tensors[raw] = replace(self.rewriter.tensors[output], name=raw, quant=raw_spec)
+        outputs = tuple(raw if name == output else name for name in node.outputs)
+        self.rewriter.update_node(node.name, outputs=outputs)
+        self.rewriter.add_node(f"{node.name}/requantize", FakeQuant(spec), [raw], outputs=[output], source=node.source)
+        self.notes.append(Note(self.options.name, node.name, f"output requantised to the grid of {output}"))
+
+    # -- steps 2 and 5 ----------------------------------------------------------------------------------------------
+    def settle(self) -> None:
+        """Propagates grids until nothing changes, then gives the first open group one, and again."""
+        while True:
+            while self._propagate_forward() or self._propagate_backward() or self._propagate_states():
+                pass
+            open_name = self._first_open()
+            if open_name is None:
+                return
+            self._observe(open_name)
+
+    def _first_open(self) -> str | None:
+        order = [*self.rewriter.inputs, *(n for node in self.rewriter.nodes.values() for n in node.outputs)]
+        return next((name for name in order if self.spec(name) is None), None)
+
+    def _movers(self) -> Iterable[tuple[list[str], list[str]]]:
+        for node in self.rewriter.nodes.values():
+            if isinstance(node.op, KEEPS_GRID):
+                inputs = [n for n in node.inputs if n and not self.rewriter.tensors[n].is_constant]
+                yield inputs, list(node.outputs)
+
+    def _propagate_forward(self) -> bool:
+        changed = False
+        for inputs, outputs in self._movers():
+            known = [spec for spec in map(self.spec, inputs) if spec is not None]
+            if known and any(self.spec(name) is None for name in outputs):
+                for name in outputs:
+                    if self.spec(name) is None:
+                        self.assign(name, _widest(known))
+                        changed = True
+        return changed
+
+    def _propagate_backward(self) -> bool:
+        changed = False
+        for inputs, outputs in self._movers():
+            known = next((spec for spec in map(self.spec, outputs) if spec is not None), None)
+            for name in inputs:
+                if known is not None and self.spec(name) is None:
+                    self.assign(name, known)
+                    changed = True
+        return changed
+
+    def _propagate_states(self) -> bool:
+        changed = False
+        for pair in self.rewriter.states:
+            source, target = self.spec(pair.input), self.spec(pair.output)
+            if source is None and target is not None:
+                self.assign(pair.input, target)
+                changed = True
+            elif target is None and source is not None:
+                self.assign(pair.output, source)
+                changed = True
+        return changed
+
+    def _observe(self, name: str) -> None:
+        group = self._open_group(name)
+        known = [n for n in group if n in self.options.observer.graph.tensors]
+        ranges = self.options.observer.ranges(known)
+        spec = affine_from_range(min(r[0] for r in ranges.values()), max(r[1] for r in ranges.values()))
+        for member in group:
+            self.assign(member, spec)
+        text = f"no quantiser in the source: scale {float(spec.scale[0]):.6g} from {self.options.observed_on}"
+        level = Level.WARNING if self.options.warn else Level.INFO
+        self.notes.append(Note(self.options.name, name, text, level))
+
+    def _open_group(self, name: str) -> list[str]:
+        """Returns the tensors without a grid that must share one with `name`."""
+        group, grown = [name], True
+        while grown:
+            grown = False
+            links = [[*inputs, *outputs] for inputs, outputs in self._movers()]
+            links += [[pair.input, pair.output] for pair in self.rewriter.states]
+            for members in links:
+                if any(m in group for m in members):
+                    fresh = [m for m in members if m not in group and self.spec(m) is None]
+                    group += fresh
+                    grown = grown or bool(fresh)
+        return group
+
+    # -- step 3 -----------------------------------------------------------------------------------------------------
+    def requantize_conflicts(self) -> None:
+        for node in list(self.rewriter.nodes.values()):
+            if isinstance(node.op, KEEPS_GRID) and not _pools_freely(node):
+                self._requantize_node(self.rewriter.nodes[node.name])
+        for pair in self.rewriter.states:
+            self._requantize_state(pair.input, pair.output)
+
+    def _requantize_node(self, node: Node) -> None:
+        output = self.spec(node.outputs[0])
+        assert output is not None
+        inputs = [n for n in node.inputs if n and not self.rewriter.tensors[n].is_constant]
+        if len(inputs) == 1:
+            source = self.spec(inputs[0])
+            assert source is not None
+            for name in node.outputs:
+                spec = self.spec(name)
+                if spec is not None and not spec.same_as(source) and not _clamp_may_requantize(node):
+                    self._requantize_output(self.rewriter.nodes[node.name], name, source)
+            return
+        for name in inputs:
+            spec = self.spec(name)
+            if spec is not None and not spec.same_as(output):
+                self._requantize_input(node.name, name, output)
+
+    def _requantize_input(self, node_name: str, name: str, spec: Affine) -> None:
+        new = self.rewriter.add_node(f"{node_name}/requantize", FakeQuant(spec), [name])[0]
+        self.assign(new, spec)
+        self.rewriter.replace_uses(name, new, only=[node_name])
+        self.notes.append(Note(self.options.name, name, f"requantised to the grid of {node_name}'s output"))
+
+    def _requantize_state(self, source: str, output: str) -> None:
+        source_spec, spec = self.spec(source), self.spec(output)
+        assert source_spec is not None and spec is not None
+        if source_spec.same_as(spec):
+            return
+        producer = next(n for n in self.rewriter.nodes.values() if output in n.outputs)
+        raw_spec = spec
+        self.assign(output, source_spec)
+        self._requantize_output(producer, output, raw_spec)
+
+
+def _pools_freely(node: Node) -> bool:
+    """An average pool that is lowered to a depthwise convolution may change grids by itself."""
+    return isinstance(node.op, AveragePool)
+
+
+def _clamp_may_requantize(node: Node) -> bool:
+    """The runtime's stand-alone rectifiers requantise in the same rounding."""
+    return isinstance(node.op, Relu) or (isinstance(node.op, Clip) and (node.op.low, node.op.high) in ((0, 6), (-1, 1)))
+
+
+def _widest(specs: list[Affine]) -> Affine:
+    """Returns the grid that covers the others, or a new one over their union."""
+    if all(spec.same_as(specs[0]) for spec in specs):
+        return specs[0]
+    bounds = [grid_bounds(spec) for spec in specs]
+    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    covering = [s for s, b in zip(specs, bounds, strict=True) if b[0] <= low and b[1] >= high]
+    return covering[0] if covering else affine_from_range(low, high)

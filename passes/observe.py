@@ -1,0 +1,86 @@
+"""Ranges of activations the source leaves without a quantiser, observed on data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kwsq.ir.execute import run_float
+from kwsq.ir.graph import Graph
+from kwsq.ir.ops import FakeQuant
+from kwsq.ir.quant import INT8, Affine, FloatArray
+
+SEEDED_SAMPLES = 256
+
+
+def affine_from_range(low: float, high: float) -> Affine:
+    """Returns the int8 grid that spans [low, high] and holds real 0 exactly, equation (5).
+
+    >>> spec = affine_from_range(-1.0, 1.55)
+    >>> round(float(spec.scale[0]), 4), int(spec.zero_point[0])
+    (0.01, -28)
+    """
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = np.float32((high - low) / 255.0)
+    if not scale > np.finfo(np.float32).tiny:
+        scale = np.float32(1.0 / 255.0)
+    zero_point = int(np.clip(np.rint(-128 - low / float(scale)), -128, 127))
+    return Affine.per_tensor(float(scale), zero_point, INT8)
+
+
+def input_spec(graph: Graph, name: str) -> Affine | None:
+    """Returns the grid of the first quantiser a graph input meets through value-keeping operators."""
+    consumers = graph.consumers()
+    queue = [name]
+    while queue:
+        for node in consumers[queue.pop(0)]:
+            if isinstance(node.op, FakeQuant):
+                return node.op.spec
+            if node.op.name in ("Reshape", "Transpose", "Concat", "Slice"):
+                queue += node.outputs
+    quant = graph[name].quant
+    return quant if isinstance(quant, Affine) else None
+
+
+def seeded_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dict[str, FloatArray]:
+    """Returns random inputs spread over each input's grid: normal around its middle, a quarter range wide.
+
+    Args:
+        graph: float graph with quantisers.
+        seed: of the generator.
+        samples: number of vectors.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name in graph.inputs:
+        shape = graph[name].shape
+        spec = input_spec(graph, name)
+        low, high = (-3.0, 3.0) if spec is None else _bounds(spec)
+        values = rng.normal((low + high) / 2, (high - low) / 4, (samples * shape[0], *shape[1:]))
+        arrays[name] = np.clip(values, low, high).astype(np.float32)
+    return arrays
+
+
+def _bounds(spec: Affine) -> tuple[float, float]:
+    scale, zero = float(spec.scale[0]), int(spec.zero_point[0])
+    return (spec.range.low - zero) * scale, (spec.range.high - zero) * scale
+
+
+@dataclass(slots=True)
+class Observer:
+    """Minimum and maximum of tensors of one graph on one data set; the graph runs once, when first asked."""
+
+    graph: Graph
+    inputs: Mapping[str, FloatArray]
+    _ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def ranges(self, names: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """Returns (min, max) of the tensors."""
+        missing = [name for name in names if name not in self._ranges]
+        if missing:
+            values = run_float(self.graph, self.inputs, keep=missing)
+            for name in missing:
+                self._ranges[name] = (float(values[name].min()), float(values[name].max()))
+        return {name: self._ranges[name] for name in names}
