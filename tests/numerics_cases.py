@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from one_op import TensorSpec
 
-from kwsq.ir.numerics import activation_range
+from kwsq.ir.numerics import Grid, activation_range
 
 ACTIVATIONS: tuple[tuple[int, float | None, float | None], ...] = (
     (0, None, None),
@@ -34,6 +35,16 @@ def random_scale(rng: np.random.Generator, low: float = -4.0, high: float = 0.0)
 def random_zero_point(rng: np.random.Generator) -> int:
     """Draw an int8 zero point; the extremes and 0 have their own weight."""
     return int(rng.choice([-128, 0, 127, int(rng.integers(-128, 128))], p=[0.15, 0.15, 0.1, 0.6]))
+
+
+def random_grid(rng: np.random.Generator, low: float = -3.0, high: float = 0.0) -> Grid:
+    """Draw an activation grid with its scale in 10**[low, high]."""
+    return Grid(random_scale(rng, low, high), random_zero_point(rng))
+
+
+def grid_spec(shape: tuple[int, ...], grid: Grid) -> TensorSpec:
+    """Return an int8 activation tensor on the grid."""
+    return TensorSpec(shape, scale=grid.scale, zero_point=grid.zero_point)
 
 
 def random_codes(rng: np.random.Generator, shape: tuple[int, ...], low: int = -128) -> NDArray[np.int8]:

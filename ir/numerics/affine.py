@@ -50,6 +50,27 @@ def float32_scale(scale: float, what: str = "scale") -> np.float32:
     return single
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """An activation's affine grid: real = scale * (code - zero_point).
+
+    Attributes:
+        scale: positive, finite, exactly a float32.
+        zero_point: code of real 0.
+
+    Raises:
+        ValueError: bad scale, or a zero point outside 8 bits.
+    """
+
+    scale: float
+    zero_point: int
+
+    def __post_init__(self) -> None:
+        float32_scale(self.scale)
+        if not INT8_MIN <= self.zero_point <= 255:
+            raise ValueError(f"zero point: found {self.zero_point}, expected an 8-bit code; check the range")
+
+
 def activation_range(
     low: float | None, high: float | None, *, scale: float, zero_point: int
 ) -> tuple[int, int]:
@@ -148,34 +169,25 @@ class RequantizeParams:
     high: int = INT8_MAX
 
 
-def derive_requantize(
-    *,
-    input_scale: float,
-    input_zero_point: int,
-    output_scale: float,
-    output_zero_point: int,
-    output_is_unsigned: bool = False,
-) -> RequantizeParams:
+def derive_requantize(source: Grid, target: Grid, *, target_is_unsigned: bool = False) -> RequantizeParams:
     """Derive the constants of an 8-bit to 8-bit QUANTIZE node.
 
     Args:
-        input_scale: exact float32.
-        input_zero_point: input code of real 0; a uint8 input has it in [0, 255].
-        output_scale: exact float32.
-        output_zero_point: output code of real 0.
-        output_is_unsigned: the output is uint8.
+        source: input grid; the zero point of a uint8 input is in [0, 255].
+        target: output grid.
+        target_is_unsigned: the output is uint8.
 
     Returns:
         the constants for `requantize`.
 
     Raises:
-        ValueError: bad scale or ratio.
+        ValueError: the ratio of the scales is out of range.
 
     Source: LiteRT QUANTIZE Prepare (double division); docs/quantization.md (4), (10).
     """
-    ratio = float(float32_scale(input_scale)) / float(float32_scale(output_scale))
-    low, high = (0, 255) if output_is_unsigned else (INT8_MIN, INT8_MAX)
-    return RequantizeParams(input_zero_point, output_zero_point, *quantize_multiplier(ratio), low, high)
+    low, high = (0, 255) if target_is_unsigned else (INT8_MIN, INT8_MAX)
+    multiplier = quantize_multiplier(source.scale / target.scale)
+    return RequantizeParams(source.zero_point, target.zero_point, *multiplier, low, high)
 
 
 def requantize(q: NDArray[Any], params: RequantizeParams) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from numerics_cases import (
 from one_op import TensorSpec, constant, one_op_model, run_model
 
 from kwsq.ir.numerics import (
+    Grid,
     RealParams,
     activation_range,
     dequantize,
@@ -85,13 +86,7 @@ def test_requantize_is_bit_exact(source: str, target: str) -> None:
         (runtime,) = run_model(
             one_op_model("QUANTIZE", inputs, outputs, options=schema.QuantizeOptionsT()), [codes]
         )
-        params = derive_requantize(
-            input_scale=sx,
-            input_zero_point=zx,
-            output_scale=sy,
-            output_zero_point=zy,
-            output_is_unsigned=target == "uint8",
-        )
+        params = derive_requantize(Grid(sx, zx), Grid(sy, zy), target_is_unsigned=target == "uint8")
         assert_identical(requantize(codes, params), runtime, (sx, zx, sy, zy))
         if source == target == "int8":
             assert_identical(requantize_table(params), runtime, (sx, zx, sy, zy))
@@ -134,6 +129,11 @@ def test_activation_range_refuses_steps_beyond_int32() -> None:
 def test_scales_that_are_no_positive_float32_are_refused(scale: float) -> None:
     with pytest.raises(ValueError, match=r"found .*, expected"):
         float32_scale(scale)
+
+
+def test_a_zero_point_beyond_8_bits_is_refused() -> None:
+    with pytest.raises(ValueError, match="found 256, expected an 8-bit code"):
+        Grid(1.0, 256)
 
 
 def test_nan_is_refused() -> None:
