@@ -84,7 +84,9 @@ def _check_negatable(codes: npt.NDArray[np.generic], spec: Affine | Codebook) ->
     if spec.zero_point.any():
         raise GainRefused("a negative gain meets asymmetric weight codes (zero point not 0)")
     if int(-codes.astype(np.int32).min()) > spec.range.high:
-        raise GainRefused(f"a negative gain meets code {int(codes.min())}, whose negative is outside the range")
+        raise GainRefused(
+            f"a negative gain meets code {int(codes.min())}, whose negative is outside the range"
+        )
 
 
 def _zero_code(spec: Affine | Codebook, vanished: npt.NDArray[np.bool_]) -> int:
@@ -97,7 +99,9 @@ def _zero_code(spec: Affine | Codebook, vanished: npt.NDArray[np.bool_]) -> int:
     return int(spec.zero_point[0])
 
 
-def _rescaled(spec: Affine | Codebook, scale: npt.NDArray[np.float32], codes: npt.NDArray[np.generic]) -> Affine | Codebook:
+def _rescaled(
+    spec: Affine | Codebook, scale: npt.NDArray[np.float32], codes: npt.NDArray[np.generic]
+) -> Affine | Codebook:
     if isinstance(spec, Codebook):
         return replace(spec, scale=scale, granularity=PerAxis(0))
     zero_point = np.broadcast_to(spec.zero_point, scale.shape)

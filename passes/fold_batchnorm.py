@@ -68,4 +68,6 @@ class FoldBatchNorm:
         gain_name = rewriter.add_constant(f"{node.name}/gain", gain.astype(np.float32))
         offset_name = rewriter.add_constant(f"{node.name}/offset", offset.astype(np.float32))
         rewriter.update_node(node.name, op=ChannelAffine(1), inputs=(node.inputs[0], gain_name, offset_name))
-        return [Note(self.name, node.name, "no layer before it can take it: one affine per channel, rounded once")]
+        return [
+            Note(self.name, node.name, "no layer before it can take it: one affine per channel, rounded once")
+        ]

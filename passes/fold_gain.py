@@ -92,10 +92,14 @@ class FoldGain:
             and affine.source not in rewriter.outputs
         ):
             gain0, offset0 = (rewriter.tensors[n].real().astype(np.float64) for n in before.inputs[1:])
-            joined = _Affine(before.inputs[0], before.op.axis, affine.gain * gain0, affine.gain * offset0 + affine.offset)
+            joined = _Affine(
+                before.inputs[0], before.op.axis, affine.gain * gain0, affine.gain * offset0 + affine.offset
+            )
             _write(rewriter, node, joined, joined.axis)
             rewriter.remove_node(before.name)
-            return [Note(self.name, node.name, f"joined with {before.name}: one affine per channel, rounded once")]
+            return [
+                Note(self.name, node.name, f"joined with {before.name}: one affine per channel, rounded once")
+            ]
         _write(rewriter, node, affine, axis)
         return [Note(self.name, node.name, "no layer before it can take it: one affine per channel")]
 

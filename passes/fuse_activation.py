@@ -65,7 +65,11 @@ class FuseActivation:
         if producer is None or len(_consumers(rewriter, source)) != 1 or source in rewriter.outputs:
             return []
         activation = _FUSED.get(bounds)
-        if activation is None or not isinstance(producer.op, _HOSTS) or producer.op.activation is not Activation.NONE:
+        if (
+            activation is None
+            or not isinstance(producer.op, _HOSTS)
+            or producer.op.activation is not Activation.NONE
+        ):
             return []
         rewriter.update_node(producer.name, op=replace(producer.op, activation=activation))
         rewriter.bypass(node.name)

@@ -57,7 +57,9 @@ def _import_nodes(ctx: ImportContext, source: gs.Graph) -> list[Problem]:
             problems.append(unsupported.problem(node, ctx.opset))
             poisoned |= outputs
         except ValueError as error:
-            found = UnsupportedNode(str(error), "shapes the operator accepts", "check the model with onnx.checker")
+            found = UnsupportedNode(
+                str(error), "shapes the operator accepts", "check the model with onnx.checker"
+            )
             problems.append(found.problem(node, ctx.opset))
             poisoned |= outputs
     return problems
@@ -65,7 +67,9 @@ def _import_nodes(ctx: ImportContext, source: gs.Graph) -> list[Problem]:
 
 def _unknown(node: gs.Node, opset: int) -> Problem:
     unsupported = UnsupportedNode(
-        "an operator kwsq does not read", "one of those listed by `kwsq ops`", "replace it or cut it out of the model"
+        "an operator kwsq does not read",
+        "one of those listed by `kwsq ops`",
+        "replace it or cut it out of the model",
     )
     return unsupported.problem(node, opset)
 
@@ -79,13 +83,18 @@ def _outputs(ctx: ImportContext, source: gs.Graph) -> tuple[str, ...]:
         name = ctx.name(tensor)
         if name != tensor.name:
             shape = ctx.builder.tensors[name].shape
-            name = ctx.builder.add_node(f"{tensor.name}/copy", Reshape(shape), [name], outputs=[tensor.name])[0]
+            name = ctx.builder.add_node(f"{tensor.name}/copy", Reshape(shape), [name], outputs=[tensor.name])[
+                0
+            ]
         names.append(name)
     return tuple(names)
 
 
 def _states(
-    tensors: Mapping[str, Tensor], inputs: Sequence[str], outputs: Sequence[str], stated: Mapping[str, str] | None
+    tensors: Mapping[str, Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    stated: Mapping[str, str] | None,
 ) -> tuple[StatePair, ...]:
     """Pairs states as stated, else the trailing inputs and outputs when all their shapes agree in order."""
     if stated is not None:
@@ -104,7 +113,9 @@ def _stated_pair(
 ) -> StatePair:
     if name not in inputs or output not in outputs:
         expected = f"an input of {list(inputs)} and an output of {list(outputs)}"
-        raise UsageError(Problem(f"--state {name}={output}", "an unknown name", expected, "name an existing pair"))
+        raise UsageError(
+            Problem(f"--state {name}={output}", "an unknown name", expected, "name an existing pair")
+        )
     if tensors[name].shape != tensors[output].shape:
         found = f"shapes {list(tensors[name].shape)} and {list(tensors[output].shape)}"
         raise UsageError(Problem(f"--state {name}={output}", found, "equal shapes", "name a matching pair"))

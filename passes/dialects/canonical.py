@@ -1,0 +1,205 @@
+"""The canonical quantizers, and the checks every grid passes whatever dialect it came from.
+
+kwsq.FakeQuant      attrs spec (Affine), rounding, dialect; input: activation or latent float weight
+kwsq.Codes          attrs codes (integer codes, or int8 levels), spec (Affine or Codebook), dialect; no inputs
+kwsq.IntegerInput   attrs spec, dtype; input: a graph input that holds codes
+kwsq.IntegerOutput  attrs spec, dtype; output: a graph output that holds codes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from kwsq.ir.errors import Problem
+from kwsq.ir.quant import (
+    Affine,
+    Codebook,
+    FloatArray,
+    Granularity,
+    IntArray,
+    IntRange,
+    PerAxis,
+    PerTensor,
+    Rounding,
+)
+from kwsq.passes.base import Note
+from kwsq.passes.decode import Array, Findings
+from kwsq.passes.fold_source import ConstantEvaluator
+from kwsq.passes.source_graph import SourceEditor
+
+FAKE_QUANT = "kwsq.FakeQuant"
+CODES = "kwsq.Codes"
+INTEGER_INPUT = "kwsq.IntegerInput"
+INTEGER_OUTPUT = "kwsq.IntegerOutput"
+CANONICAL = frozenset({FAKE_QUANT, CODES, INTEGER_INPUT, INTEGER_OUTPUT})
+
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+
+
+class Refused(Exception):  # noqa: N818 - control flow within a dialect, never seen outside
+    """A dialect met its own pattern in a form it cannot express; the problem is already noted."""
+
+
+@dataclass(slots=True)
+class DialectContext:
+    """What the dialects share while they rewrite one graph.
+
+    Args:
+        editor: the graph.
+        evaluator: values of constant subgraphs.
+        opsets: version per domain.
+        metadata: the model's metadata_props.
+        findings: problems so far.
+        refused: names of nodes that have a problem already.
+        dialects: names of the dialects found, in order of first use.
+        notes: remarks for the report.
+    """
+
+    editor: SourceEditor
+    evaluator: ConstantEvaluator
+    opsets: Mapping[str, int]
+    metadata: Mapping[str, str]
+    findings: Findings = field(default_factory=Findings)
+    refused: set[str] = field(default_factory=set)
+    dialects: dict[str, None] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+
+    def refuse(self, node: gs.Node, found: str, expected: str, remedy: str) -> Refused:
+        """Notes a form kwsq cannot express; raise the result."""
+        self.findings.unsupported.append(self._problem(node, found, expected, remedy))
+        return self._mark(node)
+
+    def broken(
+        self, node: gs.Node, found: str, expected: str, remedy: str = "export the model again"
+    ) -> Refused:
+        """Notes a broken node; raise the result."""
+        self.findings.invalid.append(self._problem(node, found, expected, remedy))
+        return self._mark(node)
+
+    def _mark(self, node: gs.Node) -> Refused:
+        self.refused.add(node.name)
+        return Refused(node.name)
+
+    def _problem(self, node: gs.Node, found: str, expected: str, remedy: str) -> Problem:
+        domain = node.domain or ""
+        op = f"{domain}.{node.op}" if domain else node.op
+        return Problem(f"node {node.name!r}", found, expected, remedy, op, self.opsets.get(domain))
+
+    def value(self, tensor: gs.Tensor) -> Array | None:
+        """Returns the value of a tensor that depends on constants only, else None."""
+        return self.evaluator.value(tensor)
+
+    def required(self, node: gs.Node, index: int, what: str) -> Array:
+        """Returns the constant value of an input.
+
+        Raises:
+            Refused: the input is absent (broken) or computed from activations (unsupported).
+        """
+        if index >= len(node.inputs) or not node.inputs[index].name:
+            raise self.broken(node, f"no {what}", "a constant")
+        value = self.value(node.inputs[index])
+        if value is None:
+            found = f"a {what} that is computed from activations"
+            raise self.refuse(
+                node, found, "a constant", "use static quantization, so that every scale is a constant"
+            )
+        return value
+
+    def fake_quantize(
+        self, node: gs.Node, output: gs.Tensor, x: gs.Tensor, spec: Affine, dialect: str, rounding: Rounding
+    ) -> None:
+        """Makes `output` the fake-quantized `x`; a constant `x` is a latent weight."""
+        latent = self.value(x)
+        if latent is not None and not isinstance(x, gs.Constant):
+            x = self.editor.constant(f"{x.name}.folded", latent)
+        self._check_width(node, spec.range, is_weight=latent is not None)
+        if latent is None and isinstance(spec.granularity, PerAxis):
+            raise self.refuse(
+                node,
+                "an activation with one scale per channel",
+                "one scale per activation tensor",
+                "quantize activations per tensor; integer kernels share one scale across channels",
+            )
+        attrs: dict[str, object] = {"spec": spec, "rounding": rounding, "dialect": dialect}
+        self.editor.compute(output, FAKE_QUANT, node.name, [x], attrs)
+        self.dialects.setdefault(dialect)
+
+    def codes(
+        self, node: gs.Node, output: gs.Tensor, codes: IntArray, spec: Affine | Codebook, dialect: str
+    ) -> None:
+        """Makes `output` the real values of constant `codes`."""
+        if isinstance(spec, Affine) and codes.dtype != np.int32:
+            self._check_width(node, spec.range, is_weight=True)
+        attrs: dict[str, object] = {"codes": codes, "spec": spec, "dialect": dialect}
+        self.editor.compute(output, CODES, node.name, [], attrs)
+        self.dialects.setdefault(dialect)
+
+    def _check_width(self, node: gs.Node, codes: IntRange, *, is_weight: bool) -> None:
+        if codes.bits <= 8:
+            return
+        what = "weights" if is_weight else "activations"
+        raise self.refuse(
+            node,
+            f"{codes.bits}-bit {what} (codes {codes.low} to {codes.high})",
+            f"{what} of 8 bits or fewer",
+            f"quantize {what} to 8 bits; the int8 kernels hold no wider codes",
+        )
+
+    def scale(self, node: gs.Node, values: Array) -> FloatArray:
+        """Returns a checked scale as float32 of its own shape.
+
+        Raises:
+            Refused: not float32, or not finite, positive and normal everywhere.
+        """
+        if values.dtype != np.float32:
+            raise self.refuse(node, f"a {values.dtype.name} scale", "a float32 scale", "export in float32")
+        good = np.isfinite(values) & (values >= _SMALLEST_SCALE)
+        if values.size == 0 or not bool(good.all()):
+            worst = float(values[~good][0]) if values.size else "nothing"
+            raise self.broken(
+                node, f"scale {worst}", "finite, positive, normal scales", "repair the quantizer's scale"
+            )
+        return np.asarray(values, np.float32)
+
+    def granularity(self, node: gs.Node, size: int, axis: int, shape: Sequence[int] | None) -> Granularity:
+        """Returns what `size` scales along `axis` of a tensor of `shape` (None: unknown) are.
+
+        Exporters write an axis on scalar scales too, so it is looked at only where there are several.
+        """
+        if size == 1:
+            return PerTensor()
+        if shape is None:
+            if axis < 0:
+                raise self.refuse(
+                    node,
+                    f"{size} scales along axis {axis} of an activation",
+                    "one scale",
+                    "quantize activations per tensor",
+                )
+            return PerAxis(axis)
+        if not -len(shape) <= axis < len(shape) or shape[axis] != size:
+            raise self.broken(
+                node, f"{size} scales along axis {axis} of shape {list(shape)}", "one per slice of the axis"
+            )
+        return PerAxis(axis % len(shape))
+
+
+def plain_codes(codes: Array) -> IntArray:
+    """Returns codes in a NumPy integer type; 4- and 2-bit types become int8 or uint8 without changing a value."""
+    if (
+        codes.dtype.kind in "iu"
+        and codes.dtype.itemsize >= 1
+        and codes.dtype.name in ("int8", "uint8", "int16", "uint16", "int32")
+    ):
+        return np.asarray(codes)
+    return codes.astype(np.uint8 if codes.dtype.name.startswith("uint") else np.int8)
+
+
+def zero_points(values: npt.ArrayLike, size: int) -> IntArray:
+    """Returns zero points as a vector of `size` int32."""
+    return np.broadcast_to(np.asarray(values, np.int32).reshape(-1), (size,))

@@ -1,0 +1,83 @@
+"""From any mixture of dialects to one graph with canonical quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from kwsq.ir.errors import InvalidModelError, UnsupportedModelError
+from kwsq.passes.base import Note
+from kwsq.passes.dialects import qdq
+from kwsq.passes.dialects.canonical import DialectContext
+from kwsq.passes.fold_source import ROUNDING_OPS, ConstantEvaluator, fold_constants
+from kwsq.passes.known_ops import MICROSOFT_DOMAIN, QONNX_DOMAINS, QUANTIZER_OPS
+from kwsq.passes.load import Source
+from kwsq.passes.source_graph import SourceEditor
+
+DIALECTS: tuple[Callable[[DialectContext], None], ...] = (
+    # Reads what is left of standard Q and DQ nodes; after every dialect that uses a DQ as the end of its own pattern.
+    qdq.rewrite,
+)
+"""Order matters only where one dialect's pattern contains another's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normalized:
+    """A graph of float ONNX operators and canonical quantizers.
+
+    Args:
+        graph: topologically ordered; constants folded; see `kwsq.passes.dialects.canonical` for the quantizers.
+        dialects: dialects found, in order of first use.
+        notes: remarks for the report.
+    """
+
+    graph: gs.Graph
+    dialects: tuple[str, ...]
+    notes: tuple[Note, ...]
+
+
+def normalize(source: Source) -> Normalized:
+    """Rewrites every quantizer of the model to a canonical one and folds the rest of the constants.
+
+    Args:
+        source: loaded model; its graph is changed.
+
+    Returns:
+        The normalised graph.
+
+    Raises:
+        InvalidModelError: a quantizer has impossible parameters, or constants do not fit their operators.
+        UnsupportedModelError: a quantizer has a form kwsq cannot express, or one was not recognised.
+    """
+    editor = SourceEditor(source.graph)
+    evaluator = ConstantEvaluator(editor, source.opsets[""], {})
+    context = DialectContext(editor, evaluator, source.opsets, source.metadata)
+    for rewrite in DIALECTS:
+        rewrite(context)
+    fold_constants(editor, evaluator)
+    _refuse_leftovers(context)
+    if context.findings.invalid:
+        raise InvalidModelError(context.findings.invalid)
+    if context.findings.unsupported:
+        raise UnsupportedModelError(context.findings.unsupported)
+    return Normalized(editor.finish(), tuple(context.dialects), tuple(context.notes))
+
+
+def _refuse_leftovers(context: DialectContext) -> None:
+    for node in context.editor.nodes():
+        if node.name not in context.refused and _is_quantizer(node):
+            context.refuse(
+                node,
+                "a quantizer in a form kwsq does not recognise",
+                "a complete quantizer of a known dialect",
+                "compare with docs/dialects.md, or export with QuantizeLinear/DequantizeLinear",
+            )
+
+
+def _is_quantizer(node: gs.Node) -> bool:
+    domain = node.domain or ""
+    if domain in QONNX_DOMAINS or domain == MICROSOFT_DOMAIN:
+        return True
+    return not domain and (node.op in ROUNDING_OPS or node.op in QUANTIZER_OPS)
