@@ -194,3 +194,15 @@ class Reciprocal(_Unary):
         """Returns the reciprocal; zero gives infinity, as in ONNX."""
         with np.errstate(divide="ignore"):
             return (np.float32(1) / x,)
+
+
+@dataclass(frozen=True, slots=True)
+class Rsqrt(_Unary):
+    """1 / sqrt(x)."""
+
+    name: ClassVar[str] = "Rsqrt"
+
+    def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
+        """Returns the reciprocal square root; zero gives infinity, negative values NaN."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (np.float32(1) / np.sqrt(x),)

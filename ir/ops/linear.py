@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -79,35 +79,39 @@ class Conv:
 
     def evaluate(self, x: FloatArray, weight: FloatArray, bias: FloatArray | None = None) -> tuple[FloatArray, ...]:
         """Returns the convolution in float32."""
-        kernel = weight.shape[2:]
-        view = windows(pad_spatial(x, self.pads), kernel, self.strides, self.dilations)
-        y = self._depthwise(view, weight) if self._is_depthwise(x, weight) else self._grouped(view, weight)
+        padded = pad_spatial(x, self.pads)
+        depthwise = self.groups == x.shape[1] == weight.shape[0] > 1
+        y = self._depthwise(padded, weight) if depthwise else self._grouped(padded, weight)
         if bias is not None:
-            y = y + bias.reshape(-1, *[1] * len(kernel))
+            y = y + bias.reshape(-1, *[1] * len(self.strides))
         return (self.activation.apply(np.ascontiguousarray(y, np.float32)),)
 
-    def _is_depthwise(self, x: FloatArray, weight: FloatArray) -> bool:
-        return self.groups == x.shape[1] == weight.shape[0]
+    def _depthwise(self, padded: Array, weight: FloatArray) -> Array:
+        """Sums the taps channels last, where each addition runs over long contiguous rows."""
+        channels_last = np.ascontiguousarray(np.moveaxis(padded, 1, -1))
+        (shape,) = replace(self, pads=((0, 0),) * len(self.strides)).infer(padded.shape, weight.shape)
+        out, row = (shape[0], *shape[2:], shape[1]), (shape[-1], shape[1])
+        y, product = np.zeros(out, np.float32), np.empty(out, np.float32)
+        for tap in np.ndindex(*weight.shape[2:]):
+            starts = tuple(t * d for t, d in zip(tap, self.dilations, strict=True))
+            reach = (
+                slice(start, start + (size - 1) * stride + 1, stride)
+                for start, size, stride in zip(starts, out[1:-1], self.strides, strict=True)
+            )
+            # The tap's weights repeated along the row: a broadcast operand would break the row into short loops.
+            taps = np.broadcast_to(weight[(slice(None), 0, *tap)], row).copy()
+            y += np.multiply(channels_last[(slice(None), *reach)], taps, out=product, casting="same_kind")
+        return np.moveaxis(y, -1, 1)
 
-    def _depthwise(self, view: Array, weight: FloatArray) -> Array:
-        rank = len(self.strides)
-        taps = np.moveaxis(view.reshape(*view.shape[:-rank], -1), -1, 0)
-        columns = weight.reshape(weight.shape[0], -1)
-        y = np.zeros(taps.shape[1:], np.float32)
-        for tap in range(taps.shape[0]):
-            y += taps[tap] * columns[:, tap].reshape(-1, *[1] * rank)
-        return y
-
-    def _grouped(self, view: Array, weight: FloatArray) -> Array:
+    def _grouped(self, padded: Array, weight: FloatArray) -> Array:
+        """One matrix product per sample and group; the columns come out in the layout of the result."""
         rank, groups = len(self.strides), self.groups
+        view = windows(padded, weight.shape[2:], self.strides, self.dilations)
         n, c_in, out = view.shape[0], view.shape[1], view.shape[2 : 2 + rank]
-        per_group = weight.shape[0] // groups
-        order = (1, 0, *range(2, 2 + rank), *range(2 + rank, 2 + 2 * rank))
-        columns = view.transpose(order).reshape(groups, c_in // groups, n * int(np.prod(out)), -1)
-        columns = columns.transpose(0, 2, 1, 3).reshape(groups, n * int(np.prod(out)), -1)
-        kernels = weight.reshape(groups, per_group, -1).transpose(0, 2, 1)
-        y = np.matmul(columns, kernels).reshape(groups, n, *out, per_group)
-        y = np.moveaxis(y, -1, 2).swapaxes(0, 1)
+        taps = view.transpose(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+        kernel_size = c_in // groups * int(np.prod(weight.shape[2:]))
+        columns = taps.reshape(n, groups, kernel_size, int(np.prod(out)))
+        y = weight.reshape(groups, weight.shape[0] // groups, kernel_size) @ columns
         return y.reshape(n, weight.shape[0], *out)
 
 

@@ -1,0 +1,150 @@
+"""From the float graph with grids to the integer graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kwsq.ir import lowered as low
+from kwsq.ir.errors import Problem
+from kwsq.ir.graph import Graph, Node
+from kwsq.ir.lowered import DType, LoweredGraph, LoweredTensor, verify
+from kwsq.passes.base import Note
+from kwsq.passes.lowering import LOWERINGS
+from kwsq.passes.lowering.context import INT8_LOW, LoweringContext, LoweringRefused, int8_grid, raise_all
+from kwsq.passes.lowering.forms import identity_form
+
+
+@dataclass(frozen=True, slots=True)
+class LowerResult:
+    """The integer graph and the notes for the report."""
+
+    graph: LoweredGraph
+    notes: tuple[Note, ...]
+
+
+def lower(graph: Graph, *, float_io: bool = False) -> LowerResult:
+    """Returns the integer graph.
+
+    Args:
+        graph: after attach_scales.
+        float_io: float32 inputs and outputs through Quantize and Dequantize; streaming states stay int8.
+
+    Raises:
+        UnsupportedModelError: naming every node that has no integer form.
+    """
+    ctx = LoweringContext(graph)
+    for name in graph.inputs:
+        _lower_input(ctx, name, float_io=float_io)
+    problems = [problem for node in graph.nodes for problem in _lower_node(ctx, node)]
+    raise_all(problems)
+    for name in graph.outputs:
+        _finish_output(ctx, name)
+    _boundary(ctx, float_io=float_io)
+    result = LoweredGraph(
+        graph.name, tuple(ctx.nodes), _used(ctx), graph.inputs, graph.outputs, graph.states
+    )
+    verify(result)
+    return LowerResult(result, tuple(ctx.notes))
+
+
+def _lower_input(ctx: LoweringContext, name: str, *, float_io: bool) -> None:
+    tensor = ctx.graph[name]
+    form = identity_form(tensor.rank)
+    ctx.forms[name] = form
+    ctx.names[name] = name
+    ctx.activation(name, tensor, tensor.shape)
+    grid = int8_grid(ctx.spec(name))
+    if grid.low > INT8_LOW:
+        clamped = ctx.activation(ctx.fresh(f"{name}/clamped"), tensor, tensor.shape)
+        ctx.clamp(name, name, clamped, grid)
+        ctx.names[name] = clamped
+
+
+def _lower_node(ctx: LoweringContext, node: Node) -> list[Problem]:
+    lowering = LOWERINGS.get(type(node.op))
+    if any(name and not ctx.graph[name].is_constant and name not in ctx.names for name in node.inputs):
+        return []  # fed by a node already refused
+    try:
+        if lowering is None:
+            raise LoweringRefused(
+                f"{node.op.name}, which has no int8 kernel", "an operator listed by `kwsq ops`", "rewrite or cut it"
+            )
+        lowering(ctx, node)
+    except LoweringRefused as refused:
+        return [ctx.refuse(node, refused)]
+    return []
+
+
+def _finish_output(ctx: LoweringContext, name: str) -> None:
+    """Brings a graph output into logical order under its public name."""
+    tensor = ctx.graph[name]
+    if ctx.names[name] == name and ctx.tensors[name].shape == tensor.shape:
+        return
+    source = ctx.get(name, identity_form(tensor.rank))
+    final = replace(ctx.tensors[source], name=name, shape=tensor.shape)
+    producer = next((i for i, node in enumerate(ctx.nodes) if source in node.outputs), None)
+    readers = [node for node in ctx.nodes if source in node.inputs]
+    ctx.tensors[name] = final
+    if producer is None or readers or source in ctx.graph.outputs:
+        ctx.add(f"{name}/copy", low.Reshape(tensor.shape), [source], [name], "")
+        return
+    node = ctx.nodes[producer]
+    ctx.nodes[producer] = replace(node, outputs=tuple(name if n == source else n for n in node.outputs))
+
+
+def _boundary(ctx: LoweringContext, *, float_io: bool) -> None:
+    """Gives inputs and outputs their public element type."""
+    states = {pair.input for pair in ctx.graph.states} | {pair.output for pair in ctx.graph.states}
+    for name in ctx.graph.inputs:
+        if ctx.graph.integer_io.get(name) == "uint8":
+            _cast_input(ctx, name, DType.UINT8)
+        elif float_io and name not in states and name not in ctx.graph.integer_io:
+            _cast_input(ctx, name, DType.FLOAT32)
+    for name in ctx.graph.outputs:
+        if ctx.graph.integer_io.get(name) == "uint8":
+            _cast_output(ctx, name, DType.UINT8)
+        elif float_io and name not in states and name not in ctx.graph.integer_io:
+            _cast_output(ctx, name, DType.FLOAT32)
+
+
+def _public(ctx: LoweringContext, name: str, dtype: DType) -> LoweredTensor:
+    tensor = ctx.tensors[name]
+    if dtype is DType.FLOAT32:
+        return LoweredTensor(name, tensor.shape, dtype, origin=tensor.origin)
+    spec = ctx.spec(name)
+    scale = np.array([spec.scale[0]], np.float32)
+    return LoweredTensor(name, tensor.shape, dtype, None, scale, int(spec.zero_point[0]), origin=tensor.origin)
+
+
+def _cast_input(ctx: LoweringContext, name: str, dtype: DType) -> None:
+    inner = ctx.fresh(f"{name}/int8")
+    ctx.tensors[inner] = replace(ctx.tensors[name], name=inner)
+    ctx.nodes[:] = [replace(n, inputs=tuple(inner if i == name else i for i in n.inputs)) for n in ctx.nodes]
+    ctx.tensors[name] = _public(ctx, name, dtype)
+    ctx.add(f"{name}/quantize", low.Quantize(), [name], [inner], "")
+    ctx.nodes.insert(0, ctx.nodes.pop())
+
+
+def _cast_output(ctx: LoweringContext, name: str, dtype: DType) -> None:
+    inner = ctx.fresh(f"{name}/int8")
+    ctx.tensors[inner] = replace(ctx.tensors[name], name=inner)
+    rename = {name: inner}
+    ctx.nodes[:] = [
+        replace(
+            n,
+            inputs=tuple(rename.get(i, i) for i in n.inputs),
+            outputs=tuple(rename.get(o, o) for o in n.outputs),
+        )
+        for n in ctx.nodes
+    ]
+    ctx.tensors[name] = _public(ctx, name, dtype)
+    op: low.LoweredOp = low.Dequantize() if dtype is DType.FLOAT32 else low.Quantize()
+    ctx.add(f"{name}/{'dequantize' if dtype is DType.FLOAT32 else 'quantize'}", op, [inner], [name], "")
+
+
+def _used(ctx: LoweringContext) -> dict[str, LoweredTensor]:
+    used = {name for node in ctx.nodes for name in (*node.inputs, *node.outputs)}
+    used |= {*ctx.graph.inputs, *ctx.graph.outputs}
+    return {name: tensor for name, tensor in ctx.tensors.items() if name in used}

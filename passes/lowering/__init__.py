@@ -1,0 +1,5 @@
+"""How each operator of the float graph becomes integer operators; one file per family, one table for all."""
+
+from kwsq.passes.lowering.table import LOWERINGS
+
+__all__ = ["LOWERINGS"]

@@ -1,0 +1,44 @@
+"""The table of every operator kwsq can turn into integers."""
+
+from __future__ import annotations
+
+from kwsq.ir import lowered as low
+from kwsq.ir import ops
+from kwsq.passes.lowering import elementwise, linear, movement, pooling
+from kwsq.passes.lowering.elementwise import Lowering, binary, unary
+from kwsq.passes.lowering.pooling import reduction
+
+LOWERINGS: dict[type, Lowering] = {
+    ops.Abs: unary(lambda _: low.Abs()),
+    ops.Add: binary(low.Add),
+    ops.AveragePool: pooling.lower_average_pool,
+    ops.ChannelAffine: linear.lower_channel_affine,
+    ops.Clip: elementwise.lower_clamp,
+    ops.Concat: movement.lower_concat,
+    ops.Conv: linear.lower_conv,
+    ops.Dense: linear.lower_dense,
+    ops.FakeQuant: elementwise.lower_requantize,
+    ops.HardSwish: unary(lambda _: low.HardSwish()),
+    ops.LeakyRelu: unary(elementwise.lower_leaky_relu),
+    ops.MatMul: linear.lower_matmul,
+    ops.MaxPool: pooling.lower_max_pool,
+    ops.Maximum: binary(lambda _: low.Maximum(), fuses=False, one_grid=True),
+    ops.Mean: reduction(lambda axes: low.Mean(axes, keepdims=False)),
+    ops.Minimum: binary(lambda _: low.Minimum(), fuses=False, one_grid=True),
+    ops.Mul: binary(low.Mul),
+    ops.PRelu: elementwise.lower_prelu,
+    ops.Pad: movement.lower_pad,
+    ops.ReduceMax: reduction(lambda axes: low.ReduceMax(axes, keepdims=False)),
+    ops.ReduceSum: reduction(lambda axes: low.Sum(axes, keepdims=False)),
+    ops.Relu: elementwise.lower_clamp,
+    ops.Reshape: movement.lower_reshape,
+    ops.Rsqrt: unary(lambda _: low.Rsqrt()),
+    ops.Sigmoid: unary(lambda _: low.Logistic()),
+    ops.Slice: movement.lower_slice,
+    ops.Softmax: elementwise.lower_softmax,
+    ops.Split: movement.lower_split,
+    ops.SquaredDifference: binary(lambda _: low.SquaredDifference(), fuses=False),
+    ops.Sub: binary(low.Sub),
+    ops.Tanh: unary(lambda _: low.Tanh()),
+    ops.Transpose: movement.lower_transpose,
+}
