@@ -25,8 +25,10 @@ from kwsq.ir.numerics.linear import (
 )
 from kwsq.ir.numerics.window import Window, pad_for_window, patches, tap_view
 
-# Elements of a patch matrix per step: 2 MiB of float32, so that a step stays in the cache.
+# Elements of the largest float32 array of a step: the matrix product tolerates 2 MiB, the elementwise passes
+# of the depthwise kernel want all their arrays in the second-level cache.
 _CHUNK_ELEMENTS = 1 << 19
+_DEPTHWISE_CHUNK_ELEMENTS = 1 << 17
 
 
 def conv2d(
@@ -62,16 +64,15 @@ def conv2d(
     folded = fold_zero_point(flat, bias, params.input_zero_point)
     padded = pad_for_window(x, kernel=(rows, columns), window=window, value=params.input_zero_point)
     output = np.empty((x.shape[0], *window.output_size, c_out), dtype=np.int8)
-    for part in _batch_chunks(output, elements_per_position=max(flat.shape[1] * groups, c_out)):
+    for part in _batch_chunks(output, max(flat.shape[1] * groups, c_out), limit=_CHUNK_ELEMENTS):
         products = np.matmul(_patch_matrix(padded[part], (rows, columns), window, groups, dtype), matrix)
         merged = products.transpose(1, 0, 2).reshape(output[part].shape)
         output[part] = requantize_fixed_point(add_folded_bias(merged, folded), params)
     return output
 
 
-def _batch_chunks(output: Int8Array, *, elements_per_position: int) -> Iterator[slice]:
-    elements_each = output.shape[1] * output.shape[2] * elements_per_position
-    step = max(1, _CHUNK_ELEMENTS // max(1, elements_each))
+def _batch_chunks(output: Int8Array, elements_per_position: int, *, limit: int) -> Iterator[slice]:
+    step = max(1, limit // max(1, output.shape[1] * output.shape[2] * elements_per_position))
     return (slice(start, start + step) for start in range(0, output.shape[0], step))
 
 
@@ -117,10 +118,14 @@ def depthwise_conv2d(
     padded = pad_for_window(x, kernel=(rows, columns), window=window, value=params.input_zero_point)
     taps = weights[0].astype(dtype)
     output = np.empty((x.shape[0], *window.output_size, c_out), dtype=np.int8)
-    for part in _batch_chunks(output, elements_per_position=c_out):
-        image = np.repeat(padded[part].astype(dtype), c_out // x.shape[3], axis=3)
+    for part in _batch_chunks(output, c_out, limit=_DEPTHWISE_CHUNK_ELEMENTS):
+        image = padded[part].astype(dtype)
+        if c_out != x.shape[3]:
+            image = np.repeat(image, c_out // x.shape[3], axis=3)
         total = np.zeros(output[part].shape, dtype=dtype)
+        product = np.empty_like(total)
         for row, column in np.ndindex(rows, columns):
-            total += tap_view(image, row, column, window=window) * taps[row, column]
+            np.multiply(tap_view(image, row, column, window=window), taps[row, column], out=product)
+            total += product
         output[part] = requantize_fixed_point(add_folded_bias(total, folded), params)
     return output

@@ -195,12 +195,13 @@ def multiply_by_quantized_multiplier(x: ArrayLike, multiplier_q31: ArrayLike, sh
     product: Int64Array = np.multiply(accumulator, multiplier_q31, dtype=np.int64)
     product += 1 << 30
     product >>= 31
-    right = np.maximum(-power, 0)
-    half = (np.int64(1) << right) >> 1
-    if np.all(right > 0):
-        product += product >> 63
-    else:
-        product += np.where(right > 0, product >> 63, 0)
-    product += half
-    product >>= right
-    return product.astype(np.int32)
+    high = product.astype(np.int32)  # |high| <= 2**31 - 2, which the steps below rely on
+    right = np.maximum(-power, 0).astype(np.int32)
+    if np.any(right == 0):
+        return rounding_divide_by_pot(high, right).astype(np.int32)
+    # Equation (6) within int32: floor((v + half) / 2**r) = floor((floor(v / 2**(r - 1)) + 1) / 2).
+    high += high >> 31
+    high >>= right - 1
+    high += 1
+    high >>= 1
+    return high
