@@ -47,7 +47,6 @@ KEEPS_GRID = (
     Pad,
     MaxPool,
     ReduceMax,
-    AveragePool,
     Concat,
     Relu,
     Clip,
@@ -55,6 +54,17 @@ KEEPS_GRID = (
     Minimum,
 )
 """Operators whose activation inputs and outputs share one grid in the integer runtime."""
+
+
+def keeps_grid(node: Node) -> bool:
+    """Returns whether the node's activation inputs and outputs share one grid.
+
+    An average pool is free to change it (see its lowering) unless it leaves its padding out of the mean.
+    """
+    if isinstance(node.op, AveragePool):
+        return any(sum(pad) for pad in node.op.pads) and not node.op.count_include_pad
+    return isinstance(node.op, KEEPS_GRID)
+
 
 PROBABILITY = Affine.per_tensor(1 / 256, -128, INT8)
 SIGNED_UNIT = Affine.per_tensor(1 / 128, 0, INT8)
@@ -114,6 +124,10 @@ class _Work:
 
     def _merge(self, node: Node, op: FakeQuant) -> None:
         source, target = node.inputs[0], node.outputs[0]
+        known = self.spec(source)
+        if known is not None and known.same_as(op.spec) and self.rewriter.can_bypass(node.name):
+            self.rewriter.bypass(node.name)  # rounding to the same grid twice is rounding once
+            return
         others = [n for n in self.rewriter.nodes.values() if source in n.inputs and n.name != node.name]
         readers = [n for n in others if not isinstance(n.op, FakeQuant)]
         taken = self.spec(source) is not None or (
@@ -187,7 +201,7 @@ class _Work:
 
     def _movers(self) -> Iterable[tuple[list[str], list[str]]]:
         for node in self.rewriter.nodes.values():
-            if isinstance(node.op, KEEPS_GRID):
+            if keeps_grid(node):
                 inputs = [n for n in node.inputs if n and not self.rewriter.tensors[n].is_constant]
                 yield inputs, list(node.outputs)
 
@@ -252,7 +266,7 @@ class _Work:
     # -- step 3 -----------------------------------------------------------------------------------------------------
     def requantize_conflicts(self) -> None:
         for node in list(self.rewriter.nodes.values()):
-            if isinstance(node.op, KEEPS_GRID) and not _pools_freely(node):
+            if keeps_grid(node):
                 self._requantize_node(self.rewriter.nodes[node.name])
         for pair in self.rewriter.states:
             self._requantize_state(pair.input, pair.output)
@@ -289,11 +303,6 @@ class _Work:
         raw_spec = spec
         self.assign(output, source_spec)
         self._requantize_output(producer, output, raw_spec)
-
-
-def _pools_freely(node: Node) -> bool:
-    """An average pool that is lowered to a depthwise convolution may change grids by itself."""
-    return isinstance(node.op, AveragePool)
 
 
 def _clamp_may_requantize(node: Node) -> bool:

@@ -55,13 +55,14 @@ class FuseActivation:
         return PassResult(rewriter.finish(*self.establishes), rewriter.changed, tuple(notes))
 
     def _fuse(self, rewriter: Rewriter, node: Node, bounds: tuple[float, float]) -> list[Note]:
-        source, target = node.inputs[0], node.outputs[0]
         current = rewriter.nodes[node.name]
-        source = current.inputs[0]
+        source, target = current.inputs[0], current.outputs[0]
         if _implied(_consumers(rewriter, target), bounds) and target not in rewriter.outputs:
             rewriter.bypass(node.name)
             return [Note(self.name, node.name, "dropped: the quantiser after it clamps at least as tightly")]
         producer = next((n for n in rewriter.nodes.values() if source in n.outputs), None)
+        if producer is not None and isinstance(producer.op, FakeQuant) and _swap(rewriter, producer, current):
+            return self._fuse(rewriter, node, bounds)
         if producer is None or len(_consumers(rewriter, source)) != 1 or source in rewriter.outputs:
             return []
         activation = _FUSED.get(bounds)
@@ -74,6 +75,20 @@ class FuseActivation:
         rewriter.update_node(producer.name, op=replace(producer.op, activation=activation))
         rewriter.bypass(node.name)
         return []
+
+
+def _swap(rewriter: Rewriter, quantizer: Node, clamp: Node) -> bool:
+    """Moves a Relu before the quantiser that feeds it: both are monotone and keep 0, so they commute exactly."""
+    source, middle, target = quantizer.inputs[0], clamp.inputs[0], clamp.outputs[0]
+    assert isinstance(quantizer.op, FakeQuant)
+    has_zero = quantizer.op.spec.range.low <= int(quantizer.op.spec.zero_point[0]) <= quantizer.op.spec.range.high
+    alone = len(_consumers(rewriter, middle)) == 1 and len(_consumers(rewriter, source)) == 1
+    public = {middle, source, target} & {*rewriter.outputs, *rewriter.inputs}
+    if not isinstance(clamp.op, Relu) or not has_zero or not alone or public:
+        return False
+    rewriter.update_node(clamp.name, inputs=(source,), outputs=(middle,))
+    rewriter.update_node(quantizer.name, inputs=(middle,), outputs=(target,))
+    return True
 
 
 def _consumers(rewriter: Rewriter, tensor: str) -> list[Node]:

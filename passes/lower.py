@@ -13,7 +13,8 @@ from kwsq.ir.lowered import DType, LoweredGraph, LoweredTensor, verify
 from kwsq.passes.base import Note
 from kwsq.passes.lowering import LOWERINGS
 from kwsq.passes.lowering.context import INT8_LOW, LoweringContext, LoweringRefused, int8_grid, raise_all
-from kwsq.passes.lowering.forms import identity_form
+from kwsq.passes.lowering.forms import channels_last, identity_form
+from kwsq.passes.lowering.preference import prefers_channels_last
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,9 @@ def _lower_input(ctx: LoweringContext, name: str, *, float_io: bool) -> None:
         clamped = ctx.activation(ctx.fresh(f"{name}/clamped"), tensor, tensor.shape)
         ctx.clamp(name, name, clamped, grid)
         ctx.names[name] = clamped
+    if prefers_channels_last(ctx.graph, name):
+        wanted = channels_last(tensor.rank, dims=4)
+        ctx.names[name], ctx.forms[name] = ctx.get(name, wanted), wanted
 
 
 def _lower_node(ctx: LoweringContext, node: Node) -> list[Problem]:
@@ -82,7 +86,7 @@ def _finish_output(ctx: LoweringContext, name: str) -> None:
     tensor = ctx.graph[name]
     if ctx.names[name] == name and ctx.tensors[name].shape == tensor.shape:
         return
-    source = ctx.get(name, identity_form(tensor.rank))
+    source = ctx.get(name, identity_form(tensor.rank), boundary=True)
     final = replace(ctx.tensors[source], name=name, shape=tensor.shape)
     producer = next((i for i, node in enumerate(ctx.nodes) if source in node.outputs), None)
     readers = [node for node in ctx.nodes if source in node.inputs]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Op
-from kwsq.ir.ops import AveragePool, MaxPool, Mean, ReduceMax
+from kwsq.ir.ops import AveragePool, MaxPool, Mean, ReduceMax, Slice
 from kwsq.passes.importers.context import Importer, ImportContext, UnsupportedNode
 from kwsq.passes.importers.linear import Pads, spatial_pads
 
@@ -41,14 +41,16 @@ def import_average_pool(ctx: ImportContext, node: gs.Node) -> None:
         ctx.add(node, Mean(tuple(range(2, len(x))), keepdims=True), ctx.inputs(node))
         return
     if _is_single_window(x[2:], kernel, strides, pads):
-        # One window that leaves a border out is still not a Mean of everything; keep the pool.
-        ctx.add(node, AveragePool(kernel, kernel, pads, bool(node.attrs.get("count_include_pad", 0))), ctx.inputs(node))
+        # One window that leaves a border out: a Mean of what it covers, which has a grid of its own.
+        ends = (*x[:2], *kernel)
+        covered = ctx.add(node, Slice((0,) * len(x), ends, (1,) * len(x)), ctx.inputs(node), last=False, part="window")
+        ctx.add(node, Mean(tuple(range(2, len(x))), keepdims=True), [covered])
         return
     ctx.add(node, AveragePool(kernel, strides, pads, bool(node.attrs.get("count_include_pad", 0))), ctx.inputs(node))
 
 
 def _is_single_window(size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], pads: Pads) -> bool:
-    return all((n + sum(p) - k) // s == 0 for n, k, s, p in zip(size, kernel, strides, pads, strict=True))
+    return all((n - k) // s == 0 and not sum(p) for n, k, s, p in zip(size, kernel, strides, pads, strict=True))
 
 
 def import_max_pool(ctx: ImportContext, node: gs.Node) -> None:

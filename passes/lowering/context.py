@@ -115,13 +115,14 @@ class LoweringContext:
         """Returns the form in which an activation is stored."""
         return self.forms[name]
 
-    def get(self, name: str, form: Form, *, rank: int | None = None) -> str:
+    def get(self, name: str, form: Form, *, rank: int | None = None, boundary: bool = False) -> str:
         """Returns the lowered name of activation `name` stored as `form`, adding a reshape or transpose if needed.
 
         Args:
             name: tensor of the float graph.
             form: wanted form, in axes of a tensor of `rank`.
             rank: rank the operand is broadcast to; its own when None.
+            boundary: whether the conversion belongs to a graph output.
         """
         tensor = self.graph[name]
         shape, stored = tensor.shape, self.forms[name]
@@ -135,10 +136,12 @@ class LoweringContext:
             return source
         key = (source, form)
         if key not in self.converted:
-            self.converted[key] = self._convert(source, tensor, shape, stored, form)
+            self.converted[key] = self._convert(source, tensor, shape, stored, form, boundary=boundary)
         return self.converted[key]
 
-    def _convert(self, source: str, tensor: Tensor, shape: tuple[int, ...], stored: Form, form: Form) -> str:
+    def _convert(
+        self, source: str, tensor: Tensor, shape: tuple[int, ...], stored: Form, form: Form, *, boundary: bool
+    ) -> str:
         target_shape = physical_shape(form, shape)
         current = source
         if not same_order(stored, form, shape):
@@ -146,9 +149,9 @@ class LoweringContext:
             moved = tuple(self.tensors[source].shape[i] for i in perm)
             current = self._like(self.fresh(f"{tensor.name}/transposed"), source, moved)
             self.add(f"{tensor.name}/transpose", low.Transpose(perm), [source], [current], "")
-            boundary = source in self.graph.inputs
-            place = "at the input boundary" if boundary else "inside the model"
-            level = Level.INFO if boundary else Level.WARNING
+            outside = boundary or source in self.graph.inputs or tensor.name in self.graph.inputs
+            place = "at the boundary" if outside else "inside the model"
+            level = Level.INFO if outside else Level.WARNING
             self.note(tensor.name, f"one transpose {place}, {list(perm)}", level)
         if self.tensors[current].shape == target_shape:
             return current

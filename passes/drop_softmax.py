@@ -1,0 +1,55 @@
+"""Removes a Softmax or Sigmoid that computes a graph output, so that the model emits logits under the same name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.ir.graph import Graph, Node
+from kwsq.ir.ops import FakeQuant, Reshape, Sigmoid, Softmax
+from kwsq.ir.rewrite import Rewriter
+from kwsq.passes.base import Note, PassResult, Semantics
+
+
+@dataclass(frozen=True, slots=True)
+class DropSoftmax:
+    """See the module docstring; only applied when the user asks for logits."""
+
+    name: ClassVar[str] = "drop_softmax"
+    requires: ClassVar[frozenset[str]] = frozenset({"imported"})
+    establishes: ClassVar[frozenset[str]] = frozenset({"emits_logits"})
+    semantics: ClassVar[Semantics] = Semantics.CHANGES_GRID
+
+    def run(self, graph: Graph) -> PassResult:
+        """Returns the graph with its final probabilities replaced by logits.
+
+        Raises:
+            UsageError: no output is computed by a Softmax or Sigmoid.
+        """
+        rewriter = Rewriter(graph)
+        notes = [self._drop(rewriter, nodes) for output in graph.outputs if (nodes := _tail(graph, output))]
+        if not notes:
+            found = f"outputs {list(graph.outputs)} that no Softmax or Sigmoid computes"
+            raise UsageError(Problem("--drop-softmax", found, "a final Softmax or Sigmoid", "leave the flag out"))
+        return PassResult(rewriter.finish(*self.establishes), True, tuple(notes))
+
+    def _drop(self, rewriter: Rewriter, nodes: list[Node]) -> Note:
+        """Removes quantisers of the probabilities and the Softmax itself, output side first."""
+        for node in nodes:
+            rewriter.bypass(node.name)
+        return Note(self.name, nodes[-1].name, f"dropped on request: output {nodes[0].outputs[0]!r} carries logits")
+
+
+def _tail(graph: Graph, output: str) -> list[Node]:
+    """Returns the nodes to remove: quantisers and reshapes are walked through, the last one is the Softmax."""
+    producers = graph.producers()
+    removed: list[Node] = []
+    node = producers.get(output)
+    while node is not None and isinstance(node.op, FakeQuant | Reshape):
+        if isinstance(node.op, FakeQuant):
+            removed.append(node)
+        node = producers.get(node.inputs[0])
+    if node is None or not isinstance(node.op, Softmax | Sigmoid) or node.inputs[0] in graph.inputs:
+        return []
+    return [*removed, node]

@@ -1,0 +1,217 @@
+"""The pipeline: every pass between the source and the integer graph, in one literal tuple with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kwsq.ir.errors import InternalError, Problem, UnsupportedModelError, UsageError
+from kwsq.ir.graph import Graph
+from kwsq.ir.lowered import LoweredGraph
+from kwsq.ir.ops import Conv, Dense, FakeQuant
+from kwsq.ir.quant import FloatArray, Unquantized
+from kwsq.passes.attach_scales import AttachScales
+from kwsq.passes.base import Level, Note, Pass
+from kwsq.passes.drop_softmax import DropSoftmax
+from kwsq.passes.fold_batchnorm import FoldBatchNorm
+from kwsq.passes.fold_gain import FoldGain
+from kwsq.passes.fuse_activation import FuseActivation
+from kwsq.passes.fuse_rsqrt import FuseRsqrt
+from kwsq.passes.import_graph import import_graph
+from kwsq.passes.lower import lower
+from kwsq.passes.lowering import LOWERINGS
+from kwsq.passes.observe import Observer, seeded_inputs
+from kwsq.passes.place_quantizers import PlaceQuantizers
+from kwsq.passes.widths import WeightWidth, check_widths, declared_bits, forget_weight_grids, weight_widths
+
+if TYPE_CHECKING:
+    from kwsq.passes.dialects import Normalized
+    from kwsq.passes.ptq import PtqOptions, PtqRecord
+
+DEFAULT_WEIGHT_BITS = 8
+
+FOLDING: tuple[Pass, ...] = (
+    # First, while Sqrt and Div are still there as written.
+    FuseRsqrt(),
+    # Before gains: a batch norm is folded with its own epsilon, in float64, once.
+    FoldBatchNorm(),
+    # After batch norms: what is left of Mul and Add by constants joins the layer or becomes one affine per channel.
+    FoldGain(),
+    # After folding, when the operator before a clamp is the one that will run.
+    FuseActivation(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineOptions:
+    """What the user asked of the passes.
+
+    Args:
+        weight_bits: expected width of the weights; None for the model's own (8 for a float model).
+        calibration: real-valued arrays by input name, (n * batch, ...), or None.
+        requantize: quantise annotated weights again.
+        ptq: method of post-training quantisation; None for the defaults.
+        drop_softmax: emit logits.
+        float_io: float32 inputs and outputs.
+        states: output by state input; None to pair by order and shape.
+        seed: of seeded inputs.
+    """
+
+    weight_bits: int | None = None
+    calibration: Mapping[str, FloatArray] | None = None
+    requantize: bool = False
+    ptq: PtqOptions | None = None
+    drop_softmax: bool = False
+    float_io: bool = False
+    states: Mapping[str, str] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineResult:
+    """Every stage a report or a check needs.
+
+    Args:
+        source: the model as imported: the float meaning of the source, its own quantisers included.
+        annotated: the graph with every quantiser the artefact has; differs from `source` by folding, and by the
+            quantisers added after training for a float model.
+        lowered: the integer graph.
+        is_ptq: whether weights were quantised after training.
+        source_widths: weight widths as the source has them.
+        widths: weight widths of the artefact.
+        weight_bits: the width shipped.
+        notes: of all passes.
+        ptq_records: ranges and schemes chosen after training.
+    """
+
+    source: Graph
+    annotated: Graph
+    lowered: LoweredGraph
+    is_ptq: bool
+    source_widths: tuple[WeightWidth, ...]
+    widths: tuple[WeightWidth, ...]
+    weight_bits: int
+    notes: tuple[Note, ...]
+    ptq_records: tuple[PtqRecord, ...] = field(default=())
+
+
+def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -> PipelineResult:
+    """Runs every pass.
+
+    Args:
+        normalized: source with canonical quantisers.
+        opset: version of the default domain.
+        options: what the user asked for.
+
+    Raises:
+        UnsupportedModelError: naming every node without an integer form.
+        UsageError: a float model without calibration data, or a width the model does not have.
+    """
+    notes = list(normalized.notes)
+    source = import_graph(normalized.graph, opset, states=options.states)
+    notes += [Note("import_graph", p.input, f"streaming state, fed by output {p.output!r}") for p in source.states]
+    graph = _run(DropSoftmax(), source, notes) if options.drop_softmax else source
+    reference = graph
+    graph = _recover_grids(graph, notes)
+    source_widths = weight_widths(graph)
+    if options.requantize:
+        graph = forget_weight_grids(graph)
+    elif options.weight_bits is not None:
+        check_widths(source_widths, options.weight_bits)
+    for step in FOLDING:
+        graph = _run(step, graph, notes)
+    _check_lowerable(graph)
+    graph, records, is_ptq = _post_train(graph, options, source_widths, notes)
+    annotated = graph
+    graph = _run(PlaceQuantizers(), graph, notes)
+    graph = _run(_attach(graph, options, is_ptq=is_ptq), graph, notes)
+    result = lower(graph, float_io=options.float_io)
+    notes += result.notes
+    widths = weight_widths(annotated)
+    bits = options.weight_bits or declared_bits(widths) or DEFAULT_WEIGHT_BITS
+    return PipelineResult(
+        reference, annotated, result.graph, is_ptq, source_widths, widths, bits, tuple(notes), records
+    )
+
+
+def _run(step: Pass, graph: Graph, notes: list[Note]) -> Graph:
+    missing = step.requires - graph.facts
+    if missing:
+        where = f"pass {step.name}"
+        raise InternalError(Problem(where, f"facts {sorted(missing)} missing", "its requirements", "report this"))
+    result = step.run(graph)
+    notes += result.notes
+    return result.graph
+
+
+def _recover_grids(graph: Graph, notes: list[Note]) -> Graph:
+    from kwsq.passes.recover_grid import RecoverGrid
+
+    if all(not isinstance(graph[node.inputs[1]].quant, Unquantized) for node in graph.nodes if _is_layer(node.op)):
+        return graph
+    return _run(RecoverGrid(), graph, notes)
+
+
+def _is_layer(op: object) -> bool:
+    return isinstance(op, Conv | Dense)
+
+
+def _check_lowerable(graph: Graph) -> None:
+    """Refuses operators without an integer form before any time is spent on quantising."""
+    problems = [
+        Problem(
+            node.name,
+            f"{node.op.name}, which has no int8 kernel",
+            "an operator listed by `kwsq ops`",
+            "rewrite it with supported operators or cut it out of the model",
+            node.source,
+        )
+        for node in graph.nodes
+        if type(node.op) not in LOWERINGS
+    ]
+    if problems:
+        raise UnsupportedModelError(problems)
+
+
+def _needs_post_training(graph: Graph) -> str:
+    """Returns why the model needs quantisation after training, "" when it does not."""
+    floats = [node.name for node in graph.nodes if _is_layer(node.op) and isinstance(graph[node.inputs[1]].quant, Unquantized)]
+    quantizers = any(isinstance(node.op, FakeQuant) for node in graph.nodes)
+    if floats and not quantizers:
+        return "no quantisation annotations: a float model"
+    if floats:
+        return f"float weights in {', '.join(floats)}"
+    return "" if quantizers or graph.integer_io else "quantised weights but no activation quantisers"
+
+
+def _post_train(
+    graph: Graph, options: PipelineOptions, widths: tuple[WeightWidth, ...], notes: list[Note]
+) -> tuple[Graph, tuple[PtqRecord, ...], bool]:
+    reason = _needs_post_training(graph)
+    if not reason:
+        return graph, (), False
+    if options.calibration is None:
+        raise UsageError(
+            Problem(
+                "--calibration",
+                f"{reason}, and no calibration data",
+                "a .npz of representative inputs",
+                "pass --calibration X.npz (a few hundred inputs, no labels), or train with quantisation",
+            )
+        )
+    from kwsq.passes.ptq import PtqOptions, quantize_float_graph
+
+    bits = options.weight_bits or declared_bits(widths) or DEFAULT_WEIGHT_BITS
+    chosen = options.ptq or PtqOptions(weight_bits=bits)
+    notes.append(Note("ptq", graph.name, f"quantised after training ({reason})", Level.INFO))
+    result = quantize_float_graph(graph, options.calibration, chosen)
+    notes += result.notes
+    return result.graph, result.records, True
+
+
+def _attach(graph: Graph, options: PipelineOptions, *, is_ptq: bool) -> AttachScales:
+    if options.calibration is not None:
+        return AttachScales(Observer(graph, options.calibration), "calibration data", warn=False)
+    inputs = seeded_inputs(graph, options.seed)
+    return AttachScales(Observer(graph, inputs), "256 seeded inputs", warn=not is_ptq)
