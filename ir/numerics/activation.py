@@ -31,9 +31,7 @@ def _steps(source: Grid) -> Int32Array:
     return np.subtract(ALL_CODES, source.zero_point, dtype=np.int32)
 
 
-def _saturated(
-    steps: Int32Array | Int64Array, target: Grid, low: int = INT8_MIN, high: int = INT8_MAX
-) -> Int8Array:
+def _saturated(steps: Int32Array | Int64Array, target: Grid, low: int = INT8_MIN, high: int = INT8_MAX) -> Int8Array:
     return saturate(steps.astype(np.int64) + target.zero_point, low, high).astype(np.int8)
 
 
@@ -42,9 +40,7 @@ def _ratio(source: Grid, target: Grid) -> tuple[int, int]:
     return quantize_multiplier(float(np.float32(source.scale) / np.float32(target.scale)))
 
 
-def relu_table(
-    source: Grid, target: Grid, *, low: float | None = 0.0, high: float | None = None
-) -> Int8Array:
+def relu_table(source: Grid, target: Grid, *, low: float | None = 0.0, high: float | None = None) -> Int8Array:
     """Tabulate a standalone RELU (0, None), RELU6 (0, 6), RELU_N1_TO_1 (-1, 1) or RELU_0_TO_1 (0, 1).
 
     Args:
@@ -59,7 +55,7 @@ def relu_table(
     Raises:
         ValueError: the ratio of the scales is out of range.
 
-    Source: LiteRT ``ReluPrepare``, ``QuantizedReluX``; docs/quantization.md (20).
+    Source: LiteRT ``ReluPrepare``, ``QuantizedReluX``; docs/quantization.md (22).
     """
     bounds = activation_range(low, high, scale=target.scale, zero_point=target.zero_point)
     scaled = multiply_by_quantized_multiplier(_steps(source), *_ratio(source, target))
@@ -80,7 +76,7 @@ def leaky_relu_table(source: Grid, target: Grid, *, alpha: float) -> Int8Array:
     Raises:
         ValueError: a multiplier is out of range.
 
-    Source: LiteRT ``LeakyReluPrepare``, ``QuantizeLeakyRelu``; docs/quantization.md (21).
+    Source: LiteRT ``LeakyReluPrepare``, ``QuantizeLeakyRelu``; docs/quantization.md (23).
     """
     slope = np.float32(source.scale) * np.float32(alpha) / np.float32(target.scale)
     steps = _steps(source)
@@ -114,7 +110,7 @@ def derive_prelu(source: Grid, alpha: Grid, target: Grid) -> PreluParams:
     Raises:
         ValueError: a multiplier is out of range.
 
-    Source: LiteRT ``PreluPrepare``; docs/quantization.md (21).
+    Source: LiteRT ``PreluPrepare``; docs/quantization.md (23).
     """
     slope = np.float32(source.scale) * np.float32(alpha.scale) / np.float32(target.scale)
     multipliers = _ratio(source, target), quantize_multiplier(float(slope))
@@ -132,7 +128,7 @@ def prelu(x: Int8Array, alpha: Int8Array, params: PreluParams) -> Int8Array:
     Returns:
         int8, shape of ``x``.
 
-    Source: LiteRT ``reference/prelu.h``; docs/quantization.md (21).
+    Source: LiteRT ``reference/prelu.h``; docs/quantization.md (23).
     """
     steps = np.subtract(x, params.input_zero_point, dtype=np.int32)
     slopes = np.subtract(alpha, params.alpha_zero_point, dtype=np.int32)
@@ -154,7 +150,7 @@ def abs_table(source: Grid, target: Grid) -> Int8Array:
     Raises:
         ValueError: the ratio of the scales is out of range.
 
-    Source: LiteRT ``AbsEvalQuantized``; docs/quantization.md (20).
+    Source: LiteRT ``AbsEvalQuantized``; docs/quantization.md (22).
     """
     steps = np.abs(_steps(source))
     if source.scale != target.scale:
@@ -171,7 +167,7 @@ def negate(x: Int8Array) -> Int8Array:
     Returns:
         int8, same shape.
 
-    Source: LiteRT ``reference/neg.h`` (looks at no zero point); docs/quantization.md (20).
+    Source: LiteRT ``reference/neg.h`` (looks at no zero point); docs/quantization.md (22).
     """
     return np.negative(x)
 
@@ -190,7 +186,7 @@ def _multiplier_q15(real: np.float32) -> tuple[int, int]:
 
 
 def _reluish(raised: Int64Array, multiplier_q15: int, exponent: int) -> Int64Array:
-    """Rescale to [0, 1] in Q0.15 the gate min(max(x + 3, 0), 6) / 6, equation (23)."""
+    """Rescale to [0, 1] in Q0.15 the gate min(max(x + 3, 0), 6) / 6, equation (25)."""
     value = raised
     if exponent > 0:
         value = saturate(value << (exponent - 1), INT16_MIN, INT16_MAX)
@@ -215,7 +211,7 @@ def hard_swish_table(source: Grid, target: Grid) -> Int8Array:
     Raises:
         ValueError: the scales are out of the kernel's range.
 
-    Source: LiteRT ``HardSwishPrepare``, ``reference/hard_swish.h``; docs/quantization.md (22), (23).
+    Source: LiteRT ``HardSwishPrepare``, ``reference/hard_swish.h``; docs/quantization.md (24), (25).
     """
     raised_scale = np.float32(1.0 / 128.0) * np.float32(source.scale)
     output_q15, output_exponent = _multiplier_q15(raised_scale / np.float32(target.scale))

@@ -1,7 +1,7 @@
 """Between real numbers and codes: quantize, dequantize, requantize, fused activation bounds.
 
 Source: published behaviour of LiteRT ``reference/quantize``-family kernels and ``kernel_util.cc``;
-docs/quantization.md (1)-(3), (8), (9). Compared with BUILTIN_REF in tests/ir/numerics/test_affine.py.
+docs/quantization.md (1)-(3), (9). Compared with BUILTIN_REF in tests/ir/numerics/test_affine.py.
 """
 
 from __future__ import annotations
@@ -40,13 +40,9 @@ def float32_scale(scale: float, what: str = "scale") -> np.float32:
     """
     single = np.float32(scale)
     if not (np.isfinite(single) and single > 0):
-        raise ValueError(
-            f"{what}: found {scale!r}, expected a finite scale > 0; check where the scale was computed"
-        )
+        raise ValueError(f"{what}: found {scale!r}, expected a finite scale > 0; check where the scale was computed")
     if float(single) != float(scale):
-        raise ValueError(
-            f"{what}: found {scale!r}, expected an exact float32; round it once with numpy.float32"
-        )
+        raise ValueError(f"{what}: found {scale!r}, expected an exact float32; round it once with numpy.float32")
     return single
 
 
@@ -71,9 +67,7 @@ class Grid:
             raise ValueError(f"zero point: found {self.zero_point}, expected an 8-bit code; check the range")
 
 
-def activation_range(
-    low: float | None, high: float | None, *, scale: float, zero_point: int
-) -> tuple[int, int]:
+def activation_range(low: float | None, high: float | None, *, scale: float, zero_point: int) -> tuple[int, int]:
     """Turn the real bounds of a fused activation into the int8 clamp of the output.
 
     Args:
@@ -124,7 +118,7 @@ def quantize(
     Raises:
         ValueError: bad scale, or NaN in ``x``.
 
-    Source: LiteRT QUANTIZE (``AffineQuantize``); docs/quantization.md (8).
+    Source: LiteRT QUANTIZE (``AffineQuantize``); docs/quantization.md (3).
     """
     single = float32_scale(scale)
     with np.errstate(over="ignore"):
@@ -183,7 +177,7 @@ def derive_requantize(source: Grid, target: Grid, *, target_is_unsigned: bool = 
     Raises:
         ValueError: the ratio of the scales is out of range.
 
-    Source: LiteRT QUANTIZE Prepare (double division); docs/quantization.md (4), (10).
+    Source: LiteRT QUANTIZE Prepare (double division); docs/quantization.md (4), (8).
     """
     low, high = (0, 255) if target_is_unsigned else (INT8_MIN, INT8_MAX)
     multiplier = quantize_multiplier(source.scale / target.scale)
@@ -200,7 +194,7 @@ def requantize(q: NDArray[Any], params: RequantizeParams) -> NDArray[Any]:
     Returns:
         int8 (or uint8) codes of the same shape.
 
-    Source: LiteRT ``reference_ops::Requantize``; docs/quantization.md (10).
+    Source: LiteRT ``reference_ops::Requantize``; docs/quantization.md (8).
     """
     steps = np.subtract(q, params.input_zero_point, dtype=np.int32)
     scaled = multiply_by_quantized_multiplier(steps, params.multiplier_q31, params.shift)
@@ -218,6 +212,6 @@ def requantize_table(params: RequantizeParams) -> Int8Array:
     Returns:
         (256,) int8; entry ``q + 128`` is the output code of ``q``.
 
-    Source: docs/quantization.md (10).
+    Source: docs/quantization.md (8).
     """
     return requantize(np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.int32), params)

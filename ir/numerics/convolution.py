@@ -49,7 +49,7 @@ def conv2d(
     Raises:
         ValueError: channels do not divide into groups, or the accumulator bound exceeds int32.
 
-    Source: LiteRT ``reference_integer_ops::ConvPerChannel``; docs/quantization.md (11a)-(14).
+    Source: LiteRT ``reference_integer_ops::ConvPerChannel``; docs/quantization.md (13)-(16).
     """
     c_out, rows, columns, c_group = weights.shape
     groups = x.shape[3] // c_group
@@ -104,7 +104,7 @@ def depthwise_conv2d(
     Raises:
         ValueError: C_out is no multiple of C_in, or the accumulator bound exceeds int32.
 
-    Source: LiteRT ``reference_integer_ops::DepthwiseConvPerChannel``; docs/quantization.md (11a)-(14).
+    Source: LiteRT ``reference_integer_ops::DepthwiseConvPerChannel``; docs/quantization.md (13)-(16).
     """
     _, rows, columns, c_out = weights.shape
     if c_out % x.shape[3]:

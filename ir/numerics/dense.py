@@ -23,9 +23,7 @@ from kwsq.ir.numerics.linear import (
 )
 
 
-def fully_connected(
-    x: Int8Array, weights: Int8Array, bias: Int32Array | None, params: RealParams
-) -> Int8Array:
+def fully_connected(x: Int8Array, weights: Int8Array, bias: Int32Array | None, params: RealParams) -> Int8Array:
     """Multiply rows of codes by a weight matrix.
 
     Args:
@@ -40,7 +38,7 @@ def fully_connected(
     Raises:
         ValueError: the accumulator bound exceeds int32.
 
-    Source: LiteRT ``reference_integer_ops::FullyConnected``; docs/quantization.md (11b), (12), (13a).
+    Source: LiteRT ``reference_integer_ops::FullyConnected``; docs/quantization.md (13), (14a), (15b).
     """
     dtype = exact_float(accumulator_bound(weights))
     products = x.astype(dtype) @ weights.astype(dtype).T
@@ -63,7 +61,7 @@ def batch_matmul(a: Int8Array, b: Int8Array, params: FixedPointParams, *, b_zero
     Raises:
         ValueError: the accumulator bound exceeds int32.
 
-    Source: LiteRT ``reference_ops::BatchMatMul``; docs/quantization.md (11a), (15).
+    Source: LiteRT ``reference_ops::BatchMatMul``; docs/quantization.md (15a), (17).
     """
     dtype = exact_float(255 * 255 * a.shape[-1])
     centred_a = np.subtract(a, params.input_zero_point, dtype=dtype)

@@ -114,7 +114,7 @@ def derive_add(a: Grid, b: Grid, output: Grid, *, low: int = INT8_MIN, high: int
     Raises:
         ValueError: the output scale is so small that the runtime would abort.
 
-    Source: LiteRT ADD Prepare; docs/quantization.md (16).
+    Source: LiteRT ADD Prepare; docs/quantization.md (18).
     """
     twice_max, left, right = _operands(a, b)
     scaled = _below_one(twice_max / (2.0**_SUM_LEFT_SHIFT * output.scale), "ADD")
@@ -137,7 +137,7 @@ def derive_sub(a: Grid, b: Grid, output: Grid, *, low: int = INT8_MIN, high: int
     Raises:
         ValueError: the output scale is so small that the runtime would abort or shift by a negative amount.
 
-    Source: LiteRT SUB Prepare; docs/quantization.md (16).
+    Source: LiteRT SUB Prepare; docs/quantization.md (18).
     """
     twice_max, left, right = _operands(a, b)
     scaled = _below_one(twice_max / (2.0**_SUM_LEFT_SHIFT * output.scale), "SUB")
@@ -158,7 +158,7 @@ def derive_squared_difference(a: Grid, b: Grid, output: Grid) -> SumParams:
     Raises:
         ValueError: the output scale is so small that the runtime would abort.
 
-    Source: LiteRT SQUARED_DIFFERENCE Prepare; docs/quantization.md (18).
+    Source: LiteRT SQUARED_DIFFERENCE Prepare; docs/quantization.md (20).
     """
     twice_max, left, right = _operands(a, b)
     real = twice_max * twice_max / (4.0**_SQUARE_LEFT_SHIFT * output.scale)
@@ -182,7 +182,7 @@ def derive_mul(a: Grid, b: Grid, output: Grid, *, low: int = INT8_MIN, high: int
     Raises:
         ValueError: the effective scale is out of range.
 
-    Source: LiteRT MUL Prepare; docs/quantization.md (17).
+    Source: LiteRT MUL Prepare; docs/quantization.md (19).
     """
     real = float(np.float32(a.scale) * np.float32(b.scale) / np.float32(output.scale))
     return MulParams(a.zero_point, b.zero_point, output.zero_point, *quantize_multiplier(real), low, high)
@@ -214,7 +214,7 @@ def add(a: Int8Array, b: Int8Array, params: SumParams) -> Int8Array:
     Returns:
         int8 of the broadcast shape.
 
-    Source: LiteRT ``reference_integer_ops::Add``; docs/quantization.md (16).
+    Source: LiteRT ``reference_integer_ops::Add``; docs/quantization.md (18).
     """
     raw = _matched(a, params.a, params.left_shift) + _matched(b, params.b, params.left_shift)
     return _finish(raw, params)
@@ -231,7 +231,7 @@ def sub(a: Int8Array, b: Int8Array, params: SumParams) -> Int8Array:
     Returns:
         int8 of the broadcast shape.
 
-    Source: LiteRT ``reference_ops::Sub``; docs/quantization.md (16).
+    Source: LiteRT ``reference_ops::Sub``; docs/quantization.md (18).
     """
     raw = _matched(a, params.a, params.left_shift) - _matched(b, params.b, params.left_shift)
     return _finish(raw, params)
@@ -248,7 +248,7 @@ def squared_difference(a: Int8Array, b: Int8Array, params: SumParams) -> Int8Arr
     Returns:
         int8 of the broadcast shape.
 
-    Source: LiteRT SQUARED_DIFFERENCE; docs/quantization.md (18).
+    Source: LiteRT SQUARED_DIFFERENCE; docs/quantization.md (20).
     """
     difference = _matched(a, params.a, params.left_shift) - _matched(b, params.b, params.left_shift)
     return _finish(difference * difference, params)
@@ -265,7 +265,7 @@ def mul(a: Int8Array, b: Int8Array, params: MulParams) -> Int8Array:
     Returns:
         int8 of the broadcast shape.
 
-    Source: LiteRT ``reference_integer_ops::Mul``; docs/quantization.md (17).
+    Source: LiteRT ``reference_integer_ops::Mul``; docs/quantization.md (19).
     """
     left = np.subtract(a, params.a_zero_point, dtype=np.int32)
     right = np.subtract(b, params.b_zero_point, dtype=np.int32)
@@ -282,7 +282,7 @@ def maximum(a: Int8Array, b: Int8Array) -> Int8Array:
     Returns:
         int8 of the broadcast shape.
 
-    Source: LiteRT MAXIMUM (compares codes); docs/quantization.md (19).
+    Source: LiteRT MAXIMUM (compares codes); docs/quantization.md (21).
     """
     return np.maximum(a, b)
 
@@ -297,6 +297,6 @@ def minimum(a: Int8Array, b: Int8Array) -> Int8Array:
     Returns:
         int8 of the broadcast shape.
 
-    Source: LiteRT MINIMUM (compares codes); docs/quantization.md (19).
+    Source: LiteRT MINIMUM (compares codes); docs/quantization.md (21).
     """
     return np.minimum(a, b)

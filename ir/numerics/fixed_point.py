@@ -35,7 +35,7 @@ def round_half_away(x: ArrayLike) -> FloatArray:
     Returns:
         float64 array of integers.
 
-    Source: ISO C ``round``; docs/quantization.md (2).
+    Source: ISO C ``round``; docs/quantization.md (3).
     """
     values = np.asarray(x, dtype=np.float64)
     whole = np.trunc(values)
@@ -52,7 +52,7 @@ def round_half_even(x: ArrayLike) -> FloatArray:
     Returns:
         float64 array of integers.
 
-    Source: ONNX QuantizeLinear; docs/quantization.md (2).
+    Source: ONNX QuantizeLinear; docs/quantization.md (3).
     """
     return np.rint(np.asarray(x, dtype=np.float64))
 
@@ -74,9 +74,7 @@ def saturate(x: NDArray[Any], low: float, high: float) -> NDArray[Any]:
     Source: docs/quantization.md (3).
     """
     if low > high:
-        raise ValueError(
-            f"saturate: found the empty range [{low}, {high}], expected low <= high; swap the bounds"
-        )
+        raise ValueError(f"saturate: found the empty range [{low}, {high}], expected low <= high; swap the bounds")
     clamped: NDArray[Any] = np.clip(x, low, high)
     return clamped
 
@@ -99,9 +97,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     Source: LiteRT ``QuantizeMultiplier``; docs/quantization.md (4).
     """
     if not math.isfinite(real) or real < 0.0:
-        raise ValueError(
-            f"quantize_multiplier: found {real!r}, expected a finite value >= 0; check the scales"
-        )
+        raise ValueError(f"quantize_multiplier: found {real!r}, expected a finite value >= 0; check the scales")
     fraction, shift = math.frexp(real)
     multiplier = int(round_half_away(fraction * 2.0**31))
     if multiplier == 2**31:
@@ -109,9 +105,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     if shift < -31:
         return 0, 0
     if shift > 31:
-        raise ValueError(
-            f"quantize_multiplier: found {real!r}, expected a value below 2**31; check the scales"
-        )
+        raise ValueError(f"quantize_multiplier: found {real!r}, expected a value below 2**31; check the scales")
     return multiplier, shift
 
 

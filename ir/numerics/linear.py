@@ -2,12 +2,12 @@
 
 Accumulators are exact integers computed by floating-point BLAS: every partial sum, in whatever order
 BLAS forms it, is bounded by ``max|x| * sum|w|``; below 2**24 float32 holds it exactly, below 2**53
-float64 does. The input zero point is folded into the bias, docs/quantization.md (12), which keeps
+float64 does. The input zero point is folded into the bias, docs/quantization.md (13), which keeps
 ``|x| <= 128`` and the bound small.
 
 The BUILTIN_REF kernels of ai-edge-litert 2.3.0 requantize in two ways. Convolutions and BATCH_MATMUL carry
-a Q0.31 multiplier and round twice, (11a): `FixedPointParams`. FULLY_CONNECTED multiplies the accumulator by
-a double and rounds once, (11b): `RealParams`. The layers are in `dense` and `convolution`.
+a Q0.31 multiplier and round twice, (15a): `FixedPointParams`. FULLY_CONNECTED multiplies the accumulator by
+a double and rounds once, (15b): `RealParams`. The layers are in `dense` and `convolution`.
 
 Source: published behaviour of LiteRT ``kernel_util.cc`` and ``reference_integer_ops``; compared bit by bit in
 tests/ir/numerics/test_dense.py and test_convolution.py.
@@ -86,11 +86,9 @@ def effective_scale_conv(input_scale: float, weight_scale: ArrayLike, output_sca
     Raises:
         ValueError: a scale is not positive, finite and float32.
 
-    Source: LiteRT ``PopulateConvolutionQuantizationParams``; docs/quantization.md (13a).
+    Source: LiteRT ``PopulateConvolutionQuantizationParams``; docs/quantization.md (14a).
     """
-    weights = [
-        float(float32_scale(float(value), "weight scale")) for value in np.ravel(np.asarray(weight_scale))
-    ]
+    weights = [float(float32_scale(float(value), "weight scale")) for value in np.ravel(np.asarray(weight_scale))]
     product = float(float32_scale(input_scale, "input scale")) * np.array(weights, dtype=np.float64)
     return product / float(float32_scale(output_scale, "output scale"))
 
@@ -109,7 +107,7 @@ def effective_scale_matmul(a_scale: float, b_scale: float, output_scale: float) 
     Raises:
         ValueError: as `effective_scale_conv`.
 
-    Source: LiteRT ``GetQuantizedConvolutionMultipler``; docs/quantization.md (13b).
+    Source: LiteRT ``GetQuantizedConvolutionMultipler``; docs/quantization.md (14b).
     """
     product = float32_scale(a_scale, "left scale") * float32_scale(b_scale, "right scale")
     return np.array([float(product) / float(float32_scale(output_scale, "output scale"))], dtype=np.float64)
@@ -138,7 +136,7 @@ def derive_fixed_point(
     Raises:
         ValueError: a multiplier is out of range.
 
-    Source: docs/quantization.md (4), (13).
+    Source: docs/quantization.md (4), (14).
     """
     multiplier, shift = quantize_multipliers(effective_scale)
     return FixedPointParams(input_zero_point, output_zero_point, multiplier, shift, low, high)
@@ -154,7 +152,7 @@ def requantize_fixed_point(accumulator: NDArray[Any], params: FixedPointParams) 
     Returns:
         int8 codes, same shape.
 
-    Source: LiteRT ``MultiplyByQuantizedMultiplier``; docs/quantization.md (11a).
+    Source: LiteRT ``MultiplyByQuantizedMultiplier``; docs/quantization.md (15a).
     """
     scaled = multiply_by_quantized_multiplier(accumulator, params.multiplier_q31, params.shift)
     return _clamp_steps(scaled, params)
@@ -172,7 +170,7 @@ def requantize_real(accumulator: NDArray[Any], params: RealParams) -> Int8Array:
     Returns:
         int8 codes, same shape.
 
-    Source: LiteRT ``reference_integer_ops::FullyConnected`` of 2026; docs/quantization.md (11b).
+    Source: LiteRT ``reference_integer_ops::FullyConnected`` of 2026; docs/quantization.md (15b).
     """
     return _clamp_steps(round_half_away(accumulator * params.effective_scale), params)
 
@@ -196,7 +194,7 @@ def exact_float(bound: int) -> type[np.floating[Any]]:
     Raises:
         ValueError: ``bound`` is above 2**31 - 1: an int32 accumulator may overflow.
 
-    Source: IEEE 754 significand widths; docs/quantization.md (12).
+    Source: IEEE 754 significand widths; docs/quantization.md (13).
     """
     if bound > INT32_MAX:
         raise ValueError(f"accumulator bound: found {bound}, expected at most 2**31 - 1; split the layer")
@@ -212,13 +210,13 @@ def accumulator_bound(weights: NDArray[Any]) -> int:
     Returns:
         the bound; any partial sum obeys it too.
 
-    Source: docs/quantization.md (12).
+    Source: docs/quantization.md (13).
     """
     return 128 * int(np.abs(weights.astype(np.int32)).sum(axis=-1, dtype=np.int64).max(initial=0))
 
 
 def fold_zero_point(weights: NDArray[Any], bias: Int32Array | None, input_zero_point: int) -> Int64Array:
-    """Return ``b - z_x * sum(w)`` per output channel, equation (12).
+    """Return ``b - z_x * sum(w)`` per output channel, equation (13).
 
     Args:
         weights: (C_out, K) integers.
@@ -228,7 +226,7 @@ def fold_zero_point(weights: NDArray[Any], bias: Int32Array | None, input_zero_p
     Returns:
         (C_out,) int64.
 
-    Source: docs/quantization.md (12).
+    Source: docs/quantization.md (13).
     """
     total: Int64Array = weights.sum(axis=-1, dtype=np.int64) * -input_zero_point
     return total if bias is None else total + bias
@@ -244,7 +242,7 @@ def add_folded_bias(products: NDArray[Any], folded_bias: Int64Array) -> Int32Arr
     Returns:
         (..., C_out) int32 accumulators.
 
-    Source: docs/quantization.md (12).
+    Source: docs/quantization.md (13).
     """
     if int(np.abs(folded_bias).max(initial=0)) < 2**29 and products.dtype == np.float32:
         total = products.astype(np.int32)

@@ -1,6 +1,6 @@
 """Unary functions of one int8 code as 256-entry tables, built as the kernels build theirs.
 
-LOGISTIC, TANH, EXP, LOG and GELU evaluate a float32 function once per code, equation (24). The kernel
+LOGISTIC, TANH, EXP, LOG and GELU evaluate a float32 function once per code, equation (26). The kernel
 calls the C library's float32 ``expf``, ``tanhf``, ...; here the function is computed in double and rounded to
 float32, so an entry can differ by 1 LSB where the C library's last bit moves a value across a rounding
 boundary. Figures are in docs/quantization.md.
@@ -42,14 +42,14 @@ def look_up(codes: Int8Array, table: NDArray[Any]) -> NDArray[Any]:
     Returns:
         array of the table's dtype and the codes' shape.
 
-    Source: docs/quantization.md (24).
+    Source: docs/quantization.md (26).
     """
     # Reinterpreted as uint8 the codes run 0..127, -128..-1: half a turn from the table's order.
     return np.take(np.roll(table, 128), codes.view(np.uint8))
 
 
 def _table(function: Callable[[Float32Array], Float32Array], source: Grid, target: Grid) -> Int8Array:
-    """Equation (24), every step rounded to float32 as in the kernel."""
+    """Equation (26), every step rounded to float32 as in the kernel."""
     steps = (ALL_CODES.astype(np.int32) - source.zero_point).astype(np.float32)
     real = np.float32(source.scale) * steps
     inverse = np.float32(1.0) / np.float32(target.scale)
@@ -82,7 +82,7 @@ def logistic_table(source: Grid, target: Grid) -> Int8Array:
     Raises:
         ValueError: another output scale, which the runtime refuses.
 
-    Source: LiteRT LOGISTIC Prepare; docs/quantization.md (24), (25).
+    Source: LiteRT LOGISTIC Prepare; docs/quantization.md (26).
     """
     if target.scale != LOGISTIC_OUTPUT.scale:
         raise ValueError(f"LOGISTIC: found output scale {target.scale}, expected 1/256; requantize after it")
@@ -103,7 +103,7 @@ def tanh_table(source: Grid, target: Grid) -> Int8Array:
     Raises:
         ValueError: an entry is beyond 2**31 output steps.
 
-    Source: LiteRT TANH Prepare; docs/quantization.md (24).
+    Source: LiteRT TANH Prepare; docs/quantization.md (26).
     """
     return _table(lambda x: _rounded(np.tanh, x), source, target)
 
@@ -121,7 +121,7 @@ def exp_table(source: Grid, target: Grid) -> Int8Array:
     Raises:
         ValueError: an entry is beyond 2**31 output steps.
 
-    Source: LiteRT EXP Prepare; docs/quantization.md (24).
+    Source: LiteRT EXP Prepare; docs/quantization.md (26).
     """
     return _table(lambda x: _rounded(np.exp, x), source, target)
 
@@ -139,7 +139,7 @@ def log_table(source: Grid, target: Grid) -> Int8Array:
     Raises:
         ValueError: an entry is beyond 2**31 output steps.
 
-    Source: LiteRT LOG Prepare; docs/quantization.md (24).
+    Source: LiteRT LOG Prepare; docs/quantization.md (26).
     """
     lowest = np.float32(INT8_MIN - target.zero_point) * np.float32(target.scale)
 
@@ -164,7 +164,7 @@ def gelu_table(source: Grid, target: Grid, *, approximate: bool) -> Int8Array:
     Raises:
         ValueError: an entry is beyond 2**31 output steps.
 
-    Source: LiteRT ``reference/gelu.h``; docs/quantization.md (24).
+    Source: LiteRT ``reference/gelu.h``; docs/quantization.md (26).
     """
     return _table(_gelu_tanh if approximate else _gelu_erfc, source, target)
 

@@ -50,7 +50,5 @@ def concatenate(parts: Sequence[tuple[Int8Array, Grid]], *, axis: int, output: G
     """
     for position, (_, grid) in enumerate(parts):
         if grid != output:
-            raise ValueError(
-                f"CONCATENATION: found {grid} on input {position}, expected {output}; requantize it first"
-            )
+            raise ValueError(f"CONCATENATION: found {grid} on input {position}, expected {output}; requantize it first")
     return np.concatenate([codes for codes, _ in parts], axis=axis)

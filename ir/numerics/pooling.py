@@ -32,13 +32,11 @@ def average_pool2d(
     Raises:
         ValueError: a window covers no pixel, which the runtime refuses.
 
-    Source: LiteRT ``reference_integer_ops::AveragePool``; docs/quantization.md (30).
+    Source: LiteRT ``reference_integer_ops::AveragePool``; docs/quantization.md (31).
     """
     counts = _pixels_covered(x, kernel, window)
     if (counts == 0).any():
-        raise ValueError(
-            "AVERAGE_POOL_2D: found a window outside the image, expected a pixel; reduce the padding"
-        )
+        raise ValueError("AVERAGE_POOL_2D: found a window outside the image, expected a pixel; reduce the padding")
     padded = pad_for_window(x, kernel=kernel, window=window, value=0)
     total = np.zeros((x.shape[0], *window.output_size, x.shape[3]), dtype=np.int32)
     for row, column in np.ndindex(*kernel):
@@ -74,7 +72,7 @@ def max_pool2d(
     Returns:
         (N, OH, OW, C) int8.
 
-    Source: LiteRT ``reference_integer_ops::MaxPool``; docs/quantization.md (31).
+    Source: LiteRT ``reference_integer_ops::MaxPool``; docs/quantization.md (32).
     """
     padded = pad_for_window(x, kernel=kernel, window=window, value=INT8_MIN)
     largest = np.full((x.shape[0], *window.output_size, x.shape[3]), INT8_MIN, dtype=np.int8)

@@ -58,7 +58,7 @@ def derive_mean(source: Grid, target: Grid, *, count: int) -> MeanParams:
     Raises:
         ValueError: the ratio of the scales is out of range, or ``count`` < 1.
 
-    Source: LiteRT ``PrepareMeanOrSum``, ``reference_ops::QuantizedMeanOrSum``; docs/quantization.md (32).
+    Source: LiteRT ``PrepareMeanOrSum``, ``reference_ops::QuantizedMeanOrSum``; docs/quantization.md (33).
     """
     if count < 1:
         raise ValueError(f"MEAN: found {count} elements, expected at least 1; check the axes")
@@ -83,7 +83,7 @@ def mean(x: Int8Array, params: MeanParams, *, axis: tuple[int, ...], keepdims: b
     Raises:
         ValueError: ``params.count`` is not the number of elements reduced.
 
-    Source: LiteRT ``reference_ops::QuantizedMeanOrSum``; docs/quantization.md (32), (33).
+    Source: LiteRT ``reference_ops::QuantizedMeanOrSum``; docs/quantization.md (33).
     """
     count = math.prod(x.shape[index] for index in axis)
     if count != params.count:
@@ -104,7 +104,7 @@ def reduce_max(x: Int8Array, *, axis: tuple[int, ...], keepdims: bool) -> Int8Ar
     Returns:
         int8.
 
-    Source: LiteRT REDUCE_MAX; docs/quantization.md (31).
+    Source: LiteRT REDUCE_MAX; docs/quantization.md (32).
     """
     return np.asarray(x.max(axis=axis, keepdims=keepdims))
 
@@ -120,6 +120,6 @@ def reduce_min(x: Int8Array, *, axis: tuple[int, ...], keepdims: bool) -> Int8Ar
     Returns:
         int8.
 
-    Source: LiteRT REDUCE_MIN; docs/quantization.md (31).
+    Source: LiteRT REDUCE_MIN; docs/quantization.md (32).
     """
     return np.asarray(x.min(axis=axis, keepdims=keepdims))

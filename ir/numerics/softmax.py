@@ -57,7 +57,7 @@ def _times(a: Int64Array | int, b: Int64Array | int) -> Int64Array:
 
 
 def _exp_near_zero(a: Int64Array) -> Int64Array:
-    """Exp on [-1/4, 0) in Q0.31: a Taylor polynomial around -1/8, docs/quantization.md (27)."""
+    """Exp on [-1/4, 0) in Q0.31: a Taylor polynomial around -1/8, docs/quantization.md (28)."""
     x = a + (1 << 28)
     x2 = _times(x, x)
     x3, x4 = _times(x2, x), _times(x2, x2)
@@ -74,7 +74,7 @@ def exp_on_negative_values(a: Int32Array) -> Int32Array:
     Returns:
         Q0.31 int32; exp(0) is 2**31 - 1.
 
-    Source: gemmlowp ``exp_on_negative_values``; docs/quantization.md (27).
+    Source: gemmlowp ``exp_on_negative_values``; docs/quantization.md (28).
     """
     values = a.astype(np.int64)
     quarter = 1 << 24
@@ -95,11 +95,9 @@ def one_over_one_plus_x(x: Int32Array) -> Int32Array:
     Returns:
         Q0.31 int32.
 
-    Source: gemmlowp ``one_over_one_plus_x_for_x_in_0_1``; docs/quantization.md (28).
+    Source: gemmlowp ``one_over_one_plus_x_for_x_in_0_1``; docs/quantization.md (29).
     """
-    half_denominator = (
-        x.astype(np.int64) + _ONE_Q31 + 1
-    ) >> 1  # rounding half sum of two non-negative values
+    half_denominator = (x.astype(np.int64) + _ONE_Q31 + 1) >> 1  # rounding half sum of two non-negative values
     y = _48_OVER_17_Q29 + _times(half_denominator, _MINUS_32_OVER_17_Q29)
     for _ in range(3):
         error = _ONE_Q29 - _times(half_denominator, y)
@@ -135,15 +133,13 @@ def derive_softmax(*, input_scale: float, beta: float = 1.0) -> SoftmaxParams:
     Raises:
         ValueError: bad scale, or one so small (about 1.5e-8) that the runtime would abort.
 
-    Source: LiteRT ``PreprocessSoftmaxScaling``, ``CalculateInputRadius``; docs/quantization.md (26).
+    Source: LiteRT ``PreprocessSoftmaxScaling``, ``CalculateInputRadius``; docs/quantization.md (27).
     """
     scale = float(float32_scale(input_scale, "input scale"))
     factor = float(float32_scale(beta, "beta"))
     real = min(factor * scale * 2.0 ** (31 - _DIFFERENCE_BITS), 2.0**31 - 1.0)
     if real <= 1.0:
-        raise ValueError(
-            f"SOFTMAX: found beta * input scale {factor * scale!r}, expected above 2**-26; rescale it"
-        )
+        raise ValueError(f"SOFTMAX: found beta * input scale {factor * scale!r}, expected above 2**-26; rescale it")
     multiplier, left_shift = quantize_multiplier(real)
     radius = (2**_DIFFERENCE_BITS - 1) * 2.0 ** (31 - _DIFFERENCE_BITS) / 2.0**left_shift
     return SoftmaxParams(multiplier, left_shift, -math.floor(radius))
@@ -158,7 +154,7 @@ def exp_difference_table(params: SoftmaxParams) -> Int32Array:
     Returns:
         (256,) int32 Q0.31; entry ``d`` belongs to difference ``-d``; 0 below the lowest difference.
 
-    Source: LiteRT ``reference/softmax.h``; docs/quantization.md (26), (27).
+    Source: LiteRT ``reference/softmax.h``; docs/quantization.md (27), (28).
     """
     difference = -np.arange(256, dtype=np.int64)
     live = difference >= params.lowest_difference
@@ -180,12 +176,10 @@ def softmax(x: Int8Array, params: SoftmaxParams) -> Int8Array:
     Raises:
         ValueError: K is 512 or more: a sum of 512 makes the runtime abort the process.
 
-    Source: LiteRT ``reference_ops::Softmax``; docs/quantization.md (26)-(29).
+    Source: LiteRT ``reference_ops::Softmax``; docs/quantization.md (27)-(30).
     """
     if x.shape[-1] >= _MAX_SUM:
-        raise ValueError(
-            f"SOFTMAX: found {x.shape[-1]} classes, expected fewer than {_MAX_SUM}; split the layer"
-        )
+        raise ValueError(f"SOFTMAX: found {x.shape[-1]} classes, expected fewer than {_MAX_SUM}; split the layer")
     difference = x.max(axis=-1, keepdims=True).astype(np.int64) - x
     live = difference <= -params.lowest_difference
     exponential: Int64Array = exp_difference_table(params).astype(np.int64)[difference]

@@ -43,7 +43,7 @@ def same_padding(size: int, kernel: int, *, stride: int = 1, dilation: int = 1) 
     Returns:
         output pixels and pixels before the first; the odd one goes after the last.
 
-    Source: LiteRT ``padding.h``; docs/quantization.md (14).
+    Source: LiteRT ``padding.h``; docs/quantization.md (16).
     """
     output = -(-size // stride)
     reach = (kernel - 1) * dilation + 1

@@ -51,9 +51,7 @@ def test_leaky_relu_is_bit_exact() -> None:
         options = schema.LeakyReluOptionsT()
         options.alpha = float32(rng.choice([0.0, 0.01, 0.1, 0.2, 1.5, -0.3, rng.uniform(0.0, 1.0)]))
         ours = leaky_relu_table(source, target, alpha=options.alpha)
-        assert_identical(
-            ours, runtime_table("LEAKY_RELU", source, target, options), (source, target, options.alpha)
-        )
+        assert_identical(ours, runtime_table("LEAKY_RELU", source, target, options), (source, target, options.alpha))
 
 
 def test_prelu_is_bit_exact() -> None:
@@ -78,9 +76,7 @@ def test_abs_is_bit_exact() -> None:
         source, target = random_grid(rng), random_grid(rng)
         if rng.random() < 0.3:
             target = Grid(source.scale, target.zero_point)  # equal scales take a path of their own
-        assert_identical(
-            abs_table(source, target), runtime_table("ABS", source, target, schema.AbsOptionsT()), source
-        )
+        assert_identical(abs_table(source, target), runtime_table("ABS", source, target, schema.AbsOptionsT()), source)
 
 
 def test_neg_negates_bare_codes() -> None:

@@ -45,9 +45,7 @@ def test_quantize_is_bit_exact(dtype: str) -> None:
         zero_point = random_zero_point(rng) + (128 if dtype == "uint8" else 0)
         x = _edges(scale, zero_point)
         output = TensorSpec(x.shape, dtype, scale, zero_point)
-        model = one_op_model(
-            "QUANTIZE", [TensorSpec(x.shape, "float32")], [output], options=schema.QuantizeOptionsT()
-        )
+        model = one_op_model("QUANTIZE", [TensorSpec(x.shape, "float32")], [output], options=schema.QuantizeOptionsT())
         (runtime,) = run_model(model, [x])
         low, high = (0, 255) if dtype == "uint8" else (-128, 127)
         ours = quantize(x, scale=scale, zero_point=zero_point, low=low, high=high)
@@ -83,9 +81,7 @@ def test_requantize_is_bit_exact(source: str, target: str) -> None:
         zy = random_zero_point(rng) + (128 if target == "uint8" else 0)
         codes = ALL_CODES if source == "int8" else np.arange(256).astype(np.uint8)
         inputs, outputs = [TensorSpec((256,), source, sx, zx)], [TensorSpec((256,), target, sy, zy)]
-        (runtime,) = run_model(
-            one_op_model("QUANTIZE", inputs, outputs, options=schema.QuantizeOptionsT()), [codes]
-        )
+        (runtime,) = run_model(one_op_model("QUANTIZE", inputs, outputs, options=schema.QuantizeOptionsT()), [codes])
         params = derive_requantize(Grid(sx, zx), Grid(sy, zy), target_is_unsigned=target == "uint8")
         assert_identical(requantize(codes, params), runtime, (sx, zx, sy, zy))
         if source == target == "int8":
@@ -113,9 +109,7 @@ def test_activation_range_is_the_runtimes() -> None:
 
 
 def test_activation_range_divides_in_float32() -> None:
-    scale = float(
-        np.float32(6.0 / 122.5)
-    )  # 6 / scale is a tie or not, depending on the precision of the division
+    scale = float(np.float32(6.0 / 122.5))  # 6 / scale is a tie or not, depending on the precision of the division
     expected = int(np.floor(np.float32(6.0) / np.float32(scale) + 0.5))
     assert activation_range(0.0, 6.0, scale=scale, zero_point=-10) == (-10, expected - 10)
 

@@ -43,9 +43,7 @@ def _window(rng: np.random.Generator, size: tuple[int, int], kernel: tuple[int, 
     return Window((oh, ow), stride, dilation, (top, left))
 
 
-def _case(
-    rng: np.random.Generator, *, depthwise: bool, per_channel: bool
-) -> tuple[np.ndarray, np.ndarray, object]:
+def _case(rng: np.random.Generator, *, depthwise: bool, per_channel: bool) -> tuple[np.ndarray, np.ndarray, object]:
     size, kernel = (
         (int(rng.integers(3, 16)), int(rng.integers(3, 14))),
         tuple(int(v) for v in rng.integers(1, 4, 2)),
@@ -96,9 +94,7 @@ def test_convolution_is_bit_exact(depthwise: bool, per_channel: bool) -> None:
 def test_result_does_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(11)
     x, weights = random_codes(rng, (7, 9, 5, 4)), random_codes(rng, (6, 3, 3, 4), -127)
-    params = derive_fixed_point(
-        effective_scale_conv(1.0, 0.5, 512.0), input_zero_point=-3, output_zero_point=5
-    )
+    params = derive_fixed_point(effective_scale_conv(1.0, 0.5, 512.0), input_zero_point=-3, output_zero_point=5)
     window = Window((9, 5), padding=(1, 1))
     whole = conv2d(x, weights, None, params, window=window)
     monkeypatch.setattr("kwsq.ir.numerics.convolution._CHUNK_ELEMENTS", 1)

@@ -94,9 +94,7 @@ def test_fully_connected_dense_accumulators() -> None:
 
 def test_fully_connected_refuses_an_accumulator_beyond_int32() -> None:
     weights = np.broadcast_to(np.int8(-128), (1, 2**17 + 1))
-    with pytest.raises(
-        ValueError, match=r"accumulator bound: found 2147500032, expected at most 2\*\*31 - 1"
-    ):
+    with pytest.raises(ValueError, match=r"accumulator bound: found 2147500032, expected at most 2\*\*31 - 1"):
         fully_connected(weights, weights, None, RealParams(0, 0, effective_scale_conv(1.0, 1.0, 1.0)))
 
 
@@ -121,7 +119,5 @@ def test_batch_matmul_is_bit_exact(adjoint_b: bool) -> None:
             "BATCH_MATMUL", inputs, [TensorSpec(shape, scale=sy, zero_point=zy)], options=options, version=2
         )
         (runtime,) = run_model(model, [a, fed])
-        params = derive_fixed_point(
-            effective_scale_matmul(sa, sb, sy), input_zero_point=za, output_zero_point=zy
-        )
+        params = derive_fixed_point(effective_scale_matmul(sa, sb, sy), input_zero_point=za, output_zero_point=zy)
         assert_identical(batch_matmul(a, b, params, b_zero_point=zb), runtime, (sa, sb, sy, za, zb, zy))

@@ -33,9 +33,7 @@ SHAPES = [
 Kernel = Callable[..., Any]
 
 
-def _run(
-    operator: str, options: Any, a: np.ndarray, b: np.ndarray, grids: tuple[Grid, Grid, Grid]
-) -> np.ndarray:
+def _run(operator: str, options: Any, a: np.ndarray, b: np.ndarray, grids: tuple[Grid, Grid, Grid]) -> np.ndarray:
     ga, gb, gy = grids
     shape = np.broadcast_shapes(a.shape, b.shape)
     model = one_op_model(

@@ -124,9 +124,7 @@ def test_scaling_is_monotonic(real: float, values: list[int]) -> None:
 @given(REAL.filter(lambda r: r < 1.0), st.integers(-(2**30), 2**30 - 1))
 def test_scaling_is_within_its_two_half_steps(real: float, x: int) -> None:
     # (7): 1/2 from the last rounding, at most 1/2 from the first and 1/2 from |x| * real * 2**-31
-    assert (
-        abs(int(multiply_by_quantized_multiplier(x, *quantize_multiplier(real))) - x * real) <= 1.0 + 2.0**-1
-    )
+    assert abs(int(multiply_by_quantized_multiplier(x, *quantize_multiplier(real))) - x * real) <= 1.0 + 2.0**-1
 
 
 @pytest.mark.parametrize(("value", "away", "even"), [(0.5, 1, 0), (-0.5, -1, 0), (1.5, 2, 2), (-2.5, -3, -2)])
@@ -165,9 +163,7 @@ def test_the_runtime_rounds_twice() -> None:
         constant(np.ones((4000, 1, 1, 1), np.int8), sw),
         constant(bias),
     ]
-    model = one_op_model(
-        "CONV_2D", inputs, [TensorSpec((1, 1, 1, 4000), scale=sy)], options=options, version=3
-    )
+    model = one_op_model("CONV_2D", inputs, [TensorSpec((1, 1, 1, 4000), scale=sy)], options=options, version=3)
     runtime = run_model(model, [np.zeros((1, 1, 1, 1), np.int8)])[0].reshape(-1)
     multiplier, shift = quantize_multiplier(float(effective_scale_conv(sx, sw, sy)[0]))
     once = (bias.astype(np.int64) * multiplier + (1 << (30 - shift))) >> (31 - shift)

@@ -50,9 +50,7 @@ def test_tables_on_any_grid(operator: str, table: Table) -> None:
 def test_logistic_takes_any_output_zero_point() -> None:
     for rng in cases(52, 20):
         source, target = random_grid(rng), Grid(1.0 / 256.0, random_zero_point(rng))
-        assert_identical(
-            logistic_table(source, target), _runtime("LOGISTIC", source, target), (source, target)
-        )
+        assert_identical(logistic_table(source, target), _runtime("LOGISTIC", source, target), (source, target))
 
 
 def test_exp_table() -> None:

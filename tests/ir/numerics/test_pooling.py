@@ -23,9 +23,7 @@ def _pool_case(rng: np.random.Generator, options: Any) -> tuple[tuple[int, ...],
     return (2, *size, int(rng.integers(1, 9))), kernel, Window((oh, ow), stride, padding=(top, left))
 
 
-@pytest.mark.parametrize(
-    ("operator", "pool"), [("AVERAGE_POOL_2D", average_pool2d), ("MAX_POOL_2D", max_pool2d)]
-)
+@pytest.mark.parametrize(("operator", "pool"), [("AVERAGE_POOL_2D", average_pool2d), ("MAX_POOL_2D", max_pool2d)])
 def test_pooling_is_bit_exact(operator: str, pool: Any) -> None:
     for rng in cases(70, 150):
         options = schema.Pool2DOptionsT()
@@ -34,9 +32,7 @@ def test_pooling_is_bit_exact(operator: str, pool: Any) -> None:
         activation, low, high = random_activation(rng, scale=grid.scale, zero_point=grid.zero_point)
         options.fusedActivationFunction = activation
         output = grid_spec((shape[0], *window.output_size, shape[3]), grid)
-        (runtime,) = run_model(
-            one_op_model(operator, [grid_spec(shape, grid)], [output], options=options), [x]
-        )
+        (runtime,) = run_model(one_op_model(operator, [grid_spec(shape, grid)], [output], options=options), [x])
         ours = pool(x, kernel=kernel, window=window, low=low, high=high)
         assert_identical(ours, runtime, (grid, shape, kernel, window, activation))
 

@@ -41,11 +41,7 @@ def test_mean_is_bit_exact(keepdims: bool) -> None:
         shape, axis = SHAPES[index % len(SHAPES)]
         source = random_grid(rng)
         spread = 0.3 * 10.0 ** rng.uniform(-1, 1)
-        target = (
-            source
-            if rng.random() < 0.2
-            else Grid(float32(source.scale * spread), random_grid(rng).zero_point)
-        )
+        target = source if rng.random() < 0.2 else Grid(float32(source.scale * spread), random_grid(rng).zero_point)
         x = random_codes(rng, shape)
         params = derive_mean(source, target, count=math.prod(shape[i] for i in axis))
         ours = mean(x, params, axis=axis, keepdims=keepdims)
@@ -65,9 +61,7 @@ def test_mean_of_extreme_ratios() -> None:
         source, target = random_grid(rng, -9, 3), random_grid(rng, -9, 3)
         x = random_codes(rng, (3, 40, 5))
         ours = mean(x, derive_mean(source, target, count=40), axis=(1,), keepdims=False)
-        if (
-            abs(math.log2(source.scale / target.scale)) < 15
-        ):  # beyond, the kernel's int32 left shift is undefined
+        if abs(math.log2(source.scale / target.scale)) < 15:  # beyond, the kernel's int32 left shift is undefined
             assert_identical(ours, _runtime("MEAN", x, (1,), False, (source, target)), (source, target))
 
 

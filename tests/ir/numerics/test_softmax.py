@@ -55,9 +55,7 @@ def test_every_pair_of_logits() -> None:
     x = np.stack([np.repeat(codes, 256), np.tile(codes, 256)], axis=-1)
     for rng in cases(61, 8):
         source = Grid(random_scale(rng, -3, 0.5), 0)
-        assert_identical(
-            softmax(x, derive_softmax(input_scale=source.scale)), _runtime(x, source, 1.0), source
-        )
+        assert_identical(softmax(x, derive_softmax(input_scale=source.scale)), _runtime(x, source, 1.0), source)
 
 
 @given(st.integers(-(2**31) + 1, 0))
@@ -71,10 +69,7 @@ def test_fixed_point_exp_is_close_to_exp(raw: int) -> None:
 def test_fixed_point_reciprocal_is_close(raw: int) -> None:
     # Newton from error 1/17 converges to (1/17)**8 = 1.4e-10; four Q2.29 roundings add 2**-29 each
     exact = 1.0 / (1.0 + raw * 2.0**-31)
-    assert (
-        abs(one_over_one_plus_x(np.array([raw], dtype=np.int32)).item() * 2.0**-31 - exact)
-        < 4 * 2.0**-29 + 2e-10
-    )
+    assert abs(one_over_one_plus_x(np.array([raw], dtype=np.int32)).item() * 2.0**-31 - exact) < 4 * 2.0**-29 + 2e-10
 
 
 def test_exp_difference_table_falls_to_zero() -> None:
