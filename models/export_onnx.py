@@ -118,9 +118,7 @@ def _emit_spliced_dense(writer: GraphWriter, record: SplicedDenseRecord, tensor:
     stored = WeightTensor(record.weight.values.transpose(2, 1, 0), record.weight.spec)
     weight = emit_weight(writer, f"{record.name}.weight", stored)
     taps = int(stored.values.shape[2])
-    return writer.node(
-        "Conv", [tensor, weight], record.name, kernel_shape=[taps], strides=[record.stride], pads=[0, 0]
-    )
+    return writer.node("Conv", [tensor, weight], record.name, kernel_shape=[taps], strides=[record.stride], pads=[0, 0])
 
 
 def _emit_dense(writer: GraphWriter, record: DenseRecord, tensor: str) -> str:

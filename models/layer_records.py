@@ -76,6 +76,4 @@ class FakeQuantizeRecord:
     spec: Affine
 
 
-LayerRecord = (
-    SplicedDenseRecord | DenseRecord | BatchNormRecord | ReluRecord | MeanOverTimeRecord | FakeQuantizeRecord
-)
+LayerRecord = SplicedDenseRecord | DenseRecord | BatchNormRecord | ReluRecord | MeanOverTimeRecord | FakeQuantizeRecord

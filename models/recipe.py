@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data import Augmentation
+from kwsq.models.augmentation import Augmentation
 from kwsq.models.schemes import WeightScheme, weight_scheme
 
 

@@ -16,7 +16,8 @@ import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data import LabelledFeatures, augment, load_split
+from kwsq.models.augmentation import augment
+from kwsq.models.data import LabelledFeatures, load_split
 from kwsq.models.evaluate import accuracy
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.layers import adopt_weights, layer_records
@@ -39,9 +40,7 @@ class TrainedModel:
     clips: int
 
 
-def train(
-    recipe: Path, data: Path, out: Path, seed: int, *, report: Progress = lambda _: None
-) -> list[TrainedModel]:
+def train(recipe: Path, data: Path, out: Path, seed: int, *, report: Progress = lambda _: None) -> list[TrainedModel]:
     """Train a recipe and write the annotated ONNX files and `metrics.json`.
 
     Args:
@@ -90,15 +89,11 @@ def trained_models(
     float_model = train_float(plan, build, examples, seed=seed, report=report)
     models = {"float": float_model}
     for variant in plan.variants:
-        models[variant.name] = train_variant(
-            plan, variant, build, float_model, examples, seed=seed, report=report
-        )
+        models[variant.name] = train_variant(plan, variant, build, float_model, examples, seed=seed, report=report)
     return models
 
 
-def train_float(
-    plan: Recipe, build: Build, examples: LabelledFeatures, *, seed: int, report: Progress
-) -> Any:
+def train_float(plan: Recipe, build: Build, examples: LabelledFeatures, *, seed: int, report: Progress) -> Any:
     """Train the float model from scratch."""
     model = build(FloatWeights())
     fit(model, examples, plan.float_phase, plan, np.random.default_rng([seed, 0]))
@@ -138,13 +133,18 @@ def fit(model: Any, examples: LabelledFeatures, phase: Phase, plan: Recipe, rng:
         plan: batch size and augmentation.
         rng: source of order and augmentation.
     """
-    steps = phase.epochs * -(-len(examples.labels) // plan.batch_size)
-    rate = tf_keras.optimizers.schedules.CosineDecay(phase.learning_rate, max(steps, 1))
+    # Whole batches only, so that one traced step serves all; the order is new in every epoch.
+    batch_size = min(plan.batch_size, len(examples.labels))
+    steps_per_epoch = len(examples.labels) // batch_size
+    steps = max(phase.epochs * steps_per_epoch, 1)
+    rate = tf_keras.optimizers.schedules.CosineDecay(phase.learning_rate, steps)
     optimizer = tf_keras.optimizers.AdamW(rate, weight_decay=phase.weight_decay)
     model.compile(optimizer, loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     for _ in range(phase.epochs):
         features, labels = augment(examples, plan.augmentation, rng)
-        model.fit(features, labels, batch_size=plan.batch_size, epochs=1, shuffle=False, verbose=0)
+        for start in range(0, steps_per_epoch * batch_size, batch_size):
+            batch = slice(start, start + batch_size)
+            model.train_on_batch(features[batch], labels[batch])
 
 
 def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> None:
@@ -156,9 +156,7 @@ def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> N
         values = layer(values, training=False)
 
 
-def _export_all(
-    models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures, out: Path
-) -> list[TrainedModel]:
+def _export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures, out: Path) -> list[TrainedModel]:
     results = []
     for name, model in models.items():
         path = out / f"{plan.architecture}_{name}.onnx"

@@ -1,0 +1,155 @@
+"""The exported graph: what each weight form computes, what its names and types say, and that bytes repeat."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from kwsq.ir.quant import UNQUANTIZED, Affine, Codebook, IntRange, PerAxis, dequantize
+from kwsq.models.export_onnx import GraphWriter, emit_weight, export_onnx
+from kwsq.models.layer_records import (
+    BatchNormRecord,
+    DenseRecord,
+    FakeQuantizeRecord,
+    LayerRecord,
+    MeanOverTimeRecord,
+    ReluRecord,
+    SplicedDenseRecord,
+    WeightTensor,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+INT4 = IntRange.of(4, narrow=True)
+INT8 = IntRange.of(8)
+
+
+def codebook(levels: list[int], *, bits: int) -> Codebook:
+    return Codebook(np.array(levels), np.array([0.01]), bits)
+
+
+def run(model: bytes, feeds: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, feeds)[0])
+
+
+def weight_model(weight: WeightTensor) -> onnx.ModelProto:
+    """A graph whose only output is the weight."""
+    writer = GraphWriter()
+    name = emit_weight(writer, "w", weight)
+    shape = list(weight.values.shape)
+    copy = helper.make_node("Identity", [name], ["out"])
+    output = helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, shape)
+    graph = helper.make_graph([*writer.nodes, copy], "weight", [], [output], writer.initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, writer.metadata)
+    return model
+
+
+def weight_cases() -> dict[str, WeightTensor]:
+    rng = np.random.default_rng(7)
+    codes = rng.integers(-7, 8, size=(6, 4, 5)).astype(np.int8)
+    levels = np.array([-127, -40, -3, 0, 5, 90])
+    per_axis = np.array([0.1, 0.02, 0.3, 0.04, 0.5, 0.06])
+    chosen = levels[rng.integers(0, 6, size=(6, 4, 5))].astype(np.int8)
+    return {
+        "uniform per tensor": WeightTensor(codes, Affine.per_tensor(0.013, 0, INT4)),
+        "uniform per axis": WeightTensor(codes, Affine(per_axis, np.zeros(6), INT4, PerAxis(0))),
+        "codebook per tensor": WeightTensor(chosen, codebook(levels.tolist(), bits=3)),
+        "codebook per axis": WeightTensor(chosen, Codebook(levels, per_axis, 3, PerAxis(0))),
+        "1-bit": WeightTensor(np.sign(codes * 2 + 1).astype(np.int8), codebook([-1, 1], bits=1)),
+    }
+
+
+@pytest.mark.parametrize("case", weight_cases().values(), ids=weight_cases().keys())
+def test_the_runtime_computes_exactly_the_grid_values(case: WeightTensor) -> None:
+    assert not isinstance(case.spec, type(UNQUANTIZED))
+    np.testing.assert_array_equal(run(weight_model(case).SerializeToString(), {}), dequantize(case.values, case.spec))
+
+
+def test_a_flipped_index_changes_the_weight() -> None:
+    case = weight_cases()["codebook per tensor"]
+    model = weight_model(case)
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == "w.indices")
+    indices = numpy_helper.to_array(stored).copy()
+    indices[0, 0, 0] ^= 1
+    stored.CopyFrom(numpy_helper.from_array(indices, "w.indices"))
+    assert (run(model.SerializeToString(), {}) != dequantize(case.values, case.spec)).sum() == 1
+
+
+def test_the_codebook_dialect_is_as_documented() -> None:
+    model = weight_model(weight_cases()["codebook per tensor"])
+    assert [node.op_type for node in model.graph.node] == ["Cast", "Gather", "DequantizeLinear", "Identity"]
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert tensors["w.indices"].dtype == np.uint8
+    assert tensors["w.indices"].shape == (6, 4, 5)
+    assert tensors["w.levels"].dtype == np.int8
+    assert (np.diff(tensors["w.levels"].astype(int)) > 0).all()
+    assert tensors["w.zero_point"] == 0
+
+
+@pytest.mark.parametrize(("bits", "stated"), [(3, {}), (5, {"kwsq.bits.w.indices": "5"})])
+def test_the_width_is_stated_only_where_the_levels_do_not_give_it(bits: int, stated: dict[str, str]) -> None:
+    weight = WeightTensor(np.array([[0, 90]], dtype=np.int8), codebook([-127, -40, 0, 5, 90], bits=bits))
+    model = weight_model(weight)
+    assert {entry.key: entry.value for entry in model.metadata_props} == stated
+
+
+def test_the_documented_example_runs() -> None:
+    page = (ROOT / "docs" / "codebook-dialect.md").read_text(encoding="utf-8")
+    block = next(
+        text for text in re.findall(r"```\n(.*?)```", page, flags=re.DOTALL) if "Gather" in text and "=>" in text
+    )
+    graph = onnx.parser.parse_graph(block)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.array([1.0, 10.0], dtype=np.float32)
+    np.testing.assert_array_equal(run(model.SerializeToString(), {"x": x}), [-3.5, 1.5 - 35.0])
+
+
+def network(seed: int = 11) -> tuple[LayerRecord, ...]:
+    """A small network with one layer of every kind and every form of weight."""
+    rng = np.random.default_rng(seed)
+    uniform = WeightTensor(rng.integers(-7, 8, size=(3, 4, 6)).astype(np.int8), Affine.per_tensor(0.05, 0, INT4))
+    book = codebook([-127, -30, 12, 100], bits=2)
+    table = WeightTensor(book.levels[rng.integers(0, 4, size=(6, 5))].astype(np.int8), book)
+    norm = [rng.uniform(0.5, 1.5, size=6).astype(np.float32) for _ in range(4)]
+    return (
+        FakeQuantizeRecord("q0", Affine.per_tensor(0.03, 4, INT8)),
+        SplicedDenseRecord("conv", uniform, stride=2),
+        BatchNormRecord("norm", *norm, epsilon=1e-3),
+        ReluRecord("relu"),
+        MeanOverTimeRecord("mean"),
+        DenseRecord("dense", table, rng.normal(size=5).astype(np.float32)),
+        FakeQuantizeRecord("q1", Affine.per_tensor(0.1, -3, INT8)),
+    )
+
+
+def test_the_graph_has_the_stated_interface() -> None:
+    model = onnx.load_from_string(export_onnx(network(), (9, 4), name="small"))
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    assert shapes == {"features": ["batch", 4, 9], "logits": ["batch", 5]}
+    assert (model.opset_import[0].version, model.ir_version) == (17, 8)
+    clip = next(node for node in model.graph.node if node.op_type == "Clip")
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert [tensors[name].item() for name in clip.input[1:]] == [-7, 7]
+
+
+def test_scales_are_stored_bit_for_bit() -> None:
+    model = onnx.load_from_string(export_onnx(network(), (9, 4), name="small"))
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert tensors["conv.weight.scale"].tobytes() == np.float32(0.05).tobytes()
+    assert tensors["q1.scale"].tobytes() == np.float32(0.1).tobytes()
+
+
+def test_equal_records_give_equal_bytes() -> None:
+    assert export_onnx(network(), (9, 4), name="small") == export_onnx(network(), (9, 4), name="small")
+    assert export_onnx(network(), (9, 4), name="small") != export_onnx(network(12), (9, 4), name="small")

@@ -1,0 +1,207 @@
+"""Fake quantizers: values exactly on the grid, gradients those of the stated surrogates."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from kwsq.ir.quant import INT8, Affine, Codebook, dequantize, fake_quantize
+from kwsq.models.quantizers import (
+    ActivationQuantizer,
+    CodebookQuantizer,
+    FloatWeightQuantizer,
+    LearnedStepQuantizer,
+    TwoStageQuantizer,
+)
+
+Floats = NDArray[np.float64]
+SHAPE = (5, 7, 3)
+
+
+def weights(seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 0.1, size=SHAPE).astype(np.float32)
+
+
+def upstream(seed: int = 1) -> Floats:
+    """A random gradient from above, so that no derivative can hide behind a sum."""
+    return np.random.default_rng(seed).normal(size=SHAPE)
+
+
+def built(quantizer: Any, dtype: str = "float32") -> Any:
+    layer = quantizer(dtype)
+    layer.build(SHAPE)
+    return layer
+
+
+def gradient(layer: Any, parameter: Floats, target: Any) -> Floats:
+    """d sum(upstream * w) / d target by TensorFlow, float64; target None means the parameter."""
+    value = tf.constant(parameter)
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        loss = tf.reduce_sum(layer(value) * upstream())
+    return np.asarray(tape.gradient(loss, value if target is None else target))
+
+
+def numeric_gradient(function: Callable[[Floats], Floats], at: Floats, step: float) -> Floats:
+    """Central differences of sum(upstream * function) at every element."""
+    slopes = np.empty(at.shape)
+    for index in np.ndindex(at.shape):
+        ahead, behind = at.copy(), at.copy()
+        ahead[index] += step
+        behind[index] -= step
+        slopes[index] = ((function(ahead) - function(behind)) * upstream()).sum() / (2 * step)
+    return slopes
+
+
+# Central differences of f err by h^2 max|f'''| / 6 + u |sum| / h. Below, |f'''| <= 2 gain |upstream| < 8, the sum of
+# 105 terms is below 200, h = 1e-5: 8e-10 / 6 + 1.1e-16 * 200 / 1e-5 < 3e-9.
+STEP, NUMERIC_ERROR = 1e-5, 3e-9
+
+
+@pytest.mark.parametrize("bits", [2, 4, 5, 8])
+def test_two_stage_gradient_is_that_of_the_squashed_weight(bits: int) -> None:
+    layer = built(lambda dtype: TwoStageQuantizer(bits, dtype=dtype), "float64")
+    layer.gain.assign(0.7)
+    parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
+    expected = numeric_gradient(lambda p: 0.7 * np.tanh(p), parameter, STEP)
+    np.testing.assert_allclose(gradient(layer, parameter, None), expected, rtol=0, atol=NUMERIC_ERROR)
+
+
+def test_the_gradient_check_notices_a_missing_squash_derivative() -> None:
+    layer = built(lambda dtype: TwoStageQuantizer(4, dtype=dtype), "float64")
+    layer.gain.assign(0.7)
+    parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
+    without_squash = numeric_gradient(lambda p: 0.7 * p, parameter, STEP)
+    assert np.abs(gradient(layer, parameter, None) - without_squash).max() > NUMERIC_ERROR
+
+
+def test_two_stage_gain_gradient_is_the_quantized_unit_weight() -> None:
+    layer = built(lambda dtype: TwoStageQuantizer(4, dtype=dtype), "float64")
+    parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
+    codes = np.rint(7 * np.tanh(parameter))
+    # w is linear in the gain; 105 terms of size below 4 summed in float64 in another order.
+    expected = (codes / 7 * upstream()).sum()
+    np.testing.assert_allclose(gradient(layer, parameter, layer.gain), expected, rtol=0, atol=105 * 4 * 1e-15)
+
+
+def test_learned_step_gradients_are_those_of_lsq() -> None:
+    layer = built(lambda dtype: LearnedStepQuantizer(3, dtype=dtype), "float64")
+    layer.step.assign(0.05)
+    ratio = weights().astype(np.float64) / 0.05
+    inside = np.abs(ratio) < 3
+    assert 0 < inside.sum() < inside.size
+    per_weight = np.where(inside, np.rint(ratio) - ratio, 3 * np.sign(ratio))
+    expected_step = (per_weight * upstream()).sum() / np.sqrt(ratio.size * 3)
+    by_parameter = gradient(layer, weights().astype(np.float64), None)
+    by_step = gradient(layer, weights().astype(np.float64), layer.step)
+    # Products and quotients of a few roundings each, 105 terms below 12.
+    np.testing.assert_allclose(by_parameter, np.where(inside, upstream(), 0.0), rtol=0, atol=1e-14)
+    np.testing.assert_allclose(by_step, expected_step, rtol=0, atol=105 * 12 * 1e-15)
+
+
+def test_codebook_gradient_passes_inside_the_outer_levels_only() -> None:
+    layer = built(lambda dtype: CodebookQuantizer(2, dtype=dtype), "float64")
+    layer.levels.assign([-100.0, -20.0, 30.0, 127.0])
+    layer.scale.assign(0.001)
+    parameter = weights().astype(np.float64)
+    inside = (parameter >= -0.1) & (parameter <= 0.127)
+    assert 0 < inside.sum() < inside.size
+    np.testing.assert_array_equal(gradient(layer, parameter, None), np.where(inside, upstream(), 0.0))
+
+
+def test_activation_gradient_passes_inside_the_range_only() -> None:
+    layer = ActivationQuantizer(dtype="float64")
+    layer.build(SHAPE)
+    layer.calibrate(np.array([-0.1, 0.2]), 100.0)
+    inputs = weights().astype(np.float64)
+    low, high = (dequantize(np.array([code]), layer.spec())[0] for code in (-128, 127))
+    edge = np.minimum(np.abs(inputs - low), np.abs(inputs - high)) < 1e-6
+    inside = (inputs > low) & (inputs < high)
+    assert not edge.any()
+    assert 0 < inside.sum() < inside.size
+    # Scale divides and multiplies again: two roundings.
+    np.testing.assert_allclose(gradient(layer, inputs, None), np.where(inside, upstream(), 0.0), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 7, 8])
+@pytest.mark.parametrize("quantizer", [TwoStageQuantizer, LearnedStepQuantizer])
+def test_uniform_weights_are_exactly_their_exported_codes(quantizer: Any, bits: int) -> None:
+    layer = built(lambda dtype: quantizer(bits, dtype=dtype))
+    parameter = layer.adopt(weights())
+    stored = layer.weight_tensor(tf.constant(parameter))
+    assert isinstance(stored.spec, Affine)
+    assert stored.spec.range.low == -(2 ** (bits - 1)) + 1
+    assert stored.spec.range.contains(stored.values)
+    np.testing.assert_array_equal(layer(parameter).numpy(), dequantize(stored.values, stored.spec))
+
+
+@pytest.mark.parametrize("bits", [1, 3, 5, 7])
+def test_codebook_weights_are_exactly_their_exported_levels(bits: int) -> None:
+    layer = built(lambda dtype: CodebookQuantizer(bits, dtype=dtype))
+    parameter = layer.adopt(weights())
+    stored = layer.weight_tensor(tf.constant(parameter))
+    assert isinstance(stored.spec, Codebook)
+    assert set(stored.values.ravel().tolist()) <= set(stored.spec.levels.tolist())
+    np.testing.assert_array_equal(layer(parameter).numpy(), dequantize(stored.values, stored.spec))
+
+
+def test_two_stage_starts_from_the_float_weight() -> None:
+    layer = built(lambda dtype: TwoStageQuantizer(8, dtype=dtype))
+    quantized = layer(layer.adopt(weights())).numpy()
+    gain = layer.gain.numpy()
+    cut = np.clip(weights(), -0.995 * gain, 0.995 * gain)
+    # Half a step of the 8-bit grid, and float32 roundings of atanh and tanh near 1 (slope 1 / (1 - 0.995^2) = 100).
+    np.testing.assert_allclose(quantized, cut, rtol=0, atol=float(gain) * (0.5 / 127 + 400 * 2.0**-24))
+
+
+def test_a_float_weight_passes_unchanged() -> None:
+    layer = built(lambda dtype: FloatWeightQuantizer(dtype=dtype))
+    np.testing.assert_array_equal(layer(layer.adopt(weights())), weights())
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 6.3), (-1.4, 3.9), (-2.5, 0.0)])
+def test_activations_are_exactly_on_the_int8_grid(low: float, high: float) -> None:
+    layer = ActivationQuantizer()
+    layer.build(SHAPE)
+    layer.calibrate(np.array([low, high]), 100.0)
+    spec = layer.spec()
+    inputs = np.random.default_rng(4).uniform(low - 0.5, high + 0.5, size=4000).astype(np.float32)
+    inputs[0] = 0.0
+    outputs = layer(inputs).numpy()
+    assert spec.range == INT8
+    assert outputs[0] == 0.0
+    np.testing.assert_array_equal(outputs, fake_quantize(inputs, spec))
+
+
+def test_a_relu_range_uses_every_code() -> None:
+    layer = ActivationQuantizer()
+    layer.build(SHAPE)
+    layer.calibrate(np.array([0.0, 6.3]), 100.0)
+    assert layer.spec().zero_point[0] == -128
+
+
+def test_activations_pass_unchanged_and_without_a_grid_before_calibration() -> None:
+    layer = ActivationQuantizer()
+    layer.build(SHAPE)
+    np.testing.assert_array_equal(layer(weights(), training=True), weights())
+    assert layer.spec() is None
+
+
+def test_the_range_follows_the_batches_only_in_training() -> None:
+    layer = ActivationQuantizer(momentum=0.75)
+    layer.build(SHAPE)
+    layer.calibrate(np.array([-1.0, 1.0]), 100.0)
+    layer(np.array([-3.0, 5.0], dtype=np.float32), training=False)
+    assert (layer.low.numpy(), layer.high.numpy()) == (-1.0, 1.0)
+    layer(np.array([-3.0, 5.0], dtype=np.float32), training=True)
+    assert (layer.low.numpy(), layer.high.numpy()) == (-1.5, 2.0)
+
+
+def test_a_percentile_leaves_outliers_out() -> None:
+    layer = ActivationQuantizer()
+    layer.build(SHAPE)
+    layer.calibrate(np.concatenate([np.linspace(0, 1, 999), [100.0]]), 99.0)
+    assert layer.high.numpy() < 1.0

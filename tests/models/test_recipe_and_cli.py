@@ -1,0 +1,77 @@
+"""Recipes are read strictly, and the command line reports what went wrong instead of a traceback."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from kwsq.ir.errors import UsageError
+from kwsq.models import cli
+from kwsq.models.recipe import read_recipe
+from kwsq.models.schemes import LloydMax, TwoStage, weight_scheme
+
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "kws_ff" / "recipe.toml"
+
+
+def invoke(*arguments: str) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(cli.train)
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_the_shipped_recipe_is_complete() -> None:
+    recipe = read_recipe(SHIPPED)
+    assert [(variant.name, variant.scheme) for variant in recipe.variants] == [
+        ("w4", TwoStage(4)),
+        ("w5_codebook", LloydMax(5)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ('dataset = "gsc12"', "", "dataset"),
+        ('dataset = "gsc12"', 'dataset = "gsc12"\ncolour = 3', "colour"),
+        ("masks = 2", "", "augmentation.masks"),
+        ("bits = 4", "bits = 9", "2..8 for two_stage"),
+        ("bits = 5", "bits = 8", "2..7 for lloyd_max"),
+        ('weights = "two_stage"', 'weights = "magic"', "'magic'"),
+        ("batch_size = 64", "batch_size = ", "Invalid value"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_what_is_wrong(tmp_path: Path, old: str, new: str, found: str) -> None:
+    text = SHIPPED.read_text(encoding="utf-8")
+    assert old in text
+    path = tmp_path / "recipe.toml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(UsageError, match=found):
+        read_recipe(path)
+
+
+def test_a_width_below_the_grid_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"2\.\.8"):
+        weight_scheme("learned_step", 1)
+
+
+def test_a_missing_recipe_is_a_usage_error(tmp_path: Path) -> None:
+    code, output = invoke(str(tmp_path / "none.toml"), "--data", str(tmp_path), "--out", str(tmp_path))
+    assert code == 2
+    assert "none.toml: found no such file" in output
+    assert "Traceback" not in output
+
+
+def test_missing_data_is_a_usage_error(tmp_path: Path) -> None:
+    code, output = invoke(str(SHIPPED), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "manifest.csv: found no such file" in output
+
+
+def test_without_tensorflow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "kwsq.models.train", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    code, output = invoke(str(SHIPPED), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert code == 2
+    assert "kwsq[train]" in output
