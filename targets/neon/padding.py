@@ -15,7 +15,9 @@ def padding_scheme(size: Pair, kernel: Pair, stride: Pair, dilation: Pair, pads:
 
     Args:
         size: height and width of the input, pixels.
-        kernel, stride, dilation: of the window, pixels.
+        kernel: taps per axis.
+        stride: between output positions, pixels.
+        dilation: between taps, pixels.
         pads: (before, after) per axis, pixels.
 
     Source: LiteRT ``padding.h``; docs/quantization.md (16).

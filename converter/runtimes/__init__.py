@@ -1,0 +1,1 @@
+"""The interpreters artefacts and sources are run in."""

@@ -1,0 +1,104 @@
+"""The integer executor: what a lowered graph computes, bit for bit as LiteRT's reference kernels.
+
+It is the oracle every artefact is compared with. Arithmetic lives in `kwsq.ir.numerics`; here each operator is bound
+to its tensors' grids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.ir.execute.batch import batch_obstacles
+from kwsq.ir.execute.call import Call
+from kwsq.ir.execute.kernels import KERNELS
+from kwsq.ir.lowered import LoweredGraph, LoweredNode
+
+Array = npt.NDArray[np.generic]
+
+
+def run_integer(
+    graph: LoweredGraph, inputs: Mapping[str, npt.ArrayLike], keep: Collection[str] | None = None
+) -> dict[str, Array]:
+    """Runs the graph on one or several vectors.
+
+    Args:
+        graph: verified graph.
+        inputs: per graph input an array of its dtype; the first dimension may be k times the declared one, the same k
+            for all inputs, and stands for k independent runs. A graph that mixes vectors along its first dimension is
+            run k times, any other once.
+        keep: names of further tensors to return, e.g. all of them; None for the graph outputs only.
+
+    Returns:
+        Arrays by tensor name, k times the declared first dimension.
+
+    Raises:
+        UsageError: an input is missing or does not have the declared shape and type.
+    """
+    wanted = dict.fromkeys([*graph.outputs, *(keep or ())])
+    arrays = {name: np.asarray(inputs[name]) for name in graph.inputs if name in inputs}
+    count = _vector_count(graph, arrays)
+    if count == 1 or not batch_obstacles(graph):
+        return _run(graph, arrays, wanted, count)
+    parts = [
+        _run(graph, {name: np.split(array, count)[i] for name, array in arrays.items()}, wanted, 1)
+        for i in range(count)
+    ]
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in wanted}
+
+
+def _vector_count(graph: LoweredGraph, arrays: Mapping[str, Array]) -> int:
+    """Returns k, after checking every input against its declaration."""
+    problems, counts = [], set()
+    for name in graph.inputs:
+        declared, array = graph[name], arrays.get(name)
+        expected = f"{declared.dtype.value} of shape {list(declared.shape)}, the first dimension times k"
+        if array is None:
+            problems.append(Problem(name, "no array", expected, "give an array per graph input"))
+        elif array.dtype != declared.dtype.numpy or not _fits(array.shape, declared.shape):
+            found = f"{array.dtype} of shape {list(array.shape)}"
+            problems.append(Problem(name, found, expected, "reshape or quantize the input"))
+        else:
+            counts.add(array.shape[0] // declared.shape[0] if declared.shape else 1)
+    if len(counts) > 1:
+        problems.append(Problem("inputs", f"{sorted(counts)} vectors", "the same number for every input", "trim them"))
+    if problems:
+        raise UsageError(problems, "inputs do not fit the model")
+    return counts.pop() if counts else 1
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
+    if not declared or not shape:
+        return shape == declared
+    return shape[1:] == declared[1:] and shape[0] % declared[0] == 0 and shape[0] > 0
+
+
+def _run(graph: LoweredGraph, inputs: Mapping[str, Array], wanted: Mapping[str, None], count: int) -> dict[str, Array]:
+    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    values: dict[str, Array] = {t.name: t.data for t in graph.tensors.values() if t.data is not None} | dict(inputs)
+    for i, node in enumerate(graph.nodes):
+        call = _call(graph, node, values)
+        for name, result in zip(node.outputs, KERNELS[type(node.op)](call), strict=True):
+            values[name] = _shaped(result, graph[name].shape, count)
+        for name in node.inputs:
+            if last_use.get(name) == i and name not in wanted:
+                values.pop(name, None)
+    return {name: values[name] for name in wanted}
+
+
+def _call(graph: LoweredGraph, node: LoweredNode, values: Mapping[str, Array]) -> Call:
+    names = [name for name in node.inputs if name]
+    return Call(
+        op=node.op,
+        inputs=tuple(graph[name] for name in names),
+        outputs=tuple(graph[name] for name in node.outputs),
+        arrays=tuple(values[name] for name in names),
+    )
+
+
+def _shaped(result: Array, declared: tuple[int, ...], count: int) -> Array:
+    """Gives a result its declared shape, the first dimension times the number of vectors."""
+    return result.reshape((declared[0] * count, *declared[1:]) if declared else ())

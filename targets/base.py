@@ -1,0 +1,91 @@
+"""What a target is: it reshapes an integer graph until its runtime can express it, then writes the files.
+
+Adding a target: one folder, one class with the members of `Target`, one row in `TARGETS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import ClassVar, Protocol
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.ir.lowered import LoweredGraph, LoweredNode
+
+Constraint = Callable[[LoweredGraph, LoweredNode], str | None]
+"""A rule a node must keep. Its docstring states the rule, for the error message and the list of supported
+operators; the call returns what was found instead, or None where the rule holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetOptions:
+    """What the user may choose about an artefact.
+
+    Args:
+        container: "int8" stores every weight code in a byte; "int4" packs two where they fit.
+        runtime: interpreter the artefact must run in: "litert" or "tflm".
+        strip_names: leave out the names of inner tensors.
+        version: version of kwsq, written into the artefact.
+        source_sha256: hash of the source model, written into the artefact.
+        remarks: further facts for the artefact's metadata, JSON-ready, e.g. {"dropped": ["Softmax"]}.
+    """
+
+    container: str = "int8"
+    runtime: str = "litert"
+    strip_names: bool = False
+    version: str = ""
+    source_sha256: str = ""
+    remarks: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """What a target wrote.
+
+    Args:
+        target: name of the target.
+        files: file name -> contents.
+        header: facts about the files for the report, JSON-ready.
+    """
+
+    target: str
+    files: Mapping[str, bytes]
+    header: Mapping[str, object]
+
+
+class Target(Protocol):
+    """A way out of kwsq."""
+
+    name: ClassVar[str]
+
+    def legalize(self, graph: LoweredGraph, options: TargetOptions) -> LoweredGraph:
+        """Returns an equal graph made of what the target can express.
+
+        Raises:
+            UnsupportedModelError: naming every node that has no such form.
+        """
+        ...
+
+    def emit(self, graph: LoweredGraph, options: TargetOptions) -> Artefact:
+        """Returns the files of a legalised graph."""
+        ...
+
+
+TARGETS: Mapping[str, str] = {"neon": "kwsq.targets.neon.target:NeonTarget"}
+"""Target name -> "module:Class"; resolved on demand so that a target's imports cost only its users."""
+
+
+def load_target(name: str) -> Target:
+    """Returns the target called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in TARGETS:
+        raise UsageError(
+            Problem("--target", repr(name), f"one of {', '.join(TARGETS)}", "choose a target from the list")
+        )
+    module, attribute = TARGETS[name].split(":")
+    target: Target = getattr(import_module(module), attribute)()
+    return target

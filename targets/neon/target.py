@@ -1,0 +1,57 @@
+"""The NEON target: one `.tflite` file for LiteRT or TensorFlow Lite Micro."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from kwsq.ir.lowered import LoweredGraph
+from kwsq.targets.base import Artefact, TargetOptions
+from kwsq.targets.neon.build import build_program, tensor_order
+from kwsq.targets.neon.container import choose_containers
+from kwsq.targets.neon.emission import emit_flatbuffer
+from kwsq.targets.neon.legalize import legalize
+from kwsq.targets.neon.program import Program
+
+FILE_NAME = "model.tflite"
+
+
+class NeonTarget:
+    """Int8 activations, int8 or INT4 weights, int32 biases, the exact float32 scales."""
+
+    name: ClassVar[str] = "neon"
+
+    def legalize(self, graph: LoweredGraph, options: TargetOptions) -> LoweredGraph:
+        """Returns the graph as LiteRT can express it.
+
+        Raises:
+            UnsupportedModelError: naming every node that has no form.
+        """
+        return legalize(graph, options)
+
+    def emit(self, graph: LoweredGraph, options: TargetOptions) -> Artefact:
+        """Returns `model.tflite`; the same bytes for the same graph and options on any machine.
+
+        Args:
+            graph: legalised graph.
+            options: container, runtime, names, version and source.
+
+        Raises:
+            UsageError: the int4 container was asked for and no weight fits it.
+        """
+        containers = choose_containers(graph, options.container, options.runtime)
+        program = build_program(graph, containers, options)
+        header: dict[str, object] = {
+            "container": options.container,
+            "packed_tensors": list(containers.packed),
+            "kept_tensors": dict(containers.kept),
+            "tensors": list(tensor_order(graph)),
+            "minimum_runtime": program.metadata["min_runtime_version"].rstrip(b"\0").decode(),
+        }
+        return Artefact(self.name, {FILE_NAME: emit_flatbuffer(program)}, header | _operators(program))
+
+
+def _operators(program: Program) -> dict[str, object]:
+    counts: dict[str, int] = {}
+    for operator in program.operators:
+        counts[operator.builtin] = counts.get(operator.builtin, 0) + 1
+    return {"operators": dict(sorted(counts.items()))}
