@@ -1,0 +1,199 @@
+"""What the user asked for, checked as far as that needs no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kwsq.ir.errors import Problem, UsageError
+
+WEIGHT_BITS = range(1, 9)
+# Named by the command line already, built later: naming one is answered with the reason instead of "unknown".
+PLANNED_TARGETS = ("accel", "ethos-u")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """One conversion.
+
+    Args:
+        model: the ONNX file.
+        target: name in `kwsq.targets.base.TARGETS`.
+        weight_bits: width the user expects to ship; None takes the narrowest width the model declares, 8 for
+            a float model.
+        container: "int8" or "int4": how weight codes are stored.
+        runtime: "litert" or "tflm": the interpreter the artefact must run in.
+        calibration: `.npz` of inputs for post-training quantization and for the scales the source leaves
+            open.
+        data: `.npz` of inputs and labels to measure accuracy on.
+        output: output directory; None for `<stem>.<target>-w<N>/` in the working directory.
+        force: replace kwsq's own files in a directory that is not empty.
+        batch: size of a symbolic batch dimension.
+        shapes: full shapes of inputs with other symbolic dimensions.
+        io: "int8" or "float32": element type of the artefact's inputs and outputs.
+        drop_softmax: emit the logits under a final softmax.
+        strip_names: leave the names of inner tensors out of the artefact.
+        scheme: weight scheme forced on post-training quantization, None for the best per layer.
+        ranges: how post-training quantization chooses activation ranges, None for its default.
+        requantize: move weights declared wider than `weight_bits` to that width.
+        states: state input -> state output.
+        encodings: AIMET encodings file.
+        min_accuracy: smallest top-1 accuracy of the artefact on `data`, as a fraction.
+        parity_inputs: number of input vectors parity is checked on.
+        seed: seed of the generated inputs.
+        intermediates: compare inner tensors too.
+    """
+
+    model: Path
+    target: str
+    weight_bits: int | None = None
+    container: str = "int8"
+    runtime: str = "litert"
+    calibration: Path | None = None
+    data: Path | None = None
+    output: Path | None = None
+    force: bool = False
+    batch: int | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    io: str = "int8"
+    drop_softmax: bool = False
+    strip_names: bool = False
+    scheme: str | None = None
+    ranges: str | None = None
+    requantize: bool = False
+    states: Mapping[str, str] | None = None
+    encodings: Path | None = None
+    min_accuracy: float | None = None
+    parity_inputs: int = 64
+    seed: int = 0
+    intermediates: bool = False
+
+    def output_directory(self, weight_bits: int) -> Path:
+        """Returns the directory to write, for the width that was settled on."""
+        return self.output or Path(f"{self.model.stem}.{self.target}-w{weight_bits}")
+
+    def to_json(self) -> dict[str, object]:
+        """Returns what bears on the result; files without their folders, which differ between machines."""
+        return {
+            "model": self.model.name,
+            "target": self.target,
+            "weight_bits": self.weight_bits,
+            "container": self.container,
+            "runtime": self.runtime,
+            "calibration": self.calibration.name if self.calibration else None,
+            "data": self.data.name if self.data else None,
+            "batch": self.batch,
+            "shapes": {name: list(shape) for name, shape in sorted(self.shapes.items())},
+            "io": self.io,
+            "drop_softmax": self.drop_softmax,
+            "strip_names": self.strip_names,
+            "scheme": self.scheme,
+            "ranges": self.ranges,
+            "requantize": self.requantize,
+            "states": None if self.states is None else dict(sorted(self.states.items())),
+            "encodings": self.encodings.name if self.encodings else None,
+            "min_accuracy": self.min_accuracy,
+            "parity_inputs": self.parity_inputs,
+            "seed": self.seed,
+            "intermediates": self.intermediates,
+        }
+
+
+def check_options(options: ConvertOptions) -> None:
+    """Checks what can be checked before any file is opened.
+
+    Raises:
+        UsageError: listing every wrong option.
+    """
+    problems = [*_target_problems(options), *_file_problems(options)]
+    if options.weight_bits is not None and options.weight_bits not in WEIGHT_BITS:
+        found = f"{options.weight_bits} bits"
+        problems.append(Problem("--wbits", found, "1 to 8 for neon", "choose the width the model was trained for"))
+    if options.min_accuracy is not None and options.data is None:
+        remedy = "add --data EVAL.npz with labels y"
+        problems.append(Problem("--min-accuracy", "no --data", "labelled inputs to measure on", remedy))
+    if options.parity_inputs < 1:
+        problems.append(Problem("--inputs", str(options.parity_inputs), "1 or more", "parity needs an input"))
+    if options.batch is not None and options.batch < 1:
+        problems.append(Problem("--batch", str(options.batch), "1 or more", "correct the value"))
+    if options.seed < 0:
+        problems.append(Problem("--seed", str(options.seed), "0 or more", "correct the value"))
+    if problems:
+        raise UsageError(problems)
+
+
+def _target_problems(options: ConvertOptions) -> list[Problem]:
+    if options.target in PLANNED_TARGETS:
+        return [Problem("--target", options.target, "neon", "this target is not available yet; use --target neon")]
+    return []
+
+
+def _file_problems(options: ConvertOptions) -> list[Problem]:
+    files = {
+        "model": options.model,
+        "--calibration": options.calibration,
+        "--data": options.data,
+        "--encodings": options.encodings,
+    }
+    return [
+        Problem(f"{flag} {str(path)!r}", found, "a file", "check the path")
+        for flag, path in files.items()
+        if path is not None and (found := _not_a_file(path))
+    ]
+
+
+def _not_a_file(path: Path) -> str:
+    if path.is_file():
+        return ""
+    return "a directory" if path.is_dir() else "something else" if path.exists() else "no such file"
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Returns (name, shape) of `name=1,49,10`.
+
+    Raises:
+        UsageError: the text has another form.
+
+    >>> parse_shape("x=1,49,10")
+    ('x', (1, 49, 10))
+    """
+    name, equals, sizes = text.rpartition("=")
+    parts = sizes.split(",")
+    if not (name and equals and all(part.strip().isdecimal() and len(part) < 10 for part in parts)):
+        raise UsageError(Problem("--shape", repr(text), "name=1,49,10", "write the input's name and all its sizes"))
+    return name, tuple(int(part) for part in parts)
+
+
+def parse_state(text: str) -> tuple[str, str]:
+    """Returns (state input, state output) of `s1=n1`.
+
+    Raises:
+        UsageError: the text has another form.
+
+    >>> parse_state("s1=n1")
+    ('s1', 'n1')
+    """
+    name, _, output = text.partition("=")
+    if not (name and output):
+        raise UsageError(Problem("--state", repr(text), "input=output", "name a state input and the output feeding it"))
+    return name, output
+
+
+def parse_accuracy(text: str) -> float:
+    """Returns the fraction of "0.915" or "91.5" or "91.5%".
+
+    Raises:
+        UsageError: not a number from 0 to 100.
+
+    >>> parse_accuracy("0.915"), parse_accuracy("91.5"), parse_accuracy("91.5%")
+    (0.915, 0.915, 0.915)
+    """
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        expected = "a fraction (0.915) or a percentage (91.5)"
+        raise UsageError(Problem("--min-accuracy", repr(text), expected, "correct the value"))
+    return value / 100 if value > 1 or text.endswith("%") else value

@@ -1,0 +1,205 @@
+"""Reading `--calibration` and `--data`: arrays by input name from an `.npz` that nobody vouches for.
+
+Members are checked against their headers before an array is made: a few bytes of zip can promise terabytes,
+    and pickled
+objects would run code.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from kwsq.ir.errors import Problem, UsageError
+
+MAX_ARRAY_BYTES = 2**31
+Array = npt.NDArray[np.generic]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a graph input accepts.
+
+    Args:
+        name: input name.
+        shape: static shape.
+        dtype: "float32", or "uint8" / "int8" for an input that is itself integer.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Inputs of a model and, for evaluation, their classes.
+
+    Args:
+        inputs: input name -> (N, *input shape) of the input's type.
+        labels: (N,) int64, or None where none were asked for.
+    """
+
+    inputs: Mapping[str, Array]
+    labels: npt.NDArray[np.int64] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of samples N."""
+        return min((len(array) for array in self.inputs.values()), default=0)
+
+
+def read_samples(
+    path: Path,
+    flag: str,
+    inputs: Sequence[InputSpec],
+    *,
+    states: frozenset[str] = frozenset(),
+    labelled: bool = False,
+) -> Samples:
+    """Reads the samples of a model.
+
+    Args:
+        path: `.npz` file.
+        flag: option that named it, for messages.
+        inputs: the model's inputs.
+        states: inputs that carry a streaming state; samples are consecutive chunks then, and a state's array
+            may be absent.
+        labelled: whether `y` must hold one class per sample.
+
+    Returns:
+        Arrays of every input, reshaped to (-1, *shape).
+
+    Raises:
+        UsageError: listing every array that is missing or unfit.
+    """
+    archive = _Archive.open(path, flag)
+    problems: list[Problem] = []
+    found: dict[str, Array] = {}
+    wanted = [spec for spec in inputs if spec.name not in states or spec.name in archive.members]
+    free = [spec for spec in inputs if spec.name not in states]
+    for spec in wanted:
+        alone = len(free) == 1 and spec is free[0]
+        key = "x" if alone and spec.name not in archive.members else spec.name
+        try:
+            found[spec.name] = _fitted(archive.read(key, inputs), spec, f"{flag}, array {key!r}")
+        except UsageError as error:
+            problems += error.problems
+    if not problems:
+        problems += _count_problems(found, flag)
+    if problems:
+        raise UsageError(problems)
+    samples = Samples(found)
+    return samples if not labelled else Samples(found, _labels(archive, samples.count, inputs))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Archive:
+    path: Path
+    flag: str
+    members: Mapping[str, zipfile.ZipInfo]
+
+    @classmethod
+    def open(cls, path: Path, flag: str) -> _Archive:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            where = f"{flag} {str(path)!r}"
+            raise UsageError(Problem(where, str(error), "an .npz archive", "write it with numpy.savez")) from error
+        return cls(path, flag, members)
+
+    def read(self, key: str, inputs: Sequence[InputSpec]) -> Array:
+        where = f"{self.flag}, array {key!r}"
+        if key not in self.members:
+            known = ", ".join(sorted(self.members)[:12]) or "none"
+            names = ", ".join(spec.name for spec in inputs)
+            expected = f"an array per model input ({names})" + (" or one called x" if len(inputs) == 1 else "")
+            raise UsageError(Problem(where, f"only {known}", expected, "save it under the input's name"))
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.members[key]) as stream:
+                return _read_array(stream, self.members[key].file_size)
+        except (
+            OSError,
+            zipfile.BadZipFile,
+            ValueError,
+            NotImplementedError,
+            RuntimeError,
+            EOFError,
+        ) as error:
+            raise UsageError(Problem(where, str(error), "a numeric array", "write it with numpy.savez")) from error
+
+
+def _read_array(stream: IO[bytes], member_bytes: int) -> Array:
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"array format {version}, where 1.0 and 2.0 are read")
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise ValueError(f"{dtype} elements, where numbers are read")
+    size_bytes = math.prod(shape) * dtype.itemsize
+    if size_bytes > MAX_ARRAY_BYTES or size_bytes > member_bytes:
+        raise ValueError(f"{size_bytes} bytes by its header, {member_bytes} in the archive")
+    data = stream.read(size_bytes)
+    if len(data) != size_bytes:
+        raise ValueError(f"{len(data)} of {size_bytes} bytes")
+    array = np.frombuffer(data, dtype)
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+
+
+def _fitted(array: Array, spec: InputSpec, where: str) -> Array:
+    """Returns the array as (-1, *shape) of the input's type."""
+    if array.size == 0 or array.size % math.prod(spec.shape):
+        found, expected = f"shape {list(array.shape)}", f"a multiple of {list(spec.shape)}"
+        raise UsageError(Problem(where, found, expected, "save samples of the model's input shape"))
+    if spec.dtype == "float32":
+        if not np.isfinite(array).all():
+            raise UsageError(Problem(where, "NaN or infinite values", "finite values", "remove those samples"))
+        with np.errstate(over="ignore"):
+            result: Array = np.ascontiguousarray(array, np.float32)
+        if not np.isfinite(result).all():
+            raise UsageError(Problem(where, "values beyond float32", "float32 values", "scale the data"))
+    else:
+        result = _integer(array, spec.dtype, where)
+    return result.reshape(-1, *spec.shape)
+
+
+def _integer(array: Array, dtype: str, where: str) -> Array:
+    limits = np.iinfo(dtype)
+    if array.dtype.kind not in "biu" or array.min() < limits.min or array.max() > limits.max:
+        found = f"{array.dtype} values"
+        expected = f"{dtype} codes from {limits.min} to {limits.max}"
+        raise UsageError(Problem(where, found, expected, "save the codes the model's integer input takes"))
+    return np.ascontiguousarray(array, dtype)
+
+
+def _count_problems(found: Mapping[str, Array], flag: str) -> list[Problem]:
+    counts = {name: len(array) for name, array in found.items()}
+    if len(set(counts.values())) <= 1:
+        return []
+    text = ", ".join(f"{name}: {count}" for name, count in counts.items())
+    return [Problem(flag, f"different numbers of samples ({text})", "one number", "save as many of each input")]
+
+
+def _labels(archive: _Archive, count: int, inputs: Sequence[InputSpec]) -> npt.NDArray[np.int64]:
+    where = f"{archive.flag}, labels 'y'"
+    if "y" not in archive.members:
+        known = ", ".join(sorted(archive.members)[:12])
+        raise UsageError(Problem(where, f"only {known}", "integer classes", "save the class of each sample as y"))
+    labels = archive.read("y", inputs)
+    if labels.dtype.kind not in "iu" or labels.size != count or (labels.size and labels.min() < 0):
+        found = f"{labels.dtype} values of shape {list(labels.shape)}"
+        expected = f"{count} integer classes from 0"
+        raise UsageError(Problem(where, found, expected, "save one class per sample"))
+    return labels.reshape(-1).astype(np.int64)

@@ -1,0 +1,116 @@
+"""The output directory: all files appear at once or none does, and foreign files are never touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kwsq.ir.errors import Problem, UsageError
+
+ARTEFACT, REPORT_JSON, REPORT_HTML, MANIFEST = "model.tflite", "report.json", "report.html", "manifest.json"
+OWN_FILES = (ARTEFACT, REPORT_JSON, REPORT_HTML, MANIFEST)
+"""Names kwsq writes; in an output directory they are kwsq's to replace."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDirectory:
+    """A directory checked to be free for writing.
+
+    Args:
+        path: the directory; it need not exist.
+    """
+
+    path: Path
+
+    @classmethod
+    def claim(cls, path: Path, *, force: bool) -> OutputDirectory:
+        """Returns the directory after checking that nothing of the user's would be lost; creates nothing.
+
+        Raises:
+            UsageError: the path is a file, is not empty and `force` is not given, or cannot be written.
+        """
+        where = f"output directory {str(path)!r}"
+        with _reported(where):
+            if not path.is_dir() and (path.exists() or path.is_symlink()):
+                raise UsageError(Problem(where, "a file", "a directory", "choose another directory with -o"))
+            if path.is_dir() and not force and any(path.iterdir()):
+                remedy = "empty it, choose another with -o, or add --force to replace kwsq's own files"
+                raise UsageError(Problem(where, "a directory that is not empty", "an empty or new one", remedy))
+            for name in OWN_FILES:
+                if (path / name).is_dir():
+                    found = f"a directory called {name}"
+                    raise UsageError(Problem(where, found, "no such directory", "move it or choose another with -o"))
+        _check_writable(path, where)
+        return cls(path)
+
+    def publish(self, files: Mapping[str, bytes]) -> None:
+        """Writes the files and removes those of kwsq's names that are not among them.
+
+        A new directory appears complete, by one rename; in an existing one each file is replaced by rename.
+
+        Raises:
+            UsageError: writing failed; what was created is removed again.
+        """
+        where = f"output directory {str(self.path)!r}"
+        with _reported(where):
+            if self.path.is_dir():
+                self._replace(files)
+            else:
+                self._create(files)
+
+    def _create(self, files: Mapping[str, bytes]) -> None:
+        created = [folder for folder in self.path.parents if not folder.exists()]
+        staging = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            _write(staging, files)
+            staging.rename(self.path)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            for folder in created:  # innermost first
+                _remove_empty(folder)
+            raise
+
+    def _replace(self, files: Mapping[str, bytes]) -> None:
+        staging = self.path / f".kwsq.{os.getpid()}"
+        try:
+            _write(staging, files)
+            # The manifest vouches for the others: it goes first and comes last.
+            for name in (MANIFEST, *(name for name in OWN_FILES if name not in files)):
+                (self.path / name).unlink(missing_ok=True)
+            for name in sorted(files, key=lambda name: name == MANIFEST):
+                (staging / name).replace(self.path / name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _reported(where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise UsageError(Problem(where, found, "a writable place", "choose another directory with -o")) from error
+
+
+def _check_writable(path: Path, where: str) -> None:
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        found = f"{str(existing)!r}, which cannot be written"
+        raise UsageError(Problem(where, found, "a writable directory", "choose another directory with -o"))
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def _remove_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        return  # somebody else put something there meanwhile

@@ -1,0 +1,216 @@
+"""The footprint of a `.tflite` file, ours or anybody's: every byte of the file is counted once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kwsq.converter.footprint import (
+    FLOAT_BYTES,
+    Flash,
+    FloatModel,
+    LayerFootprint,
+    MemoryReport,
+    WeightTensor,
+)
+from kwsq.converter.planner import Lifetime, plan
+from kwsq.converter.tflite_flash import constants_by_operator, count_bytes, purpose_of
+from kwsq.ir.quant import IntRange
+from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, TfliteModel
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredWeights:
+    """What a file written by kwsq says about the widths its weights were trained for.
+
+    Args:
+        by_kwsq: whether the file says anything.
+        widths: tensor index -> bits, where they differ from the container's.
+        codebooks: indices of tensors whose codes are levels of a codebook.
+    """
+
+    by_kwsq: bool
+    widths: Mapping[int, int]
+    codebooks: frozenset[int]
+
+    def bits(self, index: int, tensor: FileTensor) -> int | None:
+        """Returns the declared width of a weight tensor, None when the file does not say."""
+        return self.widths.get(index, 8) if self.by_kwsq and tensor.element_bits <= 8 else None
+
+
+def declared_weights(model: TfliteModel) -> DeclaredWeights:
+    """Returns the declared widths; nothing is known of files that others wrote."""
+    try:
+        facts = json.loads(model.metadata.get("kwsq", b"null"))
+    except (ValueError, RecursionError):  # somebody else's entry of that name
+        facts = None
+    if not isinstance(facts, dict):
+        return DeclaredWeights(False, {}, frozenset())
+    bits, levels = facts.get("bits"), facts.get("levels")
+    widths = bits.items() if isinstance(bits, dict) else ()
+    return DeclaredWeights(
+        by_kwsq=True,
+        widths={int(i): b for i, b in widths if i.isdecimal() and isinstance(b, int) and 1 <= b <= 32},
+        codebooks=frozenset(int(i) for i in levels if i.isdecimal()) if isinstance(levels, dict) else frozenset(),
+    )
+
+
+def measure(model: TfliteModel) -> MemoryReport:
+    """Returns the footprint of a `.tflite` file.
+
+    Args:
+        model: the file, read.
+    """
+    graph = model.main
+    flash = count_bytes(model)
+    lifetimes = activation_lifetimes(graph)
+    steps = len(graph.operators) + 1
+    constants, declared = constants_by_operator(graph), declared_weights(model)
+    arena = plan(lifetimes, steps)
+    layers = tuple(
+        _layer(
+            graph,
+            index,
+            constants.get(index, []),
+            flash.get((0, index), Flash()),
+            arena.live_bytes[index + 1],
+            declared,
+        )
+        for index in range(len(graph.operators))
+    )
+    attributed = Flash.sum(layer.flash for layer in layers)
+    outside = Flash.sum(part for owner, part in flash.items() if owner is None or owner[0] != 0)
+    padding = model.size_bytes - attributed.total_bytes - outside.total_bytes
+    parameters = sum(layer.parameters for layer in layers)
+    return MemoryReport(
+        format="tflite",
+        file_bytes=model.size_bytes,
+        layers=layers,
+        outside_layers=replace(outside, padding_bytes=padding),
+        plan=arena,
+        state_bytes=sum(t.size_bytes for t in graph.tensors if t.is_variable),
+        float_model=FloatModel(parameters * FLOAT_BYTES, _float_activation_bytes(graph, steps)),
+        notes=_notes(model),
+    )
+
+
+def _notes(model: TfliteModel) -> tuple[str, ...]:
+    notes = []
+    if len(model.subgraphs) > 1:
+        notes.append(f"activation memory and layers cover the first of {len(model.subgraphs)} subgraphs")
+    unsized = sum(t.element_bits == 0 for t in model.main.tensors)
+    if unsized:
+        notes.append(f"{unsized} tensors have no fixed size and are not counted in activation memory")
+    return tuple(notes)
+
+
+def activation_lifetimes(graph: FileSubgraph, element_bytes: int | None = None) -> list[Lifetime]:
+    """Returns the lifetimes of the tensors that a runtime must allocate.
+
+    Step 0 is before the first operator, step i + 1 is operator i; inputs live from step 0, outputs to the
+    last step.
+
+    Args:
+        graph: entry subgraph.
+        element_bytes: bytes per element to assume, the tensor's own when None.
+    """
+    first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
+    last: dict[int, int] = dict.fromkeys(graph.inputs, 0)
+    for step, operator in enumerate(graph.operators, 1):
+        for index in operator.outputs:
+            first.setdefault(index, step)
+        last.update((index, step) for index in (*operator.inputs, *operator.outputs) if index >= 0)
+    last.update((index, len(graph.operators)) for index in graph.outputs)
+    return [
+        Lifetime(
+            _name(graph, index),
+            tensor.size * element_bytes if element_bytes else tensor.size_bytes,
+            first[index],
+            last[index],
+        )
+        for index, tensor in enumerate(graph.tensors)
+        if index in first and not tensor.is_constant and not tensor.is_variable
+    ]
+
+
+def _float_activation_bytes(graph: FileSubgraph, steps: int) -> int:
+    return plan(activation_lifetimes(graph, FLOAT_BYTES), steps).high_water_bytes
+
+
+def _name(graph: FileSubgraph, index: int) -> str:
+    return graph.tensors[index].name or f"tensor {index}"
+
+
+def _layer(
+    graph: FileSubgraph,
+    index: int,
+    constants: Sequence[tuple[int, int]],
+    flash: Flash,
+    live_bytes: int,
+    declared: DeclaredWeights,
+) -> LayerFootprint:
+    operator = graph.operators[index]
+    weights, parameters = [], 0
+    for tensor_index, position in constants:
+        tensor = graph.tensors[tensor_index]
+        purpose = purpose_of(operator, tensor, position)
+        if purpose == "weights_bytes":
+            weights.append(_weight(graph, tensor_index, operator.name, declared))
+        if purpose != "other_constants_bytes":
+            parameters += tensor.size
+    return LayerFootprint(
+        name=_name(graph, operator.outputs[0]) if operator.outputs else f"operator {index}",
+        operator=operator.name,
+        macs=macs(graph, operator),
+        parameters=parameters,
+        weights=tuple(weights),
+        flash=flash,
+        output_bytes=sum(graph.tensors[i].size_bytes for i in operator.outputs),
+        live_bytes=live_bytes,
+    )
+
+
+def _weight(graph: FileSubgraph, index: int, operator: str, declared: DeclaredWeights) -> WeightTensor:
+    tensor = graph.tensors[index]
+    needed = distinct = None
+    if tensor.dtype in ("INT8", "INT4", "INT2", "INT16") and tensor.size and len(tensor.data) == tensor.size_bytes:
+        codes = tensor.codes()
+        distinct = int(np.unique(codes).size)
+        needed = IntRange(min(int(codes.min()), -1), max(int(codes.max()), 0)).bits
+    axis = -1 if operator == "DEPTHWISE_CONV_2D" else 0
+    return WeightTensor(
+        name=_name(graph, index),
+        shape=tensor.shape,
+        rows=tensor.shape[axis] if tensor.shape else 1,
+        container_bits=tensor.element_bits,
+        declared_bits=declared.bits(index, tensor),
+        needed_bits=needed,
+        distinct=distinct,
+        scales=tensor.scale.size,
+        codebook=index in declared.codebooks,
+    )
+
+
+def macs(graph: FileSubgraph, operator: FileOperator) -> int:
+    """Returns the multiply-accumulates of one operator; 0 for operators that are not matrix products."""
+    shapes = [graph.tensors[i].shape if i >= 0 else () for i in operator.inputs]
+    if not operator.outputs or len(shapes) < 2:
+        return 0
+    output = math.prod(graph.tensors[operator.outputs[0]].shape)
+    weight = shapes[1]
+    match operator.name:
+        case "CONV_2D" | "CONV_3D" | "FULLY_CONNECTED":
+            return output * math.prod(weight[1:])
+        case "DEPTHWISE_CONV_2D":
+            return output * math.prod(weight[1:-1])
+        case "TRANSPOSE_CONV" if len(shapes) > 2:
+            return math.prod(shapes[2]) * math.prod(weight[:-1])
+        case "BATCH_MATMUL" if shapes[0]:
+            transposed = operator.options is not None and operator.options.integer(0, "?") != 0
+            return output * shapes[0][-2 if transposed and len(shapes[0]) > 1 else -1]
+        case _:
+            return 0

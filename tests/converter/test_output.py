@@ -1,0 +1,110 @@
+"""All files or none, and nothing foreign is touched."""
+
+from pathlib import Path
+
+import pytest
+
+from kwsq.converter.output import MANIFEST, OutputDirectory
+from kwsq.ir.errors import UsageError
+
+FILES = {"model.tflite": b"m", "report.json": b"{}", "report.html": b"<", MANIFEST: b"{}"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_a_new_directory_appears_complete_with_its_parents(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b" / "out"
+    OutputDirectory.claim(target, force=False).publish(FILES)
+    assert contents(tmp_path) == {f"a/b/out/{name}": data for name, data in FILES.items()}
+
+
+def test_claiming_creates_nothing(tmp_path: Path) -> None:
+    OutputDirectory.claim(tmp_path / "a" / "out", force=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_directory_is_filled(tmp_path: Path) -> None:
+    OutputDirectory.claim(tmp_path, force=False).publish(FILES)
+    assert contents(tmp_path) == FILES
+
+
+def test_a_directory_with_anything_in_it_needs_force(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        OutputDirectory.claim(tmp_path, force=False)
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+
+
+def test_force_replaces_its_own_files_and_leaves_the_others(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "model.tflite").write_text("mine too")
+    (tmp_path / "model.tflite").write_text("old")
+    (tmp_path / MANIFEST).write_text("old")
+    OutputDirectory.claim(tmp_path, force=True).publish({"report.json": b"{}", "report.html": b"<"})
+    assert contents(tmp_path) == {
+        "notes.txt": b"mine",
+        "sub/model.tflite": b"mine too",
+        "report.json": b"{}",
+        "report.html": b"<",
+    }
+
+
+def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious.tflite"
+    precious.write_text("mine")
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "model.tflite").symlink_to(precious)
+    OutputDirectory.claim(target, force=True).publish(FILES)
+    assert precious.read_text() == "mine"
+    assert (target / "model.tflite").read_bytes() == b"m"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_or_dangling_link_in_the_place_is_refused(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "dangling", "file/below"):
+        with pytest.raises(UsageError):
+            OutputDirectory.claim(tmp_path / name, force=force)
+    assert contents(tmp_path) == {"file": b"mine"}
+
+
+def test_a_directory_called_like_a_file_of_ours_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(UsageError, match="a directory called report.json"):
+        OutputDirectory.claim(tmp_path, force=True)
+
+
+class Stop(BaseException):
+    """Like Ctrl-C: not an Exception."""
+
+
+class Interrupting(dict[str, bytes]):
+    def items(self):  # type: ignore[no-untyped-def,override]
+        yield "model.tflite", b"m"
+        raise Stop
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        OutputDirectory.claim(tmp_path / "a" / "out", force=False).publish(Interrupting(FILES))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_replacement_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_text("old")
+    with pytest.raises(Stop):
+        OutputDirectory.claim(tmp_path, force=True).publish(Interrupting(FILES))
+    assert contents(tmp_path) == {"model.tflite": b"old"}
+
+
+def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="output directory"):
+        OutputDirectory.claim(Path("/proc/kwsq/out"), force=False).publish(FILES)
+    too_long = tmp_path / ("n" * 300)
+    with pytest.raises(UsageError, match="output directory"):
+        OutputDirectory.claim(too_long, force=False).publish(FILES)
