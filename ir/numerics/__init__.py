@@ -84,6 +84,11 @@ from kwsq.ir.numerics.pooling import (
     average_pool2d,
     max_pool2d,
 )
+from kwsq.ir.numerics.reciprocal_root import (
+    RsqrtParams,
+    derive_rsqrt,
+    rsqrt,
+)
 from kwsq.ir.numerics.reduction import (
     MeanParams,
     derive_mean,
@@ -114,6 +119,7 @@ __all__ = [
     "PreluParams",
     "RealParams",
     "RequantizeParams",
+    "RsqrtParams",
     "SoftmaxParams",
     "SumParams",
     "Window",
@@ -132,6 +138,7 @@ __all__ = [
     "derive_mul",
     "derive_prelu",
     "derive_requantize",
+    "derive_rsqrt",
     "derive_softmax",
     "derive_squared_difference",
     "derive_sub",
@@ -167,6 +174,7 @@ __all__ = [
     "round_half_away",
     "round_half_even",
     "rounding_divide_by_pot",
+    "rsqrt",
     "same_padding",
     "saturate",
     "saturating_rounding_doubling_high_mul",

@@ -7,9 +7,10 @@ Operators with an int8 kernel in ai-edge-litert 2.3.0 (BUILTIN_REF), found by ru
 - here: ADD, SUB, MUL, SQUARED_DIFFERENCE, MAXIMUM, MINIMUM (the last two compare bare codes and do not look
   at the scales, so the three grids must be equal);
 - `activation`: RELU, RELU6, RELU_N1_TO_1, RELU_0_TO_1, LEAKY_RELU, PRELU, HARD_SWISH, ABS, NEG;
-- `lookup`: LOGISTIC, TANH, EXP, LOG, GELU; `softmax`: SOFTMAX;
+- `lookup`: LOGISTIC, TANH, EXP, LOG, GELU; `softmax`: SOFTMAX; `reciprocal_root`: RSQRT;
 - `pooling`: AVERAGE_POOL_2D, MAX_POOL_2D; `reduction`: MEAN, REDUCE_MAX, REDUCE_MIN;
-- int8 kernels not modelled: DIV, SQRT, RSQRT, LOG_SOFTMAX, REDUCE_PROD, FLOOR_DIV, FLOOR_MOD;
+- int8 kernels not modelled: DIV (shifts by undefined amounts for small numerators), SQRT, LOG_SOFTMAX,
+  REDUCE_PROD, FLOOR_DIV, FLOOR_MOD;
 - int8 kernel wrong in BUILTIN_REF: SUM (see `reduction`);
 - no int8 kernel: SQUARE, ELU, SIGN, POW, CEIL, FLOOR, ROUND, SIN, COS.
 
