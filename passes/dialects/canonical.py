@@ -110,6 +110,14 @@ class DialectContext:
             )
         return value
 
+    def live_consumers(self) -> dict[int, list[gs.Node]]:
+        """Returns the nodes that read each tensor, by tensor id, counting only nodes an output needs."""
+        readers: dict[int, list[gs.Node]] = {}
+        for node in self.editor.nodes():
+            for tensor in node.inputs:
+                readers.setdefault(id(tensor), []).append(node)
+        return readers
+
     def fake_quantize(
         self, node: gs.Node, output: gs.Tensor, x: gs.Tensor, spec: Affine, dialect: str, rounding: Rounding
     ) -> None:
@@ -117,7 +125,9 @@ class DialectContext:
         latent = self.value(x)
         if latent is not None and not isinstance(x, gs.Constant):
             x = self.editor.constant(f"{x.name}.folded", latent)
-        self._check_width(node, spec.range, is_weight=latent is not None)
+        # A vector is a bias or a norm's parameter, and those may be wide.
+        if latent is None or latent.ndim > 1:
+            self._check_width(node, spec.range, is_weight=latent is not None)
         if latent is None and isinstance(spec.granularity, PerAxis):
             raise self.refuse(
                 node,
@@ -133,7 +143,7 @@ class DialectContext:
         self, node: gs.Node, output: gs.Tensor, codes: IntArray, spec: Affine | Codebook, dialect: str
     ) -> None:
         """Makes `output` the real values of constant `codes`."""
-        if isinstance(spec, Affine) and codes.dtype != np.int32:
+        if isinstance(spec, Affine) and codes.dtype != np.int32 and codes.ndim > 1:
             self._check_width(node, spec.range, is_weight=True)
         attrs: dict[str, object] = {"codes": codes, "spec": spec, "dialect": dialect}
         self.editor.compute(output, CODES, node.name, [], attrs)
@@ -165,6 +175,43 @@ class DialectContext:
                 node, f"scale {worst}", "finite, positive, normal scales", "repair the quantizer's scale"
             )
         return np.asarray(values, np.float32)
+
+    def along_one_axis(
+        self, node: gs.Node, values: Array, shape: Sequence[int] | None
+    ) -> tuple[Array, Granularity]:
+        """Returns a scale that broadcasts against a tensor of `shape` (None: unknown) as a vector and what it spans.
+
+        Raises:
+            Refused: the scale varies along more than one axis, or along one axis of an activation.
+        """
+        flat = values.reshape(-1)
+        if values.size == 1:
+            return flat, PerTensor()
+        if shape is None:
+            found = "an activation with one scale per channel"
+            raise self.refuse(node, found, "one scale per activation tensor", "quantize activations per tensor")
+        aligned = (1,) * (len(shape) - values.ndim) + values.shape
+        axes = [axis for axis, size in enumerate(aligned) if size > 1]
+        if len(aligned) != len(shape) or any(aligned[axis] != shape[axis] for axis in axes):
+            raise self.broken(node, f"a scale of shape {list(values.shape)} for {list(shape)}", "one that broadcasts")
+        if len(axes) > 1:
+            remedy = "quantize weights per tensor or per output channel"
+            raise self.refuse(node, f"element-wise scales {list(values.shape)}", "scales along one axis", remedy)
+        return flat, PerAxis(axes[0])
+
+    def shifted(self, node: gs.Node, x: gs.Tensor, offset: np.float32) -> gs.Tensor:
+        """Returns x + offset as a new tensor, or x itself for offset 0."""
+        return x if offset == 0 else self._arithmetic(node, "Add", x, offset)
+
+    def scaled(self, node: gs.Node, x: gs.Tensor, factor: np.float32) -> gs.Tensor:
+        """Returns x * factor as a new tensor."""
+        return self._arithmetic(node, "Mul", x, factor)
+
+    def _arithmetic(self, node: gs.Node, op: str, x: gs.Tensor, operand: np.float32) -> gs.Tensor:
+        output = self.editor.variable(f"{node.name}.{op.lower()}")
+        constant = self.editor.constant(f"{node.name}.{op.lower()}.operand", np.array(operand, np.float32))
+        self.editor.compute(output, op, output.name, [x, constant], {})
+        return output
 
     def granularity(self, node: gs.Node, size: int, axis: int, shape: Sequence[int] | None) -> Granularity:
         """Returns what `size` scales along `axis` of a tensor of `shape` (None: unknown) are.

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.errors import InvalidModelError, UnsupportedModelError
 from kwsq.passes.base import Note
-from kwsq.passes.dialects import qdq
+from kwsq.passes.dialects import arithmetic, qdq, qonnx, signs, straight_through
 from kwsq.passes.dialects.canonical import DialectContext
 from kwsq.passes.fold_source import ROUNDING_OPS, ConstantEvaluator, fold_constants
 from kwsq.passes.known_ops import MICROSOFT_DOMAIN, QONNX_DOMAINS, QUANTIZER_OPS
@@ -17,6 +17,13 @@ from kwsq.passes.load import Source
 from kwsq.passes.source_graph import SourceEditor
 
 DIALECTS: tuple[Callable[[DialectContext], None], ...] = (
+    # Custom operators: no pattern of another dialect contains one.
+    qonnx.rewrite,
+    # x + (f(x) - x) hides the end of a written-out chain from the next two.
+    straight_through.rewrite,
+    # Before signs: a written-out quantizer may contain Where or Cast, a chain of signs contains no Round.
+    arithmetic.rewrite,
+    signs.rewrite,
     # Reads what is left of standard Q and DQ nodes; after every dialect that uses a DQ as the end of its own pattern.
     qdq.rewrite,
 )
