@@ -70,6 +70,4 @@ def assert_identical(ours: NDArray[Any], runtime: NDArray[Any], context: object)
     assert ours.shape == runtime.shape, f"{context}: shape {ours.shape}, runtime {runtime.shape}"
     assert ours.dtype == runtime.dtype, f"{context}: dtype {ours.dtype}, runtime {runtime.dtype}"
     distance = np.abs(ours.astype(np.int64) - runtime.astype(np.int64))
-    assert not distance.any(), (
-        f"{context}: {np.count_nonzero(distance)} codes differ, by up to {distance.max()} LSB"
-    )
+    assert not distance.any(), f"{context}: {np.count_nonzero(distance)} codes differ, by up to {distance.max()} LSB"

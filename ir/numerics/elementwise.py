@@ -9,9 +9,9 @@ Operators with an int8 kernel in ai-edge-litert 2.3.0 (BUILTIN_REF), found by ru
 - `activation`: RELU, RELU6, RELU_N1_TO_1, RELU_0_TO_1, LEAKY_RELU, PRELU, HARD_SWISH, ABS, NEG;
 - `lookup`: LOGISTIC, TANH, EXP, LOG, GELU; `softmax`: SOFTMAX; `reciprocal_root`: RSQRT;
 - `pooling`: AVERAGE_POOL_2D, MAX_POOL_2D; `reduction`: MEAN, REDUCE_MAX, REDUCE_MIN;
-- int8 kernels not modelled: DIV (shifts by undefined amounts for small numerators), SQRT, LOG_SOFTMAX,
-  REDUCE_PROD, FLOOR_DIV, FLOOR_MOD;
-- int8 kernel wrong in BUILTIN_REF: SUM (see `reduction`);
+- int8 kernels not modelled: SQRT, LOG_SOFTMAX, REDUCE_PROD, FLOOR_DIV, FLOOR_MOD;
+- int8 kernels that return wrong codes: DIV (1 / 100 gives 127: a shift beyond 31 bits) and, in BUILTIN_REF,
+  SUM (see `reduction`); tests show both;
 - no int8 kernel: SQUARE, ELU, SIGN, POW, CEIL, FLOOR, ROUND, SIN, COS.
 
 Source: published behaviour of LiteRT ``add.cc``, ``sub.cc``, ``mul.cc``, ``squared_difference.cc``; compared

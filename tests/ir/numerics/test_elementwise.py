@@ -117,3 +117,12 @@ def test_an_output_scale_the_runtime_cannot_take_is_refused(derive: Kernel) -> N
     one = Grid(1.0, 0)
     with pytest.raises(ValueError, match="expected below 1; enlarge the output scale"):
         derive(one, one, Grid(2.0**-22, 0))
+
+
+def test_div_of_the_runtime_is_wrong() -> None:
+    """Why DIV is not offered: with all scales 1 and zero points 0, 1 / 100 rounds to 0 and 100 / 7 to 14."""
+    one = Grid(1.0, 0)
+    a, b = np.array([1, 100], np.int8), np.array([100, 7], np.int8)
+    runtime = _run("DIV", schema.DivOptionsT(), a, b, (one, one, one))
+    assert runtime[1] == 14
+    assert runtime[0] != 0
