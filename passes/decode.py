@@ -51,7 +51,7 @@ class _Storage:
     entry: str
 
 
-_STORAGE = {
+_STORAGE: dict[int, _Storage] = {
     TensorProto.FLOAT: _Storage(32, "float_data", "<f4"),
     TensorProto.DOUBLE: _Storage(64, "double_data", "<f8"),
     TensorProto.FLOAT16: _Storage(16, "int32_data", "<f2"),
@@ -90,7 +90,7 @@ def code_range(dtype: np.dtype[np.generic]) -> IntRange | None:
 
 def type_name(elem_type: int) -> str:
     """Returns ONNX's name of an element type, also of one newer than the installed onnx."""
-    names = {value: name for name, value in TensorProto.DataType.items()}
+    names: dict[int, str] = {value: name for name, value in TensorProto.DataType.items()}
     return names.get(elem_type, f"type {elem_type}")
 
 
@@ -111,12 +111,13 @@ def decode_tensor(tensor: onnx.TensorProto, where: str, findings: Findings) -> A
         Array of the declared shape; int4 and int2 types keep their type, one element per byte.
     """
     if tensor.data_location != TensorProto.DEFAULT or tensor.external_data:
-        findings.broken(
-            where, "external data", "data inside the file", "save with save_as_external_data=False"
-        )
+        findings.broken(where, "external data", "data inside the file", "save with save_as_external_data=False")
         return None
     if not is_supported_type(tensor.data_type):
         _note_type(tensor.data_type, where, findings)
+        return None
+    if len(tensor.dims) > MAX_RANK:
+        findings.broken(where, f"{len(tensor.dims)} dimensions", f"at most {MAX_RANK}")
         return None
     shape = _checked_shape(tuple(tensor.dims), where, findings)
     if shape is None:
@@ -144,13 +145,13 @@ def _note_type(elem_type: int, where: str, findings: Findings) -> None:
 def _checked_shape(dims: tuple[int, ...], where: str, findings: Findings) -> tuple[int, ...] | None:
     expected = f"at most {MAX_RANK} dimensions of 1 to {MAX_DIM}, {MAX_ELEMENTS} elements in all"
     # A one-dimensional tensor may be empty: the target shape of a reshape to a scalar, an absent list of axes.
-    sane = len(dims) <= MAX_RANK and all(1 <= dim <= MAX_DIM for dim in dims)
+    sane = all(1 <= dim <= MAX_DIM for dim in dims)
     flat = len(dims) == 1 and 0 <= dims[0] <= MAX_ELEMENTS
     if (sane or flat) and math.prod(dims) <= MAX_ELEMENTS:
         return dims
     findings.broken(
         where,
-        f"shape {list(dims[: MAX_RANK + 3])}",
+        f"shape {list(dims)}",
         expected,
         "check the file; no keyword spotter is that large",
     )
@@ -172,27 +173,21 @@ def _stored_values(tensor: onnx.TensorProto, count: int, where: str, findings: F
     return _unpacked(packed, count, storage.bits, tensor.data_type)
 
 
-def _raw(
-    tensor: onnx.TensorProto, entries: int, storage: _Storage, where: str, findings: Findings
-) -> Array | None:
+def _raw(tensor: onnx.TensorProto, entries: int, storage: _Storage, where: str, findings: Findings) -> Array | None:
     data = tensor.raw_data
     dtype = np.dtype(storage.entry)
     if len(data) != entries * dtype.itemsize:
-        findings.broken(
-            where, f"{len(data)} bytes of data", f"{entries * dtype.itemsize} for its type and shape"
-        )
+        findings.broken(where, f"{len(data)} bytes of data", f"{entries * dtype.itemsize} for its type and shape")
         return None
     if any(len(getattr(tensor, name)) for name in {s.field for s in _STORAGE.values()}):
         findings.broken(where, "both raw and typed data", "one of them")
         return None
     if storage.entry == "|b1":
-        return np.frombuffer(data, np.uint8) != 0
+        return np.asarray(np.frombuffer(data, np.uint8) != 0)
     return np.frombuffer(data, dtype)
 
 
-def _typed(
-    tensor: onnx.TensorProto, entries: int, storage: _Storage, where: str, findings: Findings
-) -> Array | None:
+def _typed(tensor: onnx.TensorProto, entries: int, storage: _Storage, where: str, findings: Findings) -> Array | None:
     stored = getattr(tensor, storage.field)
     if len(stored) != entries:
         findings.broken(where, f"{len(stored)} values", f"{entries} for its shape")
@@ -209,9 +204,7 @@ def _typed(
     return None if checked is None else checked.astype(dtype)
 
 
-def _in_range(
-    values: npt.NDArray[np.int64], allowed: IntRange, where: str, findings: Findings
-) -> Array | None:
+def _in_range(values: npt.NDArray[np.int64], allowed: IntRange, where: str, findings: Findings) -> Array | None:
     if values.size and (values.min() < allowed.low or values.max() > allowed.high):
         found = f"values {values.min()} to {values.max()}"
         findings.broken(where, found, f"{allowed.low} to {allowed.high} for its type")
@@ -237,7 +230,5 @@ def _is_finite(values: Array, where: str, findings: Findings) -> bool:
     if values.size == 1 and not bool(np.isnan(values).any()):
         return True
     count = int(values.size - np.isfinite(values).sum())
-    findings.broken(
-        where, f"{count} NaN or infinite values", "finite values", "retrain or repair the weights"
-    )
+    findings.broken(where, f"{count} NaN or infinite values", "finite values", "retrain or repair the weights")
     return False

@@ -71,11 +71,7 @@ def bounded(shape: Sequence[int]) -> tuple[int, ...]:
     Raises:
         FoldError: it has too many dimensions or elements.
     """
-    if (
-        len(shape) > MAX_RANK
-        or any(not 0 <= dim <= MAX_ELEMENTS for dim in shape)
-        or math.prod(shape) > MAX_ELEMENTS
-    ):
+    if len(shape) > MAX_RANK or any(not 0 <= dim <= MAX_ELEMENTS for dim in shape) or math.prod(shape) > MAX_ELEMENTS:
         raise FoldError(f"a result of shape {list(shape)[: MAX_RANK + 3]} is too large")
     if len(shape) > 1 and any(dim > MAX_DIM for dim in shape):
         raise FoldError(f"a result of shape {list(shape)} is too large")
@@ -110,6 +106,10 @@ def _divide(a: Array, b: Array) -> Array:
     # ONNX divides integers like C: towards zero; NumPy's floor division differs for negative quotients.
     quotient = np.abs(a) // np.abs(b)
     return np.asarray(np.where((a < 0) != (b < 0), -quotient, quotient), a.dtype)
+
+
+def _select(condition: Array, a: Array, b: Array) -> Array:
+    return np.asarray(np.where(condition.astype(bool), a, b))
 
 
 def _power(a: Array, b: Array) -> Array:
@@ -330,6 +330,6 @@ FOLD_TABLE: Mapping[str, Callable[[Call], Array]] = {
     "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
-    "Where": _elementwise(lambda condition, a, b: np.where(condition.astype(bool), a, b)),
+    "Where": _elementwise(_select),
 }
 """Single-output operators; Shape and Size need no values and are in `kwsq.passes.fold_source`."""

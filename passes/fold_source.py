@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.errors import InvalidModelError, Problem
 from kwsq.passes.decode import MAX_ELEMENTS, Array
-from kwsq.passes.fold_operators import FOLD_TABLE, Call, FoldError
+from kwsq.passes.fold_operators import FOLD_TABLE, Call
 from kwsq.passes.source_graph import SourceEditor
 
 Shape = tuple[int, ...]
@@ -70,12 +70,7 @@ class ConstantEvaluator:
     def _blocker(self, tensor: gs.Tensor) -> gs.Tensor | None:
         """An input that must be known first; None when `tensor` can be decided now."""
         node = self._editor.producer(tensor)
-        if (
-            isinstance(tensor, gs.Constant)
-            or node is None
-            or not _is_foldable(node)
-            or _needs_no_values(node)
-        ):
+        if isinstance(tensor, gs.Constant) or node is None or not _is_foldable(node) or _needs_no_values(node):
             return None
         present = [item for item in node.inputs if item.name]
         if any(self._known.get(id(item), item) is None for item in present):

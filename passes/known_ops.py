@@ -16,18 +16,18 @@ OPSET_LOW, OPSET_HIGH = 7, 25
 
 REAL_OPS = frozenset(
     """
-    Abs Add AveragePool BatchNormalization Clip Concat Conv Div Dropout Flatten Gather Gemm GlobalAveragePool
-    GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu MatMul Max MaxPool Mean Min Mul Neg PRelu Pad Pow
-    Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Sum Tanh
-    Transpose Unsqueeze
+    Abs Add AveragePool BatchNormalization Clip Concat Conv Div Dropout Flatten Gemm GlobalAveragePool
+    GlobalMaxPool HardSigmoid HardSwish Identity LayerNormalization LeakyRelu MatMul Max MaxPool Min Mul Neg PRelu
+    Pad Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Sum
+    Tanh Transpose Unsqueeze
     """.split()
 )
 """Operators that may remain on activations."""
 
 FOLDED_OPS = frozenset(
     """
-    And Cast CastLike Ceil Constant ConstantOfShape Equal Exp Expand Floor Greater GreaterOrEqual Less LessOrEqual
-    Log Not Or Range ReduceMin ReduceL1 ReduceProd Round Shape Sign Size Tile Where
+    And Cast CastLike Ceil Constant ConstantOfShape Equal Exp Expand Floor Gather Greater GreaterOrEqual Less
+    LessOrEqual Log Not Or Range ReduceMin ReduceL1 ReduceProd Round Shape Sign Size Tile Where
     """.split()
 )
 """Operators that must disappear: computed from constants, or part of a quantizer."""

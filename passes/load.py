@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from kwsq.ir.errors import InvalidModelError, Problem, UsageError
 from kwsq.passes.decode import MAX_DIM, MAX_ELEMENTS, MAX_RANK
 from kwsq.passes.known_ops import canonical_domain
+from kwsq.passes.source_graph import UniqueNames
 from kwsq.passes.validate import MAX_FILE_BYTES, CheckedModel, validate
 
 Shape = tuple[int, ...]
@@ -46,9 +47,7 @@ class Source:
     path: str
 
 
-def load_file(
-    path: str | Path, *, batch: int | None = None, shapes: Mapping[str, Shape] = NO_SHAPES
-) -> Source:
+def load_file(path: str | Path, *, batch: int | None = None, shapes: Mapping[str, Shape] = NO_SHAPES) -> Source:
     """Reads and validates a model file; see `load_bytes`.
 
     Raises:
@@ -63,15 +62,11 @@ def load_file(
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise UsageError(
-            Problem(where, str(error.strerror), "a readable file", "check the permissions")
-        ) from error
+        raise UsageError(Problem(where, str(error.strerror), "a readable file", "check the permissions")) from error
     return load_bytes(data, str(path), batch=batch, shapes=shapes)
 
 
-def load_bytes(
-    data: bytes, path: str, *, batch: int | None = None, shapes: Mapping[str, Shape] = NO_SHAPES
-) -> Source:
+def load_bytes(data: bytes, path: str, *, batch: int | None = None, shapes: Mapping[str, Shape] = NO_SHAPES) -> Source:
     """Parses and validates a model and resolves its symbolic input dimensions.
 
     Args:
@@ -96,9 +91,7 @@ def load_bytes(
         inputs = _input_shapes(model, checked, batch, shapes)
         graph = _build(model, checked, inputs)
     except UnicodeDecodeError as error:
-        problem = Problem(
-            f"file {path!r}", "a name that is not UTF-8", "text", "the file is damaged; export it again"
-        )
+        problem = Problem(f"file {path!r}", "a name that is not UTF-8", "text", "the file is damaged; export it again")
         raise InvalidModelError(problem) from error
     return Source(graph, checked.opsets, metadata, hashlib.sha256(data).hexdigest(), data, producer, path)
 
@@ -111,12 +104,11 @@ def _parse(data: bytes, path: str) -> onnx.ModelProto:
         found = f"more than {MAX_FILE_BYTES} bytes"
         raise InvalidModelError(Problem(where, found, "a keyword-spotting model", "convert a smaller model"))
     try:
-        return onnx.ModelProto.FromString(data)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         remedy = "check that it is a complete .onnx file"
-        raise InvalidModelError(
-            Problem(where, "bytes that are not an ONNX model", "a ModelProto", remedy)
-        ) from error
+        raise InvalidModelError(Problem(where, "bytes that are not an ONNX model", "a ModelProto", remedy)) from error
+    return model
 
 
 def _input_shapes(
@@ -155,10 +147,7 @@ def _declared_dims(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
     tensor_type = value.type.tensor_type
     if not tensor_type.HasField("shape"):
         return None
-    return [
-        dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None)
-        for dim in tensor_type.shape.dim
-    ]
+    return [dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor_type.shape.dim]
 
 
 def _unknown_inputs(shapes: Mapping[str, Shape], names: list[str]) -> list[Problem]:
@@ -182,9 +171,7 @@ def _misfits(name: str, declared: list[int | str | None] | None, given: Shape) -
 
 def _needs_shape(name: str, declared: list[int | str | None] | None) -> Problem:
     found = "no shape" if declared is None else f"symbolic dimensions {_text(declared)}"
-    return Problem(
-        f"graph input {name!r}", found, "static dimensions", f"give them, e.g. --shape {name}=1,49,10"
-    )
+    return Problem(f"graph input {name!r}", found, "static dimensions", f"give them, e.g. --shape {name}=1,49,10")
 
 
 def _text(dims: list[int | str | None]) -> str:
@@ -202,9 +189,7 @@ def _too_large(name: str, shape: Shape) -> Problem:
 
 
 def _build(model: onnx.ModelProto, checked: CheckedModel, inputs: Mapping[str, Shape]) -> gs.Graph:
-    tensors: dict[str, gs.Tensor] = {
-        name: gs.Constant(name, values) for name, values in checked.constants.items()
-    }
+    tensors: dict[str, gs.Tensor] = {name: gs.Constant(name, values) for name, values in checked.constants.items()}
     for value in model.graph.input:
         if value.name in inputs:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
@@ -253,13 +238,6 @@ def _constant_value(node: onnx.NodeProto, attrs: Mapping[str, object]) -> np.nda
 
 
 def _node_names(graph: onnx.GraphProto) -> list[str]:
-    """Unique node names: the file's, else the name of the first output, which is unique."""
-    taken: set[str] = set()
-    names = []
-    for node in graph.node:
-        name = node.name if node.name and node.name not in taken else next(filter(None, node.output), "")
-        while name in taken:
-            name += "'"
-        taken.add(name)
-        names.append(name)
-    return names
+    """Unique node names: the file's, else that of the first output."""
+    names = UniqueNames(set())
+    return [names.free(node.name or next(filter(None, node.output), "")) for node in graph.node]

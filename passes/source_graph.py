@@ -12,6 +12,28 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx_graphsurgeon as gs
 
 
+class UniqueNames:
+    """Hands out names that are not taken, without searching the same suffixes twice.
+
+    Args:
+        taken: names in use; changed.
+    """
+
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = taken
+        self._suffix: dict[str, int] = {}
+
+    def free(self, base: str) -> str:
+        """Returns `base`, or `base` with the first free number, and takes it."""
+        name, count = base, self._suffix.get(base, 0)
+        while name in self._taken:
+            count += 1
+            name = f"{base}_{count}"
+        self._suffix[base] = count
+        self._taken.add(name)
+        return name
+
+
 class SourceEditor:
     """Who produces and consumes each tensor of a graph, while nodes are being substituted.
 
@@ -25,9 +47,9 @@ class SourceEditor:
         self._outputs = {id(tensor) for tensor in graph.outputs}
         self._producers: dict[int, gs.Node] = {}
         self._consumers: dict[int, list[gs.Node]] = {}
-        self._node_names = {node.name for node in graph.nodes}
-        self._tensor_names = {tensor.name for node in graph.nodes for tensor in (*node.inputs, *node.outputs)}
-        self._tensor_names |= {tensor.name for tensor in graph.inputs}
+        tensors = {tensor.name for node in graph.nodes for tensor in (*node.inputs, *node.outputs)}
+        self._node_names = UniqueNames({node.name for node in graph.nodes})
+        self._tensor_names = UniqueNames(tensors | {tensor.name for tensor in graph.inputs})
         for node in graph.nodes:
             self._register(node)
 
@@ -59,11 +81,11 @@ class SourceEditor:
 
     def variable(self, base: str) -> gs.Variable:
         """Returns a new tensor with a free name."""
-        return gs.Variable(_free(base, self._tensor_names))
+        return gs.Variable(self._tensor_names.free(base))
 
     def constant(self, base: str, values: object) -> gs.Constant:
         """Returns a new constant with a free name."""
-        return gs.Constant(_free(base, self._tensor_names), values)
+        return gs.Constant(self._tensor_names.free(base), values)
 
     def compute(
         self, tensor: gs.Tensor, op: str, name: str, inputs: Sequence[gs.Tensor], attrs: dict[str, object]
@@ -79,7 +101,7 @@ class SourceEditor:
         """
         old = self._producers.get(id(tensor))
         if old is None or old.name != name:
-            name = _free(name, self._node_names)
+            name = self._node_names.free(name)
         node = gs.Node(op, name, attrs)
         # Plain lists: graphsurgeon's synchronised ones are filled by `finish`.
         list.extend(node.inputs, inputs)
@@ -111,14 +133,6 @@ def _tensors(nodes: Iterable[gs.Node]) -> Iterator[gs.Tensor]:
     for node in nodes:
         yield from node.inputs
         yield from node.outputs
-
-
-def _free(base: str, taken: set[str]) -> str:
-    name, count = base, 1
-    while name in taken:
-        name, count = f"{base}_{count}", count + 1
-    taken.add(name)
-    return name
 
 
 def _sorted_live(producers: dict[int, gs.Node], outputs: Iterable[gs.Tensor]) -> list[gs.Node]:

@@ -7,37 +7,30 @@ on, with all caps applied before anything is allocated. Nothing here computes wi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 import onnx
-from onnx import AttributeProto
+from onnx import TensorProto
 
 from kwsq.ir.errors import InvalidModelError, Problem, UnsupportedModelError
-from kwsq.passes.decode import MAX_DIM, MAX_RANK, Array, Findings, decode_tensor, is_supported_type, type_name
-from kwsq.passes.known_ops import OPSET_HIGH, OPSET_LOW, canonical_domain, is_known, refusal
+from kwsq.passes.decode import MAX_DIM, MAX_RANK, Array, Findings, decode_tensor, type_name
+from kwsq.passes.known_ops import OPSET_HIGH, OPSET_LOW, canonical_domain
+from kwsq.passes.validate_attributes import decode_attributes
+from kwsq.passes.validate_wiring import check_operators, check_wiring
 
-MAX_FILE_BYTES = 64 * 2**20
+MAX_FILE_BYTES = 32 * 2**20
 MAX_NODES = 20_000
 MAX_INITIALIZERS = 20_000
 MAX_TOTAL_ELEMENTS = 2**25
-MAX_ATTRIBUTES = 64
+MAX_ENTRIES = 1_000
+"""Metadata entries, opset imports, functions."""
+MAX_NAME_CHARACTERS = 1_024
 MAX_LISTED = 100
 """Problems printed for an invalid file; a broken file may have one per byte."""
 
-_MAX_IR_VERSION = 14
-_PLAIN_ATTRIBUTES = frozenset(
-    {
-        AttributeProto.FLOAT,
-        AttributeProto.INT,
-        AttributeProto.STRING,
-        AttributeProto.TENSOR,
-        AttributeProto.FLOATS,
-        AttributeProto.INTS,
-        AttributeProto.STRINGS,
-    }
-)
-_SUBGRAPHS = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
+_MIN_IR_VERSION, _MAX_IR_VERSION = 3, 14
+_BOUNDARY_TYPES = frozenset({TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +64,15 @@ def validate(model: onnx.ModelProto) -> CheckedModel:
         UnsupportedModelError: the model is sound but uses something kwsq cannot express; lists every node.
     """
     findings = Findings()
-    opsets = _check_header(model, findings)
-    if not _within_caps(model.graph, findings):
+    if not (_has_sane_header(model, findings) and _within_caps(model.graph, findings)):
         _raise(findings)
+    opsets = _check_header(model, findings)
+    _check_names(model.graph, findings)
     constants = _decode_initializers(model.graph, findings)
-    attributes = tuple(_decode_attributes(node, i, findings) for i, node in enumerate(model.graph.node))
+    attributes = tuple(decode_attributes(node, i, findings) for i, node in enumerate(model.graph.node))
     _check_interface(model.graph, constants, findings)
-    order = _check_wiring(model.graph, findings)
-    _check_operators(model.graph, opsets, findings)
+    order = check_wiring(model.graph, findings)
+    check_operators(model.graph, opsets, findings)
     _raise(findings)
     return CheckedModel(order, constants, attributes, opsets)
 
@@ -94,15 +88,22 @@ def _raise(findings: Findings) -> None:
         raise UnsupportedModelError(findings.unsupported)
 
 
-def _check_header(model: onnx.ModelProto, findings: Findings) -> dict[str, int]:
+def _has_sane_header(model: onnx.ModelProto, findings: Findings) -> bool:
     if not model.HasField("graph"):
         findings.broken("model", "no graph", "an ONNX model", "check that the file is an .onnx model")
-    if not 3 <= model.ir_version:
-        findings.broken("model", f"IR version {model.ir_version}", f"3 to {_MAX_IR_VERSION}")
+    for what in ("metadata_props", "opset_import", "functions"):
+        count = len(getattr(model, what))
+        if count > MAX_ENTRIES:
+            findings.broken("model", f"{count} {what}", f"at most {MAX_ENTRIES}")
+    return not findings.invalid
+
+
+def _check_header(model: onnx.ModelProto, findings: Findings) -> dict[str, int]:
+    if model.ir_version < _MIN_IR_VERSION:
+        findings.broken("model", f"IR version {model.ir_version}", f"{_MIN_IR_VERSION} to {_MAX_IR_VERSION}")
     elif model.ir_version > _MAX_IR_VERSION:
-        findings.refuse(
-            "model", f"IR version {model.ir_version}", f"3 to {_MAX_IR_VERSION}", "export with an older onnx"
-        )
+        expected = f"{_MIN_IR_VERSION} to {_MAX_IR_VERSION}"
+        findings.refuse("model", f"IR version {model.ir_version}", expected, "export with an older onnx")
     if model.functions:
         names = ", ".join(sorted({function.name for function in model.functions})[:8])
         findings.refuse("model", f"model-local functions ({names})", "none", "inline them with onnx.inliner")
@@ -126,9 +127,7 @@ def _check_default_opset(opsets: dict[str, int], findings: Findings) -> None:
 
 
 def _within_caps(graph: onnx.GraphProto, findings: Findings) -> bool:
-    edges = (
-        sum(len(node.input) + len(node.output) for node in graph.node) if len(graph.node) <= MAX_NODES else 0
-    )
+    edges = sum(len(node.input) + len(node.output) for node in graph.node) if len(graph.node) <= MAX_NODES else 0
     for found, cap, what in (
         (len(graph.node), MAX_NODES, "nodes"),
         (len(graph.initializer), MAX_INITIALIZERS, "initializers"),
@@ -147,6 +146,18 @@ def _within_caps(graph: onnx.GraphProto, findings: Findings) -> bool:
     return not findings.invalid
 
 
+def _check_names(graph: onnx.GraphProto, findings: Findings) -> None:
+    """Bounds every name that messages quote and later steps extend; an absurd one ends the check."""
+    tensors = (tensor.name for tensor in graph.initializer)
+    values = (value.name for value in (*graph.input, *graph.output))
+    nodes = (name for node in graph.node for name in (node.name, node.op_type, node.domain, *node.input, *node.output))
+    for name in chain(tensors, values, nodes):
+        if len(name) > MAX_NAME_CHARACTERS:
+            expected = f"at most {MAX_NAME_CHARACTERS}"
+            findings.broken(f"name {name[:32]!r}...", f"{len(name)} characters", expected)
+            _raise(findings)
+
+
 def _decode_initializers(graph: onnx.GraphProto, findings: Findings) -> dict[str, Array]:
     constants: dict[str, Array] = {}
     total = 0
@@ -158,84 +169,11 @@ def _decode_initializers(graph: onnx.GraphProto, findings: Findings) -> dict[str
         values = decode_tensor(tensor, where, findings)
         total += 0 if values is None else values.size
         if total > MAX_TOTAL_ELEMENTS:
-            findings.broken(
-                "graph", f"more than {MAX_TOTAL_ELEMENTS} constant elements", "fewer", "check the file"
-            )
+            findings.broken("graph", f"more than {MAX_TOTAL_ELEMENTS} constant elements", "fewer", "check the file")
             _raise(findings)
         if values is not None:
             constants[tensor.name] = values
     return constants
-
-
-def node_label(node: onnx.NodeProto, index: int) -> str:
-    """Returns how messages call a node: its name, or what it computes where it has none."""
-    output = next(iter(node.output), "")
-    return f"node {node.name!r}" if node.name else f"node {index} ({node.op_type} -> {output!r})"
-
-
-def _decode_attributes(node: onnx.NodeProto, index: int, findings: Findings) -> dict[str, object]:
-    where = node_label(node, index)
-    if len(node.attribute) > MAX_ATTRIBUTES:
-        findings.broken(where, f"{len(node.attribute)} attributes", f"at most {MAX_ATTRIBUTES}")
-        return {}
-    values: dict[str, object] = {}
-    for attribute in node.attribute:
-        if not attribute.name or attribute.name in values:
-            findings.broken(
-                where, f"attribute {attribute.name!r} repeated or unnamed", "unique attribute names"
-            )
-        elif attribute.ref_attr_name:
-            findings.broken(where, f"attribute {attribute.name!r} refers to a function's", "a value")
-        elif attribute.type in _PLAIN_ATTRIBUTES:
-            values[attribute.name] = _attribute_value(attribute, where, findings)
-        else:
-            _note_attribute(attribute, where, findings)
-    return values
-
-
-def _note_attribute(attribute: onnx.AttributeProto, where: str, findings: Findings) -> None:
-    found = f"attribute {attribute.name!r}"
-    if attribute.type in _SUBGRAPHS:
-        findings.refuse(
-            where, f"{found} holding a subgraph", "no control flow", "trace the model so that it is unrolled"
-        )
-    elif (
-        attribute.type in AttributeProto.AttributeType.values() and attribute.type != AttributeProto.UNDEFINED
-    ):
-        kind = AttributeProto.AttributeType.Name(attribute.type)
-        findings.refuse(
-            where, f"{found} of type {kind}", "numbers, strings or a tensor", "export with standard operators"
-        )
-    else:
-        findings.broken(where, f"{found} of unknown type {attribute.type}", "an ONNX attribute type")
-
-
-def _attribute_value(attribute: onnx.AttributeProto, where: str, findings: Findings) -> object:
-    name = f"{where} attribute {attribute.name!r}"
-    match attribute.type:
-        case AttributeProto.FLOAT | AttributeProto.FLOATS:
-            floats = list(attribute.floats) if attribute.type == AttributeProto.FLOATS else [attribute.f]
-            if any(value != value for value in floats):
-                findings.broken(name, "NaN", "a number")
-            return floats if attribute.type == AttributeProto.FLOATS else attribute.f
-        case AttributeProto.INT:
-            return attribute.i
-        case AttributeProto.INTS:
-            return list(attribute.ints)
-        case AttributeProto.TENSOR:
-            return decode_tensor(attribute.t, name, findings)
-        case _:
-            return _text(attribute, name, findings)
-
-
-def _text(attribute: onnx.AttributeProto, where: str, findings: Findings) -> str | list[str]:
-    stored = [attribute.s] if attribute.type == AttributeProto.STRING else list(attribute.strings)
-    try:
-        texts = [text.decode("utf-8") for text in stored]
-    except UnicodeDecodeError:
-        findings.broken(where, "bytes that are not UTF-8", "text")
-        return ""
-    return texts[0] if attribute.type == AttributeProto.STRING else texts
 
 
 def _check_interface(graph: onnx.GraphProto, constants: dict[str, Array], findings: Findings) -> None:
@@ -254,9 +192,7 @@ def _check_interface(graph: onnx.GraphProto, constants: dict[str, Array], findin
         _check_value_type(value, f"graph output {value.name!r}", findings, needs_type=False)
 
 
-def _check_value_type(
-    value: onnx.ValueInfoProto, where: str, findings: Findings, *, needs_type: bool = True
-) -> None:
+def _check_value_type(value: onnx.ValueInfoProto, where: str, findings: Findings, *, needs_type: bool = True) -> None:
     kind = value.type.WhichOneof("value")
     if kind is None:
         if needs_type:
@@ -271,79 +207,13 @@ def _check_value_type(
         )
         return
     elem_type = value.type.tensor_type.elem_type
-    if not is_supported_type(elem_type):
-        findings.refuse(
-            where, f"element type {type_name(elem_type)}", "float32, uint8 or int8", "cast outside the model"
-        )
+    if elem_type not in _BOUNDARY_TYPES and needs_type:
+        remedy = "export with float32 inputs, cast outside the model"
+        findings.refuse(where, f"element type {type_name(elem_type)}", "float32, uint8 or int8", remedy)
     dims = value.type.tensor_type.shape.dim
     if len(dims) > MAX_RANK:
         findings.broken(where, f"{len(dims)} dimensions", f"at most {MAX_RANK}")
+        return
     for dim in dims:
         if dim.HasField("dim_value") and not 1 <= dim.dim_value <= MAX_DIM:
             findings.broken(where, f"dimension {dim.dim_value}", f"1 to {MAX_DIM}, or a symbol")
-
-
-def _check_wiring(graph: onnx.GraphProto, findings: Findings) -> tuple[int, ...]:
-    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    producer: dict[str, int] = {}
-    for index, node in enumerate(graph.node):
-        if not any(node.output):
-            findings.broken(node_label(node, index), "no outputs", "at least one")
-        for name in filter(None, node.output):
-            if name in known or name in producer:
-                findings.broken(f"tensor {name!r}", "defined twice", "one definition")
-            producer[name] = index
-    defined = known | producer.keys()
-    for index, node in enumerate(graph.node):
-        for name in sorted({name for name in node.input if name and name not in defined}):
-            findings.broken(
-                node_label(node, index), f"input {name!r}, which nothing defines", "a defined tensor"
-            )
-    for value in graph.output:
-        if value.name not in defined:
-            findings.broken(f"graph output {value.name!r}", "nothing that computes it", "a computed tensor")
-    order = _topological_order([node.input for node in graph.node], producer)
-    if len(order) < len(graph.node):
-        stuck = sorted(set(range(len(graph.node))) - set(order))
-        found = f"a cycle through or before {len(stuck)} nodes"
-        findings.broken(node_label(graph.node[stuck[0]], stuck[0]), found, "an acyclic graph")
-    return order
-
-
-def _topological_order(inputs: list[Iterable[str]], producer: dict[str, int]) -> tuple[int, ...]:
-    """Kahn's algorithm; the file's order where that is already topological."""
-    needs = [{producer[name] for name in names if name in producer} for names in inputs]
-    waiting: dict[int, list[int]] = {}
-    for index, needed in enumerate(needs):
-        for other in needed:
-            waiting.setdefault(other, []).append(index)
-    missing = [len(needed) for needed in needs]
-    ready = [index for index, count in enumerate(missing) if count == 0]
-    order: list[int] = []
-    for index in ready:  # grows while it is walked
-        order.append(index)
-        for other in waiting.get(index, ()):
-            missing[other] -= 1
-            if missing[other] == 0:
-                ready.append(other)
-    if order != sorted(order) and all(max(n, default=-1) < i for i, n in enumerate(needs)):
-        return tuple(range(len(needs)))
-    return tuple(order)
-
-
-def _check_operators(graph: onnx.GraphProto, opsets: dict[str, int], findings: Findings) -> None:
-    for index, node in enumerate(graph.node):
-        where, domain = node_label(node, index), canonical_domain(node.domain)
-        if not node.op_type:
-            findings.broken(where, "no operator type", "an operator")
-            continue
-        if domain not in opsets:
-            findings.broken(
-                where, f"domain {domain!r}, which opset_import does not list", "an imported domain"
-            )
-        if not is_known(domain, node.op_type):
-            what, remedy = refusal(domain, node.op_type)
-            name = f"{domain}.{node.op_type}" if domain else node.op_type
-            expected = "an operator kwsq supports"
-            problem = Problem(where, what, expected, remedy, name, opsets.get(domain))
-            findings.unsupported.append(problem)

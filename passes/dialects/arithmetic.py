@@ -62,9 +62,7 @@ def _try_weight(context: DialectContext, node: gs.Node, readers: Mapping[int, Se
         return
 
 
-def _rewrite_activation(
-    context: DialectContext, node: gs.Node, readers: Mapping[int, Sequence[gs.Node]]
-) -> None:
+def _rewrite_activation(context: DialectContext, node: gs.Node, readers: Mapping[int, Sequence[gs.Node]]) -> None:
     before, after = upstream(context, node.inputs[0]), downstream(context, node.outputs[0], readers)
     rounding, shift = (Rounding.HALF_EVEN, 0.0) if node.op == "Round" else (Rounding.HALF_UP, 0.5)
     match = _inverse_pair(before, after, shift)
@@ -158,5 +156,3 @@ def _rewrite_weight(context: DialectContext, node: gs.Node, readers: Mapping[int
     if tail.length == 0 and match is None:
         return
     weight_grid(context, node, rounded, tail, declared, DIALECT)
-
-

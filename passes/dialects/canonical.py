@@ -74,9 +74,7 @@ class DialectContext:
         self.findings.unsupported.append(self._problem(node, found, expected, remedy))
         return self._mark(node)
 
-    def broken(
-        self, node: gs.Node, found: str, expected: str, remedy: str = "export the model again"
-    ) -> Refused:
+    def broken(self, node: gs.Node, found: str, expected: str, remedy: str = "export the model again") -> Refused:
         """Notes a broken node; raise the result."""
         self.findings.invalid.append(self._problem(node, found, expected, remedy))
         return self._mark(node)
@@ -105,9 +103,7 @@ class DialectContext:
         value = self.value(node.inputs[index])
         if value is None:
             found = f"a {what} that is computed from activations"
-            raise self.refuse(
-                node, found, "a constant", "use static quantization, so that every scale is a constant"
-            )
+            raise self.refuse(node, found, "a constant", "use static quantization, so that every scale is a constant")
         return value
 
     def live_consumers(self) -> dict[int, list[gs.Node]]:
@@ -140,12 +136,18 @@ class DialectContext:
         self.dialects.setdefault(dialect)
 
     def codes(
-        self, node: gs.Node, output: gs.Tensor, codes: IntArray, spec: Affine | Codebook, dialect: str
+        self,
+        node: gs.Node,
+        output: gs.Tensor,
+        codes: IntArray,
+        spec: Affine | Codebook,
+        dialect: str,
+        origin: str = "",
     ) -> None:
-        """Makes `output` the real values of constant `codes`."""
+        """Makes `output` the real values of constant `codes`, which `origin` names in the file."""
         if isinstance(spec, Affine) and codes.dtype != np.int32 and codes.ndim > 1:
             self._check_width(node, spec.range, is_weight=True)
-        attrs: dict[str, object] = {"codes": codes, "spec": spec, "dialect": dialect}
+        attrs: dict[str, object] = {"codes": codes, "spec": spec, "dialect": dialect, "origin": origin}
         self.editor.compute(output, CODES, node.name, [], attrs)
         self.dialects.setdefault(dialect)
 
@@ -171,14 +173,10 @@ class DialectContext:
         good = np.isfinite(values) & (values >= _SMALLEST_SCALE)
         if values.size == 0 or not bool(good.all()):
             worst = float(values[~good][0]) if values.size else "nothing"
-            raise self.broken(
-                node, f"scale {worst}", "finite, positive, normal scales", "repair the quantizer's scale"
-            )
+            raise self.broken(node, f"scale {worst}", "finite, positive, normal scales", "repair the quantizer's scale")
         return np.asarray(values, np.float32)
 
-    def along_one_axis(
-        self, node: gs.Node, values: Array, shape: Sequence[int] | None
-    ) -> tuple[Array, Granularity]:
+    def along_one_axis(self, node: gs.Node, values: Array, shape: Sequence[int] | None) -> tuple[Array, Granularity]:
         """Returns a scale that broadcasts against a tensor of `shape` (None: unknown) as a vector and what it spans.
 
         Raises:

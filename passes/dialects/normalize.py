@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from kwsq.ir.errors import InvalidModelError, UnsupportedModelError
+from kwsq.ir.errors import InvalidModelError, Problem, UnsupportedModelError
 from kwsq.passes.base import Note
-from kwsq.passes.dialects import arithmetic, qdq, qonnx, signs, straight_through
+from kwsq.passes.dialects import arithmetic, integer_input, qdq, qonnx, signs, straight_through
 from kwsq.passes.dialects.canonical import DialectContext
 from kwsq.passes.fold_source import ROUNDING_OPS, ConstantEvaluator, fold_constants
 from kwsq.passes.known_ops import MICROSOFT_DOMAIN, QONNX_DOMAINS, QUANTIZER_OPS
 from kwsq.passes.load import Source
 from kwsq.passes.source_graph import SourceEditor
+from kwsq.passes.static_shapes import computed_shapes
 
 DIALECTS: tuple[Callable[[DialectContext], None], ...] = (
     # Custom operators: no pattern of another dialect contains one.
@@ -26,6 +27,8 @@ DIALECTS: tuple[Callable[[DialectContext], None], ...] = (
     signs.rewrite,
     # Reads what is left of standard Q and DQ nodes; after every dialect that uses a DQ as the end of its own pattern.
     qdq.rewrite,
+    # After qdq, which reads the usual integer inputs: takes or refuses those that are left.
+    integer_input.rewrite,
 )
 """Order matters only where one dialect's pattern contains another's."""
 
@@ -59,17 +62,24 @@ def normalize(source: Source) -> Normalized:
         UnsupportedModelError: a quantizer has a form kwsq cannot express, or one was not recognised.
     """
     editor = SourceEditor(source.graph)
-    evaluator = ConstantEvaluator(editor, source.opsets[""], {})
+    evaluator = ConstantEvaluator(editor, source.opsets[""], computed_shapes(source))
     context = DialectContext(editor, evaluator, source.opsets, source.metadata)
     for rewrite in DIALECTS:
         rewrite(context)
     fold_constants(editor, evaluator)
     _refuse_leftovers(context)
+    _refuse_constant_outputs(context)
     if context.findings.invalid:
         raise InvalidModelError(context.findings.invalid)
     if context.findings.unsupported:
         raise UnsupportedModelError(context.findings.unsupported)
-    return Normalized(editor.finish(), tuple(context.dialects), tuple(context.notes))
+    return Normalized(editor.finish(), _dialect_names(context), tuple(context.notes))
+
+
+def _dialect_names(context: DialectContext) -> tuple[str, ...]:
+    """QCDQ files quantize 8-bit activations without a clip: where there is any, the file is QCDQ."""
+    clipped = qdq.DIALECT_CLIPPED in context.dialects
+    return tuple(name for name in context.dialects if name != qdq.DIALECT or not clipped)
 
 
 def _refuse_leftovers(context: DialectContext) -> None:
@@ -81,6 +91,14 @@ def _refuse_leftovers(context: DialectContext) -> None:
                 "a complete quantizer of a known dialect",
                 "compare with docs/dialects.md, or export with QuantizeLinear/DequantizeLinear",
             )
+
+
+def _refuse_constant_outputs(context: DialectContext) -> None:
+    for tensor in context.editor.graph.outputs:
+        if context.value(tensor) is not None:
+            found, remedy = "the same value for every input", "remove the output"
+            problem = Problem(f"graph output {tensor.name!r}", found, "a computed tensor", remedy)
+            context.findings.unsupported.append(problem)
 
 
 def _is_quantizer(node: gs.Node) -> bool:

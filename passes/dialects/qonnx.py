@@ -36,6 +36,8 @@ _ROUNDINGS = {
     "HALF_DOWN": Rounding.HALF_DOWN,
 }
 _MAX_BITS = 32
+_MAX_WALK = 16
+_KEEPS_SIGN = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Reshape", "Flatten", "Mul"})
 
 
 def rewrite(context: DialectContext) -> None:
@@ -182,21 +184,19 @@ class _TruncForm:
 
 def _is_non_negative(context: DialectContext, tensor: gs.Tensor) -> bool:
     """Whether a value is a pool or gain of unsigned codes; version 1 of Trunc does not say itself."""
-    for _ in range(16):
+    for _ in range(_MAX_WALK):
         node = context.editor.producer(tensor)
         if node is None:
             return False
         if node.op == FAKE_QUANT:
-            spec = node.attrs["spec"]
-            assert isinstance(spec, Affine), "an activation quantizer is uniform"
-            return bool(np.all(spec.range.low >= spec.zero_point))
-        if node.op == "Mul":
-            factor = [context.value(item) for item in node.inputs]
-            if not any(value is not None and bool(np.all(value >= 0)) for value in factor):
-                return False
-        elif node.op not in ("AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Reshape", "Flatten"):
-            return node.op == "Relu"
+            spec: Affine = node.attrs["spec"]
+            return spec.range.low >= int(spec.zero_point.max())
+        if node.op not in _KEEPS_SIGN or (node.op == "Mul" and not _has_positive_factor(context, node)):
+            return bool(node.op == "Relu")
         tensor = next((item for item in node.inputs if context.value(item) is None), node.inputs[0])
     return False
 
 
+def _has_positive_factor(context: DialectContext, node: gs.Node) -> bool:
+    factors = (context.value(item) for item in node.inputs)
+    return any(value is not None and bool(np.all(value >= 0)) for value in factors)

@@ -98,5 +98,5 @@ def _emit_levels(
     if np.max(np.abs(levels)) > 127:
         found = f"{levels.size} levels of {levels.min()} to {levels.max()}"
         raise context.refuse(end, found, "levels of -127 to 127", "quantize these weights to 7 bits or fewer")
-    spec = Codebook(levels, scale / np.float32(2), span.bits, granularity, declared is not None)
+    spec = Codebook(levels, np.asarray(scale / 2, np.float32), span.bits, granularity, declared is not None)
     context.codes(end, end.outputs[0], values.astype(np.int8), spec, dialect)
