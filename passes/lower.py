@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from kwsq.ir import lowered as low
 from kwsq.ir.errors import Problem
@@ -12,17 +14,27 @@ from kwsq.ir.graph import Graph, Node
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredTensor, verify
 from kwsq.passes.base import Note
 from kwsq.passes.lowering import LOWERINGS
-from kwsq.passes.lowering.context import INT8_LOW, LoweringContext, LoweringRefused, int8_grid, raise_all
+from kwsq.passes.lowering.context import INT8_LOW, LoweringContext, LoweringRefused, View, int8_grid, raise_all
 from kwsq.passes.lowering.forms import channels_last, identity_form
 from kwsq.passes.lowering.preference import prefers_channels_last
 
 
 @dataclass(frozen=True, slots=True)
 class LowerResult:
-    """The integer graph and the notes for the report."""
+    """The integer graph, how it stands for the float graph, and the notes for the report.
+
+    Args:
+        graph: integer graph.
+        notes: for the report.
+        views: what the stored activations hold, by lowered name.
+        real_biases: (C_out,) float64 real bias behind every rounded integer bias, by lowered name; a bias whose codes
+            the source gave is not listed.
+    """
 
     graph: LoweredGraph
     notes: tuple[Note, ...]
+    views: Mapping[str, View]
+    real_biases: Mapping[str, npt.NDArray[np.float64]]
 
 
 def lower(graph: Graph, *, float_io: bool = False) -> LowerResult:
@@ -43,11 +55,9 @@ def lower(graph: Graph, *, float_io: bool = False) -> LowerResult:
     for name in graph.outputs:
         _finish_output(ctx, name)
     _boundary(ctx, float_io=float_io)
-    result = LoweredGraph(
-        graph.name, tuple(ctx.nodes), _used(ctx), graph.inputs, graph.outputs, graph.states
-    )
+    result = LoweredGraph(graph.name, tuple(ctx.nodes), _used(ctx), graph.inputs, graph.outputs, graph.states)
     verify(result)
-    return LowerResult(result, tuple(ctx.notes))
+    return LowerResult(result, tuple(ctx.notes), dict(ctx.views), dict(ctx.real_biases))
 
 
 def _lower_input(ctx: LoweringContext, name: str, *, float_io: bool) -> None:
@@ -55,12 +65,14 @@ def _lower_input(ctx: LoweringContext, name: str, *, float_io: bool) -> None:
     form = identity_form(tensor.rank)
     ctx.forms[name] = form
     ctx.names[name] = name
+    ctx.views[name] = View(name, form)
     ctx.activation(name, tensor, tensor.shape)
     grid = int8_grid(ctx.spec(name))
     if grid.low > INT8_LOW:
         clamped = ctx.activation(ctx.fresh(f"{name}/clamped"), tensor, tensor.shape)
         ctx.clamp(name, name, clamped, grid)
         ctx.names[name] = clamped
+        ctx.views[clamped] = View(name, form)
     if prefers_channels_last(ctx.graph, name):
         wanted = channels_last(tensor.rank, dims=4)
         ctx.names[name], ctx.forms[name] = ctx.get(name, wanted), wanted

@@ -84,3 +84,29 @@ class Observer:
             for name in missing:
                 self._ranges[name] = (float(values[name].min()), float(values[name].max()))
         return {name: self._ranges[name] for name in names}
+
+
+def carry_states(graph: Graph, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Returns the inputs with the streaming states that are missing from them.
+
+    The vectors are taken as consecutive steps of one stream: states start at zero and every step's state outputs feed
+    the next step.
+
+    Args:
+        graph: float graph with states.
+        inputs: arrays (steps * batch, ...) for the inputs that are not states.
+    """
+    missing = [pair for pair in graph.states if pair.input not in inputs]
+    if not missing:
+        return dict(inputs)
+    first = next(name for name in graph.inputs if name in inputs)
+    batch = graph[first].shape[0]
+    state = {pair.input: np.zeros(graph[pair.input].shape, np.float32) for pair in missing}
+    history: dict[str, list[FloatArray]] = {name: [] for name in state}
+    for step in range(len(inputs[first]) // batch):
+        now = {name: array[step * batch : (step + 1) * batch] for name, array in inputs.items()}
+        for name, value in state.items():
+            history[name].append(value)
+        values = run_float(graph, {**now, **state})
+        state = {pair.input: values[pair.output] for pair in missing}
+    return {**inputs, **{name: np.concatenate(steps) for name, steps in history.items()}}

@@ -14,6 +14,7 @@ from kwsq.ir.quant import FloatArray, Unquantized
 from kwsq.passes.attach_scales import AttachScales
 from kwsq.passes.base import Level, Note, Pass
 from kwsq.passes.drop_softmax import DropSoftmax
+from kwsq.passes.feed_bias_error import feed_bias_error
 from kwsq.passes.fold_batchnorm import FoldBatchNorm
 from kwsq.passes.fold_gain import FoldGain
 from kwsq.passes.fuse_activation import FuseActivation
@@ -21,9 +22,16 @@ from kwsq.passes.fuse_rsqrt import FuseRsqrt
 from kwsq.passes.import_graph import import_graph
 from kwsq.passes.lower import lower
 from kwsq.passes.lowering import LOWERINGS
-from kwsq.passes.observe import Observer, seeded_inputs
+from kwsq.passes.observe import SEEDED_SAMPLES, Observer, carry_states, seeded_inputs
 from kwsq.passes.place_quantizers import PlaceQuantizers
-from kwsq.passes.widths import WeightWidth, check_widths, declared_bits, forget_weight_grids, weight_widths
+from kwsq.passes.widths import (
+    WeightWidth,
+    check_widths,
+    declared_bits,
+    forget_weight_grids,
+    layer_weights,
+    weight_widths,
+)
 
 if TYPE_CHECKING:
     from kwsq.passes.dialects import Normalized
@@ -125,14 +133,14 @@ def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -
     graph, records, is_ptq = _post_train(graph, options, source_widths, notes)
     annotated = graph
     graph = _run(PlaceQuantizers(), graph, notes)
-    graph = _run(_attach(graph, options, is_ptq=is_ptq), graph, notes)
+    observed = _observed_inputs(graph, options)
+    graph = _run(_attach(graph, observed, options, is_ptq=is_ptq), graph, notes)
     result = lower(graph, float_io=options.float_io)
-    notes += result.notes
+    fed = feed_bias_error(result, graph, annotated, observed)
+    notes += [*result.notes, *fed.notes]
     widths = weight_widths(annotated)
     bits = options.weight_bits or declared_bits(widths) or DEFAULT_WEIGHT_BITS
-    return PipelineResult(
-        reference, annotated, result.graph, is_ptq, source_widths, widths, bits, tuple(notes), records
-    )
+    return PipelineResult(reference, annotated, fed.graph, is_ptq, source_widths, widths, bits, tuple(notes), records)
 
 
 def _run(step: Pass, graph: Graph, notes: list[Note]) -> Graph:
@@ -146,10 +154,10 @@ def _run(step: Pass, graph: Graph, notes: list[Note]) -> Graph:
 
 
 def _recover_grids(graph: Graph, notes: list[Note]) -> Graph:
+    if all(not isinstance(weight.quant, Unquantized) for _, weight in layer_weights(graph)):
+        return graph
     from kwsq.passes.recover_grid import RecoverGrid
 
-    if all(not isinstance(graph[node.inputs[1]].quant, Unquantized) for node in graph.nodes if _is_layer(node.op)):
-        return graph
     return _run(RecoverGrid(), graph, notes)
 
 
@@ -176,7 +184,9 @@ def _check_lowerable(graph: Graph) -> None:
 
 def _needs_post_training(graph: Graph) -> str:
     """Returns why the model needs quantisation after training, "" when it does not."""
-    floats = [node.name for node in graph.nodes if _is_layer(node.op) and isinstance(graph[node.inputs[1]].quant, Unquantized)]
+    floats = [
+        node.name for node in graph.nodes if _is_layer(node.op) and isinstance(graph[node.inputs[1]].quant, Unquantized)
+    ]
     quantizers = any(isinstance(node.op, FakeQuant) for node in graph.nodes)
     if floats and not quantizers:
         return "no quantisation annotations: a float model"
@@ -210,8 +220,13 @@ def _post_train(
     return result.graph, result.records, True
 
 
-def _attach(graph: Graph, options: PipelineOptions, *, is_ptq: bool) -> AttachScales:
+def _observed_inputs(graph: Graph, options: PipelineOptions) -> dict[str, FloatArray]:
+    if options.calibration is None:
+        return seeded_inputs(graph, options.seed)
+    return carry_states(graph, options.calibration)
+
+
+def _attach(graph: Graph, inputs: Mapping[str, FloatArray], options: PipelineOptions, *, is_ptq: bool) -> AttachScales:
     if options.calibration is not None:
-        return AttachScales(Observer(graph, options.calibration), "calibration data", warn=False)
-    inputs = seeded_inputs(graph, options.seed)
-    return AttachScales(Observer(graph, inputs), "256 seeded inputs", warn=not is_ptq)
+        return AttachScales(Observer(graph, inputs), "calibration data", warn=False)
+    return AttachScales(Observer(graph, inputs), f"{SEEDED_SAMPLES} seeded inputs", warn=not is_ptq)

@@ -24,6 +24,7 @@ class LayerCodes:
         bias: (C_out,) int32.
         bias_scale: float32, scale_x * scale_w.
         zeroed: channels whose codes were zeroed because their bias would not fit int32.
+        real_bias: (C_out,) float64 value that was rounded to `bias`; None where the source gave the codes.
     """
 
     codes: npt.NDArray[np.int8]
@@ -31,6 +32,7 @@ class LayerCodes:
     bias: npt.NDArray[np.int32]
     bias_scale: npt.NDArray[np.float32]
     zeroed: tuple[int, ...] = ()
+    real_bias: npt.NDArray[np.float64] | None = None
 
 
 def integer_bias(
@@ -55,7 +57,8 @@ def integer_bias(
     """
     bias_scale = (np.float32(input_scale) * weight_scale).astype(np.float32)
     if bias is None:
-        return LayerCodes(codes, weight_scale, _frozen(np.zeros(channels)), bias_scale)
+        zeros = np.zeros(channels)
+        return LayerCodes(codes, weight_scale, _frozen(zeros), bias_scale, (), zeros)
     kept = _annotated_codes(bias, bias_scale)
     if kept is not None:
         return LayerCodes(codes, weight_scale, _frozen(kept), bias_scale)
@@ -64,7 +67,7 @@ def integer_bias(
     quotient = real / product
     over = np.abs(quotient) > BIAS_LIMIT
     if not over.any():
-        return LayerCodes(codes, weight_scale, _frozen(np.rint(quotient)), bias_scale)
+        return LayerCodes(codes, weight_scale, _frozen(np.rint(quotient)), bias_scale, (), real)
     return _rescued(codes, weight_scale, np.float64(input_scale), real, over)
 
 
@@ -81,7 +84,8 @@ def _rescued(
     new_codes[over] = 0
     quotient = real / (input_scale * scale.astype(np.float64))
     bias_scale = (np.float32(input_scale) * scale).astype(np.float32)
-    return LayerCodes(new_codes, scale, _frozen(np.rint(quotient)), bias_scale, tuple(np.flatnonzero(over).tolist()))
+    zeroed = tuple(np.flatnonzero(over).tolist())
+    return LayerCodes(new_codes, scale, _frozen(np.rint(quotient)), bias_scale, zeroed, real)
 
 
 def _annotated_codes(bias: Tensor, bias_scale: npt.NDArray[np.float32]) -> npt.NDArray[np.generic] | None:

@@ -80,13 +80,27 @@ def _run(graph: LoweredGraph, inputs: Mapping[str, Array], wanted: Mapping[str, 
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     values: dict[str, Array] = {t.name: t.data for t in graph.tensors.values() if t.data is not None} | dict(inputs)
     for i, node in enumerate(graph.nodes):
-        call = _call(graph, node, values)
-        for name, result in zip(node.outputs, KERNELS[type(node.op)](call), strict=True):
-            values[name] = _shaped(result, graph[name].shape, count)
+        values |= run_node(graph, node, values, count)
         for name in node.inputs:
             if last_use.get(name) == i and name not in wanted:
                 values.pop(name, None)
     return {name: values[name] for name in wanted}
+
+
+def run_node(graph: LoweredGraph, node: LoweredNode, values: Mapping[str, Array], count: int) -> dict[str, Array]:
+    """Runs one node.
+
+    Args:
+        graph: graph of the node.
+        node: node to run.
+        values: contents of its inputs by name, constants included.
+        count: number of vectors stacked along the first dimension.
+
+    Returns:
+        Its outputs by name.
+    """
+    results = KERNELS[type(node.op)](_call(graph, node, values))
+    return {name: _shaped(result, graph[name].shape, count) for name, result in zip(node.outputs, results, strict=True)}
 
 
 def _call(graph: LoweredGraph, node: LoweredNode, values: Mapping[str, Array]) -> Call:

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Op
 from kwsq.ir.ops import Add, Clip, Div, LeakyRelu, Mul, Pow, PRelu, Relu, Reshape, Softmax, SquaredDifference
-from kwsq.passes.importers.context import Importer, ImportContext, UnsupportedNode
+from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNode
 
 
 def simple(make: Callable[[], Op]) -> Importer:

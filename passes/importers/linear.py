@@ -145,7 +145,9 @@ def import_layernorm(ctx: ImportContext, node: gs.Node) -> None:
     squares = ctx.add(node, SquaredDifference(), [x.name, mean], last=False, part="squares")
     variance = ctx.add(node, Mean(axes, keepdims=True), [squares], last=False, part="variance")
     epsilon = ctx.scalar(node, "epsilon", float(node.attrs.get("epsilon", 1e-5)))
-    root = ctx.add(node, Sqrt(), [ctx.add(node, Add(), [variance, epsilon], last=False, part="stable")], last=False, part="root")
+    root = ctx.add(
+        node, Sqrt(), [ctx.add(node, Add(), [variance, epsilon], last=False, part="stable")], last=False, part="root"
+    )
     inverse = ctx.add(node, Reciprocal(), [root], last=False, part="inverse")
     affine = ctx.inputs(node)[1:]
     y = ctx.add(node, Mul(), [centred, inverse], last=not affine, part="normalised")

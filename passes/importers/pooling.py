@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Op
 from kwsq.ir.ops import AveragePool, MaxPool, Mean, ReduceMax, Slice
-from kwsq.passes.importers.context import Importer, ImportContext, UnsupportedNode
+from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNode
 from kwsq.passes.importers.linear import Pads, spatial_pads
 
 Window = tuple[tuple[int, ...], tuple[int, ...], Pads]
@@ -29,7 +29,9 @@ def _window(ctx: ImportContext, node: gs.Node) -> Window:
     if node.attrs.get("ceil_mode", 0):
         excess = [(n + sum(p) - k) % s for n, p, k, s in zip(x[2:], pads, kernel, strides, strict=True)]
         if any(excess):
-            raise UnsupportedNode("ceil_mode = 1 with a partial last window", "ceil_mode = 0", "pad the input explicitly")
+            raise UnsupportedNode(
+                "ceil_mode = 1 with a partial last window", "ceil_mode = 0", "pad the input explicitly"
+            )
     return kernel, strides, pads
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from kwsq.ir import lowered as low
 from kwsq.ir.errors import Problem, UnsupportedModelError
@@ -62,6 +63,21 @@ def int8_grid(spec: Affine) -> Int8Grid:
     return Int8Grid(spec.scale[0], int(spec.zero_point[0]) + offset, codes.low + offset, INT8_HIGH)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What a lowered activation holds: a tensor of the float graph, stored as `form`.
+
+    Args:
+        name: tensor of the float graph.
+        form: stored form.
+        features: stored position -> logical feature, where a flattened tensor keeps its storage order; else None.
+    """
+
+    name: str
+    form: Form
+    features: Array | None = None
+
+
 @dataclass(slots=True)
 class LoweringContext:
     """See the module docstring."""
@@ -74,6 +90,8 @@ class LoweringContext:
     nodes: list[LoweredNode] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
     converted: dict[tuple[str, Form], str] = field(default_factory=dict)
+    views: dict[str, View] = field(default_factory=dict)
+    real_biases: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     # -- names and tensors ------------------------------------------------------------------------------------------
     def fresh(self, base: str) -> str:
@@ -137,6 +155,7 @@ class LoweringContext:
         key = (source, form)
         if key not in self.converted:
             self.converted[key] = self._convert(source, tensor, shape, stored, form, boundary=boundary)
+            self.views.setdefault(self.converted[key], View(name, form))
         return self.converted[key]
 
     def _convert(
@@ -175,6 +194,7 @@ class LoweringContext:
         public = name in self.graph.outputs
         lowered = name if not public or self.is_final(tensor, form) else self.fresh(f"{name}/physical")
         self.names[name] = lowered
+        self.views[lowered] = View(name, form, self.feature_order.get(name))
         if store:
             self.activation(lowered, tensor, physical_shape(form, tensor.shape))
         return lowered

@@ -12,7 +12,8 @@ from kwsq.ir.lowered import DType, LoweredOp
 from kwsq.ir.ops import Activation, Clip, LeakyRelu, Relu, Softmax
 from kwsq.ir.quant import Affine
 from kwsq.passes.lowering.context import LoweringContext, LoweringRefused, int8_grid
-from kwsq.passes.lowering.forms import Form, identity_form
+from kwsq.passes.lowering.forms import Form, identity_form, physical_shape
+from kwsq.passes.lowering.requantize import lower_change_of_grid
 from kwsq.passes.observe import affine_from_range
 
 Lowering = Callable[[LoweringContext, Node], None]
@@ -28,10 +29,10 @@ def _operand(ctx: LoweringContext, node: Node, name: str, form: Form, rank: int,
     codes = np.clip(np.rint(real / grid.scale) + grid.zero_point, -128, 127).astype(np.int8)
     axes = [axis for axis in form if axis is not None]
     missing = [axis for axis in range(rank) if axis not in axes]
-    moved = codes.transpose([*missing, *axes]).reshape(codes.shape[: 0] + tuple(
-        1 if axis is None else codes.shape[axis] for axis in form
-    ))
-    return ctx.constant(f"{node.name}/{name}", moved, DType.INT8, np.array([grid.scale]), grid.zero_point, origin=tensor.origin)
+    moved = codes.transpose([*missing, *axes]).reshape(physical_shape(form, codes.shape))
+    return ctx.constant(
+        f"{node.name}/{name}", moved, DType.INT8, np.array([grid.scale]), grid.zero_point, origin=tensor.origin
+    )
 
 
 def binary(kind: Callable[[Activation], LoweredOp], *, fuses: bool = True, one_grid: bool = False) -> Lowering:
@@ -78,12 +79,12 @@ def unary(kind: Callable[[Node], LoweredOp]) -> Lowering:
 def lower_clamp(ctx: LoweringContext, node: Node) -> None:
     """Relu or Clip on its own: a rectifier where the runtime has one, else maximum and minimum with constants."""
     bounds = (0.0, np.inf) if isinstance(node.op, Relu) else _clip_bounds(node)
-    form = ctx.form(node.inputs[0])
-    source = ctx.get(node.inputs[0], form)
     activation = _RECTIFIERS.get(bounds)
     if activation is not None:
-        ctx.emit(node, lambda _: low.Rectify(activation), [source], form, fuses=False)
+        lower_change_of_grid(ctx, node, activation)
         return
+    form = ctx.form(node.inputs[0])
+    source = ctx.get(node.inputs[0], form)
     _lower_general_clamp(ctx, node, source, form, bounds)
 
 
@@ -148,9 +149,3 @@ def lower_prelu(ctx: LoweringContext, node: Node) -> None:
     form = ctx.form(node.inputs[0])
     inputs = [_operand(ctx, node, name, form, output.rank, None) for name in node.inputs]
     ctx.emit(node, lambda _: low.PRelu(), inputs, form, fuses=False)
-
-
-def lower_requantize(ctx: LoweringContext, node: Node) -> None:
-    """A quantiser left by attach_scales: a change of grid."""
-    form = ctx.form(node.inputs[0])
-    ctx.emit(node, lambda _: low.Quantize(), [ctx.get(node.inputs[0], form)], form, fuses=False)

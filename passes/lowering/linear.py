@@ -70,9 +70,7 @@ def _check_axis(weight: Tensor) -> None:
         )
 
 
-def _store_weight(
-    ctx: LoweringContext, node: Node, weight: Tensor, codes: _Codes, data: Array, *, axis: int
-) -> str:
+def _store_weight(ctx: LoweringContext, node: Node, weight: Tensor, codes: _Codes, data: Array, *, axis: int) -> str:
     """Adds the weight tensor in physical order and returns its name."""
     name = weight.name if weight.name not in ctx.tensors else ctx.fresh(f"{node.name}/{weight.name}")
     frozen = np.ascontiguousarray(data, np.int8)
@@ -113,6 +111,8 @@ def _bias(ctx: LoweringContext, node: Node, layer: LayerCodes, bias: Tensor | No
     base = base if base not in ctx.tensors and bias is not None else ctx.fresh(f"{node.name}/bias")
     frozen = layer.bias
     name = base
+    if layer.real_bias is not None:
+        ctx.real_biases[name] = layer.real_bias
     ctx.tensors[name] = LoweredTensor(
         name, tuple(frozen.shape), DType.INT32, frozen, scale, 0, 0, 32, origin=bias.origin if bias else name
     )
@@ -208,5 +208,7 @@ def _affine_weight(gain: Float64, name: str) -> Tensor:
     alive = np.abs(gain) / 127 > np.finfo(np.float32).tiny
     codes = np.where(alive, np.sign(gain) * 127, 0).astype(np.int8).reshape(-1, 1)
     scale = np.where(alive, np.abs(gain) / 127, 1.0).astype(np.float32)
-    quant = Affine(scale, np.zeros(gain.size, np.int32), IntRange(-127, 127), PerAxis(0) if gain.size > 1 else PerTensor())
+    quant = Affine(
+        scale, np.zeros(gain.size, np.int32), IntRange(-127, 127), PerAxis(0) if gain.size > 1 else PerTensor()
+    )
     return Tensor(name, codes.shape, codes, quant, name)

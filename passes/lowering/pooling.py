@@ -10,9 +10,10 @@ import numpy as np
 from kwsq.ir import lowered as low
 from kwsq.ir.graph import Node
 from kwsq.ir.lowered import DType, LoweredOp, Pads
+from kwsq.ir.numerics import Grid, derive_mean
 from kwsq.ir.ops import Activation, AveragePool, MaxPool, Mean, ReduceMax, ReduceSum
 from kwsq.passes.lowering.context import LoweringContext, LoweringRefused, int8_grid
-from kwsq.passes.lowering.forms import channels_last, physical_shape, renumbered, without
+from kwsq.passes.lowering.forms import Form, channels_last, physical_shape, renumbered, without
 
 Pair = tuple[int, int]
 
@@ -42,9 +43,7 @@ def lower_average_pool(ctx: LoweringContext, node: Node) -> None:
     padded = any(sum(pad) for pad in pads)
     counts_padding = op.count_include_pad or not padded
     if ctx.spec(name).same_as(ctx.spec(x.name)) and (not padded or not op.count_include_pad):
-        ctx.emit(
-            node, lambda _: low.AveragePool2D(kernel, stride, pads), [ctx.get(x.name, form)], form, fuses=False
-        )
+        ctx.emit(node, lambda _: low.AveragePool2D(kernel, stride, pads), [ctx.get(x.name, form)], form, fuses=False)
         return
     if not counts_padding:
         raise LoweringRefused(
@@ -52,18 +51,57 @@ def lower_average_pool(ctx: LoweringContext, node: Node) -> None:
             "count_include_pad = 1, no padding, or equal scales on both sides",
             "quantise its output with the scale of its input",
         )
+    ctx.note(node.name, "its grids differ: lowered to a depthwise convolution, which rounds once")
+    _emit_mean_window(ctx, node, form, (kernel, stride, pads), form)
+
+
+def _emit_mean_window(
+    ctx: LoweringContext, node: Node, form: Form, window: tuple[Pair, Pair, Pads], output_form: Form
+) -> None:
+    """Adds a depthwise convolution whose weights are all 1/K, as code 127 on scale 1/(127 K)."""
+    kernel, stride, pads = window
+    x = ctx.graph[node.inputs[0]]
     channels = x.shape[1]
-    scale = np.full(channels, 1.0 / (kernel[0] * kernel[1]), np.float32)
-    weight = ctx.constant(f"{node.name}/ones", np.ones((1, *kernel, channels)), DType.INT8, scale)
+    scale = np.full(channels, 1.0 / (127 * kernel[0] * kernel[1]), np.float32)
+    weight = ctx.constant(f"{node.name}/ones", np.full((1, *kernel, channels), 127), DType.INT8, scale)
     ctx.tensors[weight] = replace(ctx.tensors[weight], quantized_dimension=3)
     bias_scale = (int8_grid(ctx.spec(x.name)).scale * scale).astype(np.float32)
     bias = ctx.constant(f"{node.name}/zeros", np.zeros(channels), DType.INT32, bias_scale)
+    ctx.real_biases[bias] = np.zeros(channels)
 
     def make(activation: Activation) -> LoweredOp:
         return low.DepthwiseConv2D(stride, (1, 1), pads, activation)
 
-    ctx.note(node.name, "its grids differ: lowered to a depthwise convolution, which rounds once")
-    ctx.emit(node, make, [ctx.get(x.name, form), weight, bias], form)
+    ctx.emit(node, make, [ctx.get(x.name, form), weight, bias], output_form)
+
+
+ROUNDS_TWICE = (-1, -2)
+"""Right shifts of MEAN's multiplier at which its second rounding shifts the result by 1/4 or 1/8 code."""
+
+
+def _mean_as_product(ctx: LoweringContext, node: Node) -> bool:
+    """Lowers a spatial mean to a product with a row of 1/K where MEAN would round twice; False when MEAN is fine.
+
+    The row holds code 127 on scale 1/(127 K), so the accumulator is large and the rounding single in effect.
+    """
+    op, x = node.op, ctx.graph[node.inputs[0]]
+    assert isinstance(op, Mean)
+    if x.rank not in (3, 4) or op.axes != tuple(range(2, x.rank)):
+        return False
+    count = int(np.prod(x.shape[2:]))
+    grids = (int8_grid(ctx.spec(name)) for name in (x.name, node.outputs[0]))
+    source, target = (Grid(float(grid.scale), grid.zero_point) for grid in grids)
+    if derive_mean(source, target, count=count).shift not in ROUNDS_TWICE:
+        return False
+    stored = ctx.get(x.name, channels_last(x.rank, dims=4))
+    flat = ctx.fresh(f"{x.name}/positions")
+    shape = (x.shape[0], count, x.shape[1])
+    ctx.tensors[flat] = replace(ctx.tensors[stored], name=flat, shape=shape)
+    ctx.add(f"{node.name}/positions", low.Reshape(shape), [stored], [flat], node.name)
+    row = ctx.constant(f"{node.name}/row", np.full((1, 1, count), 127), DType.INT8, np.array([1 / (127 * count)]))
+    ctx.note(node.name, "lowered to a product with a row of 1/K: MEAN would round twice on these grids")
+    ctx.emit(node, lambda _: low.BatchMatMul(), [row, flat], (0, None, 1), fuses=False)
+    return True
 
 
 def reduction(make: Callable[[tuple[int, ...]], LoweredOp]) -> Callable[[LoweringContext, Node], None]:
@@ -72,6 +110,8 @@ def reduction(make: Callable[[tuple[int, ...]], LoweredOp]) -> Callable[[Lowerin
     def lowering(ctx: LoweringContext, node: Node) -> None:
         op = node.op
         assert isinstance(op, Mean | ReduceMax | ReduceSum)
+        if isinstance(op, Mean) and _mean_as_product(ctx, node):
+            return
         x = ctx.graph[node.inputs[0]]
         stored = ctx.form(x.name)
         axes = tuple(i for i, axis in enumerate(stored) if axis is not None and axis in op.axes)

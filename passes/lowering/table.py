@@ -7,6 +7,7 @@ from kwsq.ir import ops
 from kwsq.passes.lowering import elementwise, linear, movement, pooling
 from kwsq.passes.lowering.elementwise import Lowering, binary, unary
 from kwsq.passes.lowering.pooling import reduction
+from kwsq.passes.lowering.requantize import lower_change_of_grid
 
 LOWERINGS: dict[type, Lowering] = {
     ops.Abs: unary(lambda _: low.Abs()),
@@ -17,7 +18,7 @@ LOWERINGS: dict[type, Lowering] = {
     ops.Concat: movement.lower_concat,
     ops.Conv: linear.lower_conv,
     ops.Dense: linear.lower_dense,
-    ops.FakeQuant: elementwise.lower_requantize,
+    ops.FakeQuant: lower_change_of_grid,
     ops.HardSwish: unary(lambda _: low.HardSwish()),
     ops.LeakyRelu: unary(elementwise.lower_leaky_relu),
     ops.MatMul: linear.lower_matmul,
