@@ -1,6 +1,6 @@
-"""`kwsq train`: the command line of training; TensorFlow is imported only once it runs.
+"""`kwsq train` and `kwsq eval`: the command line of the zoo; TensorFlow is imported only once training starts.
 
-Run as `python -m kwsq.models.cli RECIPE --data DIR --out DIR --seed N`, or as `kwsq train`.
+Also run as `python -m kwsq.models.cli train RECIPE --data DIR --out DIR --seed N`.
 """
 
 import os
@@ -11,10 +11,12 @@ import typer
 
 from kwsq.ir.errors import KwsqError
 
+Data = Annotated[Path, typer.Option(envvar="KWSQ_DATA", help="Folder with manifest.csv and the audio.")]
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe file, such as models/kws_ff/recipe.toml.")],
-    data: Annotated[Path, typer.Option(envvar="KWSQ_DATA", help="Folder with manifest.csv and the audio.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Output folder; also holds the feature cache.")],
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
@@ -35,8 +37,36 @@ def train(
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from error
     for result in results:
-        typer.echo(f"{result.file}  accuracy {100 * result.accuracy:.2f} % of {result.clips} clips")
+        typer.echo(_line(result.file, result.accuracy, result.clips))
 
+
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="ONNX files that take LFBE features.")],
+    data: Data,
+    dataset: Annotated[str, typer.Option(help="Value of the manifest's set column.")] = "gsc12",
+    split: Annotated[str, typer.Option(help="Value of the manifest's split column.")] = "val",
+    cache: Annotated[Path, typer.Option(help="Folder for computed features.")] = Path(".cache/features"),
+) -> None:
+    """Print the accuracy of exported models in ONNX Runtime, graph optimisations off."""
+    from kwsq.models.data import load_split
+    from kwsq.models.evaluate import accuracy
+
+    try:
+        examples = load_split(data, cache, dataset=dataset, split=split)
+    except KwsqError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from error
+    for path in models:
+        typer.echo(_line(path.name, accuracy(path, examples), len(examples.labels)))
+
+
+def _line(name: str, accuracy: float, clips: int) -> str:
+    return f"{name}  accuracy {100 * accuracy:.2f} % of {clips} clips"
+
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+app.command()(train)
+app.command("eval")(evaluate)
 
 if __name__ == "__main__":
-    typer.run(train)
+    app()

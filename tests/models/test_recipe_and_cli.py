@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
@@ -16,9 +15,7 @@ SHIPPED = Path(__file__).resolve().parents[2] / "models" / "kws_ff" / "recipe.to
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
-    app = typer.Typer()
-    app.command()(cli.train)
-    result = CliRunner().invoke(app, list(arguments))
+    result = CliRunner().invoke(cli.app, list(arguments))
     return result.exit_code, result.output
 
 
@@ -57,14 +54,14 @@ def test_a_width_below_the_grid_is_refused() -> None:
 
 
 def test_a_missing_recipe_is_a_usage_error(tmp_path: Path) -> None:
-    code, output = invoke(str(tmp_path / "none.toml"), "--data", str(tmp_path), "--out", str(tmp_path))
+    code, output = invoke("train", str(tmp_path / "none.toml"), "--data", str(tmp_path), "--out", str(tmp_path))
     assert code == 2
     assert "none.toml: found no such file" in output
     assert "Traceback" not in output
 
 
 def test_missing_data_is_a_usage_error(tmp_path: Path) -> None:
-    code, output = invoke(str(SHIPPED), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
+    code, output = invoke("train", str(SHIPPED), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 2
     assert "manifest.csv: found no such file" in output
 
@@ -72,6 +69,12 @@ def test_missing_data_is_a_usage_error(tmp_path: Path) -> None:
 def test_without_tensorflow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delitem(sys.modules, "kwsq.models.train", raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    code, output = invoke(str(SHIPPED), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
+    code, output = invoke("train", str(SHIPPED), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 2
     assert "kwsq[train]" in output
+
+
+def test_eval_of_missing_data_is_a_usage_error(tmp_path: Path) -> None:
+    code, output = invoke("eval", "any.onnx", "--data", str(tmp_path))
+    assert code == 2
+    assert "manifest.csv: found no such file" in output

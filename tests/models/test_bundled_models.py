@@ -1,0 +1,84 @@
+"""The committed files: small, inside their declared widths, equal interfaces, and runnable as they are."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from keyword_cases import synthetic_keywords
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from kwsq.models.data import LabelledFeatures, load_split
+from kwsq.models.evaluate import accuracy, logits
+
+FOLDER = Path(__file__).resolve().parents[2] / "models" / "kws_ff"
+FILES = ("kws_ff_float.onnx", "kws_ff_w4.onnx", "kws_ff_w5_codebook.onnx")
+MOST_BYTES = 1_300_000
+
+
+def tensors(name: str) -> dict[str, NDArray[np.generic]]:
+    model = onnx.load(FOLDER / name)
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_small_valid_and_runs(name: str) -> None:
+    path = FOLDER / name
+    assert path.stat().st_size <= MOST_BYTES
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    out = logits(path, synthetic_keywords(3, seed=1).features)
+    assert out.shape == (3, 12)
+    assert np.isfinite(out).all()
+
+
+def test_w4_holds_six_weights_of_four_bits() -> None:
+    codes = {name: values for name, values in tensors("kws_ff_w4.onnx").items() if name.endswith(".weight.codes")}
+    assert len(codes) == 6
+    for values in codes.values():
+        assert values.dtype == np.int8
+        assert np.abs(values).max() == 7
+
+
+def test_w5_holds_six_weights_of_32_levels_that_are_not_uniform() -> None:
+    stored = tensors("kws_ff_w5_codebook.onnx")
+    books = [values for name, values in stored.items() if name.endswith(".levels")]
+    assert len(books) == 6
+    for name in [name for name in stored if name.endswith(".indices")]:
+        levels = stored[name.replace("indices", "levels")].astype(int)
+        assert levels.size == 32
+        assert (np.diff(levels) > 0).all()
+        assert np.unique(np.diff(levels)).size > 1
+        assert stored[name].max() < 32
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+def test_logits_have_their_own_int8_scale(name: str) -> None:
+    last = onnx.load(FOLDER / name).graph.node[-1]
+    assert (last.op_type, last.output[0]) == ("DequantizeLinear", "logits")
+    assert tensors(name)[last.input[2]].dtype == np.int8
+
+
+def card_accuracy(name: str) -> float:
+    """The accuracy in percent that the card's table states for a file."""
+    card = (FOLDER / "CARD.md").read_text(encoding="utf-8")
+    row = next(line for line in card.splitlines() if line.startswith(f"| `{name}`"))
+    return float(row.split("|")[3])
+
+
+@pytest.fixture(scope="module")
+def held_out(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> LabelledFeatures:
+    return load_split(shared_dir / "data", tmp_path_factory.mktemp("cache"), dataset="gsc12", split="val")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_card_states_the_accuracy_of_the_file(name: str, held_out: LabelledFeatures) -> None:
+    # One clip of 643 is 0.156 points; the card rounds to 0.01. A tie may fall differently on another processor,
+    # hence one clip of room.
+    assert abs(100 * accuracy(FOLDER / name, held_out) - card_accuracy(name)) < 0.156 + 0.01
+
+
+def test_shuffled_labels_do_not_have_the_stated_accuracy(held_out: LabelledFeatures) -> None:
+    wrong = replace(held_out, labels=np.roll(held_out.labels, 100))
+    assert 100 * accuracy(FOLDER / FILES[1], wrong) < card_accuracy(FILES[1]) - 20
