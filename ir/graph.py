@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,12 @@ class Op(Protocol):
 
     name: ClassVar[str]
 
-    def infer(self, *shapes: Shape) -> tuple[Shape, ...]:
+    # Every operator has its own number of inputs: `*args: Any, **kwargs: Any` is how a protocol says so to mypy.
+    def infer(self, *args: Any, **kwargs: Any) -> tuple[Shape, ...]:
         """Returns the output shapes for input shapes; () stands for an absent optional input's shape too."""
         ...
 
-    def evaluate(self, *arrays: FloatArray | None) -> tuple[FloatArray, ...]:
+    def evaluate(self, *args: Any, **kwargs: Any) -> tuple[FloatArray, ...]:
         """Returns the outputs for float32 inputs; an absent optional input is None."""
         ...
 
