@@ -149,6 +149,10 @@ def _abs(call: Call) -> Results:
     return _looked_up(call, numerics.abs_table(call.source, call.target))
 
 
+def _rsqrt(call: Call) -> Results:
+    return (numerics.rsqrt(call.codes(), numerics.derive_rsqrt(call.source, call.target)),)
+
+
 def _looked_up(call: Call, table: Array) -> Results:
     return (numerics.look_up(call.codes(), table),)
 
@@ -255,6 +259,7 @@ KERNELS: Mapping[type[ir.LoweredOp], Kernel] = {
     ir.SquaredDifference: _squared_difference,
     ir.Maximum: _maximum,
     ir.Minimum: _minimum,
+    ir.Rsqrt: _rsqrt,
     ir.Abs: _abs,
     ir.AveragePool2D: _average_pool2d,
     ir.MaxPool2D: _max_pool2d,
@@ -276,4 +281,4 @@ KERNELS: Mapping[type[ir.LoweredOp], Kernel] = {
     ir.Quantize: _quantize,
     ir.Dequantize: _dequantize,
 }
-"""Every lowered operator but Rsqrt and Sum, for which `kwsq.ir.numerics` has no function."""
+"""Every lowered operator but Sum, whose int8 kernel is wrong in LiteRT; targets rewrite it (see legalize)."""

@@ -1,0 +1,47 @@
+"""All parity checks of one artefact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from kwsq.converter.parity.kernels import check_default_kernels, check_reference_kernels, integer_outputs
+from kwsq.converter.parity.report import ParityReport
+from kwsq.converter.parity.sequences import vector_count
+from kwsq.converter.parity.source import SourceReference, check_source
+from kwsq.converter.parity.structure import check_structure
+from kwsq.ir.lowered import LoweredGraph
+
+
+def check(
+    graph: LoweredGraph,
+    artefact: bytes,
+    source: SourceReference | None,
+    inputs: Mapping[str, npt.NDArray[Any]],
+    *,
+    all_tensors: bool = False,
+) -> ParityReport:
+    """Answers whether the artefact computes what the model says.
+
+    1. structure: the file, read back, holds the graph's codes, scales, zero points, axes and options.
+    2. reference_kernels: LiteRT's reference kernels = the integer reference, bit for bit.
+    3. default_kernels: every default kernel within one rounding of the integer reference.
+    4. source: the integer reference within the tolerance of the quantised source.
+
+    Args:
+        graph: legalised graph the artefact was written from.
+        artefact: bytes of the `.tflite` file.
+        source: the quantised source; None leaves check 4 out.
+        inputs: arrays of the graph inputs' types by name, states left out; the first dimension is k times the declared
+            one. A streaming model takes the k chunks as one sequence, states starting at real 0.
+        all_tensors: compare every intermediate of every vector, not only the outputs.
+    """
+    checks = [check_structure(graph, artefact)]
+    expected = integer_outputs(graph, inputs)
+    checks.append(check_reference_kernels(graph, artefact, inputs, expected, everything=all_tensors))
+    checks.append(check_default_kernels(graph, artefact, inputs, expected, everything=all_tensors))
+    if source is not None:
+        checks.append(check_source(graph, source, inputs, expected))
+    return ParityReport(tuple(checks), vector_count(graph, inputs))

@@ -1,0 +1,64 @@
+"""What rounding alone does to a model's outputs, by simulation on the very vectors compared.
+
+Two faithful executions of a quantised model round the same real numbers, and at each operator some codes come out one
+step apart: ties broken differently, one rounding instead of two. How far apart the outputs then are depends on the
+model. Here such differences are drawn: every operator that rounds has a share of its codes moved by one step up or
+down, and the outputs are compared with those of the undisturbed integer reference.
+
+Source: our construction; shares measured (docs/quantization.md, section 9) and rounded up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kwsq.converter.parity.kernels import recomputed, rounding_bound_lsb
+from kwsq.converter.parity.sequences import Arrays, run_vectors, zero_states
+from kwsq.ir import lowered as ir
+from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode
+
+Array = npt.NDArray[Any]
+
+_ROUGH_SHARE = 0.15
+_FINE_SHARE = 0.01
+# Ties are common where few codes are averaged or a grid changes by a simple ratio.
+_ROUGH = (ir.AveragePool2D, ir.LeakyRelu, ir.Mean, ir.Mul, ir.PRelu, ir.Quantize, ir.Rectify)
+
+
+def noisy_outputs(graph: LoweredGraph, inputs: Arrays, seed: int = 0) -> dict[str, Array]:
+    """Returns the outputs of the integer reference with rounding differences drawn at every operator.
+
+    Args:
+        graph: legalised graph.
+        inputs: stacked codes by input name.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    return run_vectors(graph, lambda arrays: _run(graph, arrays, rng), inputs, zero_states(graph))
+
+
+def _run(graph: LoweredGraph, inputs: Arrays, rng: np.random.Generator) -> dict[str, Array]:
+    arrays = dict(inputs)
+    for node in graph.nodes:
+        for name, codes in recomputed(graph, node, arrays).items():
+            arrays[name] = _disturbed(codes, _share(graph, node), rng)
+    return {name: arrays[name] for name in graph.outputs}
+
+
+def _share(graph: LoweredGraph, node: LoweredNode) -> float:
+    rounds = rounding_bound_lsb(node.op) > 0 and graph[node.outputs[0]].dtype is not DType.FLOAT32
+    if not rounds:
+        return 0.0
+    return _ROUGH_SHARE if isinstance(node.op, _ROUGH) else _FINE_SHARE
+
+
+def _disturbed(codes: Array, share: float, rng: np.random.Generator) -> Array:
+    if share == 0:
+        return codes
+    step = rng.choice(np.array([-1, 0, 1]), codes.shape, p=[share / 2, 1 - share, share / 2])
+    limits = np.iinfo(codes.dtype)
+    moved: Array = np.clip(codes.astype(np.int32) + step, limits.min, limits.max).astype(codes.dtype)
+    return moved
