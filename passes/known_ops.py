@@ -38,8 +38,8 @@ QONNX_OPS = frozenset({"Quant", "IntQuant", "BipolarQuant", "Trunc"})
 
 MICROSOFT_OPS = frozenset(
     """
-    QuantizeLinear DequantizeLinear QLinearAdd QLinearMul QGemm QLinearGlobalAveragePool QLinearAveragePool
-    QLinearSigmoid QLinearLeakyRelu QLinearSoftmax QLinearConcat
+    QuantizeLinear DequantizeLinear QLinearAdd QLinearMul QGemm QLinearReduceMean QLinearGlobalAveragePool
+    QLinearAveragePool QLinearSigmoid QLinearLeakyRelu QLinearSoftmax QLinearConcat
     """.split()
 )
 

@@ -109,6 +109,24 @@ class SourceEditor:
         self._register(node)
         return node
 
+    def redirect(self, tensor: gs.Tensor, replacement: gs.Tensor) -> None:
+        """Makes every reader of `tensor` read `replacement`."""
+        readers = self._consumers.pop(id(tensor), [])
+        for node in readers:
+            for index, item in enumerate(node.inputs):
+                if item is tensor:
+                    # Plain assignment: graphsurgeon's own would search both lists.
+                    list.__setitem__(node.inputs, index, replacement)
+        self._consumers.setdefault(id(replacement), []).extend(readers)
+
+    def rename_output(self, tensor: gs.Tensor, replacement: gs.Tensor) -> None:
+        """Makes the producer of `tensor` compute `replacement` instead; nothing computes `tensor` then."""
+        node = self._producers.pop(id(tensor))
+        for index, item in enumerate(node.outputs):
+            if item is tensor:
+                list.__setitem__(node.outputs, index, replacement)
+        self._producers[id(replacement)] = node
+
     def forget(self, tensor: gs.Tensor) -> None:
         """Makes `tensor` a tensor nobody computes, once it has become a constant."""
         self._producers.pop(id(tensor), None)

@@ -26,6 +26,7 @@ from kwsq.ir.quant import (
     PerAxis,
     PerTensor,
     Rounding,
+    along_axis,
 )
 from kwsq.passes.base import Note
 from kwsq.passes.decode import Array, Findings
@@ -38,6 +39,8 @@ INTEGER_INPUT = "kwsq.IntegerInput"
 INTEGER_OUTPUT = "kwsq.IntegerOutput"
 CANONICAL = frozenset({FAKE_QUANT, CODES, INTEGER_INPUT, INTEGER_OUTPUT})
 
+_MAX_BITS = 8
+_FLOAT32_INTEGER_BITS = 24
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
@@ -56,7 +59,6 @@ class DialectContext:
         metadata: the model's metadata_props.
         findings: problems so far.
         refused: names of nodes that have a problem already.
-        dialects: names of the dialects found, in order of first use.
         notes: remarks for the report.
     """
 
@@ -66,7 +68,6 @@ class DialectContext:
     metadata: Mapping[str, str]
     findings: Findings = field(default_factory=Findings)
     refused: set[str] = field(default_factory=set)
-    dialects: dict[str, None] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
 
     def refuse(self, node: gs.Node, found: str, expected: str, remedy: str) -> Refused:
@@ -119,21 +120,24 @@ class DialectContext:
     ) -> None:
         """Makes `output` the fake-quantized `x`; a constant `x` is a latent weight."""
         latent = self.value(x)
+        if latent is None:
+            self._check_activation(node, spec)
+        elif latent.ndim > 1:
+            self._check_width(node, spec.range, "weights")
+        elif spec.range.bits > _FLOAT32_INTEGER_BITS:
+            self.codes(node, output, _wide_codes(latent, spec), spec, dialect, x.name)
+            return
         if latent is not None and not isinstance(x, gs.Constant):
             x = self.editor.constant(f"{x.name}.folded", latent)
-        # A vector is a bias or a norm's parameter, and those may be wide.
-        if latent is None or latent.ndim > 1:
-            self._check_width(node, spec.range, is_weight=latent is not None)
-        if latent is None and isinstance(spec.granularity, PerAxis):
-            raise self.refuse(
-                node,
-                "an activation with one scale per channel",
-                "one scale per activation tensor",
-                "quantize activations per tensor; integer kernels share one scale across channels",
-            )
         attrs: dict[str, object] = {"spec": spec, "rounding": rounding, "dialect": dialect}
         self.editor.compute(output, FAKE_QUANT, node.name, [x], attrs)
-        self.dialects.setdefault(dialect)
+
+    def _check_activation(self, node: gs.Node, spec: Affine) -> None:
+        self._check_width(node, spec.range, "activations")
+        if isinstance(spec.granularity, PerAxis):
+            found = "an activation with one scale per channel"
+            remedy = "quantize activations per tensor; integer kernels share one scale across channels"
+            raise self.refuse(node, found, "one scale per activation tensor", remedy)
 
     def codes(
         self,
@@ -145,22 +149,18 @@ class DialectContext:
         origin: str = "",
     ) -> None:
         """Makes `output` the real values of constant `codes`, which `origin` names in the file."""
+        # A vector is a bias or a norm's parameter, and those may be wide.
         if isinstance(spec, Affine) and codes.dtype != np.int32 and codes.ndim > 1:
-            self._check_width(node, spec.range, is_weight=True)
+            self._check_width(node, spec.range, "weights")
         attrs: dict[str, object] = {"codes": codes, "spec": spec, "dialect": dialect, "origin": origin}
         self.editor.compute(output, CODES, node.name, [], attrs)
-        self.dialects.setdefault(dialect)
 
-    def _check_width(self, node: gs.Node, codes: IntRange, *, is_weight: bool) -> None:
-        if codes.bits <= 8:
+    def _check_width(self, node: gs.Node, codes: IntRange, what: str) -> None:
+        if codes.bits <= _MAX_BITS:
             return
-        what = "weights" if is_weight else "activations"
-        raise self.refuse(
-            node,
-            f"{codes.bits}-bit {what} (codes {codes.low} to {codes.high})",
-            f"{what} of 8 bits or fewer",
-            f"quantize {what} to 8 bits; the int8 kernels hold no wider codes",
-        )
+        found = f"{codes.bits}-bit {what} (codes {codes.low} to {codes.high})"
+        remedy = f"quantize {what} to {_MAX_BITS} bits; the int8 kernels hold no wider codes"
+        raise self.refuse(node, found, f"{what} of {_MAX_BITS} bits or fewer", remedy)
 
     def scale(self, node: gs.Node, values: Array) -> FloatArray:
         """Returns a checked scale as float32 of its own shape.
@@ -243,6 +243,13 @@ def plain_codes(codes: Array) -> IntArray:
     ):
         return np.asarray(codes)
     return codes.astype(np.uint8 if codes.dtype.name.startswith("uint") else np.int8)
+
+
+def _wide_codes(latent: Array, spec: Affine) -> IntArray:
+    """Codes too wide for float32 arithmetic, of biases."""
+    scale = along_axis(spec.scale.astype(np.float64), spec.granularity, latent.ndim)
+    codes = np.rint(latent.astype(np.float64) / scale) + along_axis(spec.zero_point, spec.granularity, latent.ndim)
+    return np.clip(codes, spec.range.low, spec.range.high).astype(np.int32)
 
 
 def zero_points(values: npt.ArrayLike, size: int) -> IntArray:

@@ -9,8 +9,17 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.errors import InvalidModelError, Problem, UnsupportedModelError
 from kwsq.passes.base import Note
-from kwsq.passes.dialects import arithmetic, integer_input, qdq, qonnx, signs, straight_through
-from kwsq.passes.dialects.canonical import DialectContext
+from kwsq.passes.dialects import (
+    arithmetic,
+    codebooks,
+    integer_input,
+    qdq,
+    qonnx,
+    qoperator,
+    signs,
+    straight_through,
+)
+from kwsq.passes.dialects.canonical import CANONICAL, DialectContext
 from kwsq.passes.fold_source import ROUNDING_OPS, ConstantEvaluator, fold_constants
 from kwsq.passes.known_ops import MICROSOFT_DOMAIN, QONNX_DOMAINS, QUANTIZER_OPS
 from kwsq.passes.load import Source
@@ -18,13 +27,17 @@ from kwsq.passes.source_graph import SourceEditor
 from kwsq.passes.static_shapes import computed_shapes
 
 DIALECTS: tuple[Callable[[DialectContext], None], ...] = (
+    # x + (f(x) - x) hides the end of a written-out chain; before anybody evaluates one.
+    straight_through.rewrite,
     # Custom operators: no pattern of another dialect contains one.
     qonnx.rewrite,
-    # x + (f(x) - x) hides the end of a written-out chain from the next two.
-    straight_through.rewrite,
     # Before signs: a written-out quantizer may contain Where or Cast, a chain of signs contains no Round.
     arithmetic.rewrite,
     signs.rewrite,
+    # Its pattern ends in a DQ, which qdq would read as a uniform grid.
+    codebooks.rewrite,
+    # Writes QLinear operators out as the Q and DQ that qdq reads.
+    qoperator.rewrite,
     # Reads what is left of standard Q and DQ nodes; after every dialect that uses a DQ as the end of its own pattern.
     qdq.rewrite,
     # After qdq, which reads the usual integer inputs: takes or refuses those that are left.
@@ -73,13 +86,15 @@ def normalize(source: Source) -> Normalized:
         raise InvalidModelError(context.findings.invalid)
     if context.findings.unsupported:
         raise UnsupportedModelError(context.findings.unsupported)
-    return Normalized(editor.finish(), _dialect_names(context), tuple(context.notes))
+    graph = editor.finish()
+    return Normalized(graph, _dialect_names(graph), tuple(context.notes))
 
 
-def _dialect_names(context: DialectContext) -> tuple[str, ...]:
+def _dialect_names(graph: gs.Graph) -> tuple[str, ...]:
     """QCDQ files quantize 8-bit activations without a clip: where there is any, the file is QCDQ."""
-    clipped = qdq.DIALECT_CLIPPED in context.dialects
-    return tuple(name for name in context.dialects if name != qdq.DIALECT or not clipped)
+    names = dict.fromkeys(str(node.attrs["dialect"]) for node in graph.nodes if node.op in CANONICAL)
+    clipped = qdq.DIALECT_CLIPPED in names
+    return tuple(name for name in names if name != qdq.DIALECT or not clipped)
 
 
 def _refuse_leftovers(context: DialectContext) -> None:

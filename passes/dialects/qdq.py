@@ -154,7 +154,6 @@ def integer_input(
     spec = parameters.spec(context.granularity(node, 1, 0, None), parameters.container)
     attrs: dict[str, object] = {"spec": spec, "dtype": parameters.dtype.name, "dialect": DIALECT}
     context.editor.compute(output, INTEGER_INPUT, node.name, [tensor], attrs)
-    context.dialects.setdefault(DIALECT)
 
 
 def _rewrite_output(context: DialectContext, tensor: gs.Tensor) -> None:
@@ -180,4 +179,3 @@ def _rewrite_output(context: DialectContext, tensor: gs.Tensor) -> None:
     spec = parameters.spec(granularity, clamped(parameters.container, limits))
     attrs: dict[str, object] = {"spec": spec, "dtype": parameters.dtype.name, "dialect": DIALECT}
     context.editor.compute(tensor, INTEGER_OUTPUT, source.name, [real], attrs)
-    context.dialects.setdefault(DIALECT)
