@@ -1,10 +1,10 @@
-"""Rounds biases so that the errors made before a layer do not add up, equation (9).
+"""Rounds biases so that the errors made before a layer do not add up, equation (41).
 
 An integer bias is a multiple of scale_x * scale_w. With few-bit weights that step is a sizeable part of an output code,
 so the rounding error is a shift of the whole channel, and shifts of 64 channels add up in the next layer. Instead of
 the nearest integer to the bias alone, take the nearest to what is left after the mean error of the layer's input:
 
-    bias_q = round((bias - mean(W * (x_int - x_ref))) / (scale_x * scale_w) + dither)                (9)
+    bias_q = round((bias - mean(W * (x_int - x_ref))) / (scale_x * scale_w) + dither)               (41)
 
 x_int is what the integer graph computes, x_ref what the float graph with the same quantisers computes, on the same
 inputs. Codes and scales are untouched; a bias whose codes the source gave is left alone. The dither is 0 unless that
@@ -61,7 +61,7 @@ class FedBiases:
 def feed_bias_error(
     result: LowerResult, attached: Graph, annotated: Graph, inputs: Mapping[str, FloatArray], *, seed: int = 0
 ) -> FedBiases:
-    """Returns the integer graph with biases rounded by equation (9).
+    """Returns the integer graph with biases rounded by equation (41).
 
     Args:
         result: lowered graph with its views.

@@ -16,7 +16,7 @@ SEEDED_SAMPLES = 256
 
 
 def affine_from_range(low: float, high: float) -> Affine:
-    """Returns the int8 grid that spans [low, high] and holds real 0 exactly, equation (5).
+    """Returns the int8 grid that spans [low, high] and holds real 0 exactly, equation (37).
 
     >>> spec = affine_from_range(-1.0, 1.55)
     >>> round(float(spec.scale[0]), 4), int(spec.zero_point[0])

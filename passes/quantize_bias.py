@@ -1,4 +1,4 @@
-"""Integer biases: bias_q = round(bias / (scale_x * scale_w)), int32, equation (8)."""
+"""Integer biases: bias_q = round(bias / (scale_x * scale_w)), int32, equation (40)."""
 
 from __future__ import annotations
 

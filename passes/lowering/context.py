@@ -27,7 +27,7 @@ from kwsq.passes.lowering.forms import (
 INT8_LOW, INT8_HIGH = -128, 127
 
 
-class LoweringRefused(Exception):
+class LoweringRefusedError(Exception):
     """Raised by a lowering for a node the integer graph cannot express; collected, never shown raw."""
 
     def __init__(self, found: str, expected: str, remedy: str) -> None:
@@ -37,7 +37,7 @@ class LoweringRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Int8Grid:
-    """A per-tensor grid shifted into int8: q_int8 = q + offset, same scale, same real values, equation (6).
+    """A per-tensor grid shifted into int8: q_int8 = q + offset, same scale, same real values, equation (38).
 
     Args:
         scale: float32 value.
@@ -289,7 +289,7 @@ class LoweringContext:
         self.add(f"{base}/clamp", low.Maximum(), [source, bound], [target], base)
         self.note(base, f"explicit clamp at code {grid.low}: the annotated range is narrower than int8")
 
-    def refuse(self, node: Node, refused: LoweringRefused) -> Problem:
+    def refuse(self, node: Node, refused: LoweringRefusedError) -> Problem:
         """Returns the problem for a refused node."""
         return Problem(node.name, refused.found, refused.expected, refused.remedy, node.source or node.op.name)
 

@@ -13,7 +13,7 @@ from kwsq.ir.lowered import DType, LoweredOp, LoweredTensor
 from kwsq.ir.ops import Activation, ChannelAffine, Conv, Dense
 from kwsq.ir.quant import Affine, Codebook, IntRange, PerAxis, PerTensor, Unquantized
 from kwsq.passes.base import Level
-from kwsq.passes.lowering.context import LoweringContext, LoweringRefused, int8_grid
+from kwsq.passes.lowering.context import LoweringContext, LoweringRefusedError, int8_grid
 from kwsq.passes.lowering.forms import channels_last, identity_form
 from kwsq.passes.quantize_bias import LayerCodes, integer_bias
 
@@ -31,15 +31,15 @@ class _Codes:
 
 
 def weight_codes(weight: Tensor) -> _Codes:
-    """Returns the codes of a weight, recentred to zero point 0, equation (7).
+    """Returns the codes of a weight, recentred to zero point 0, equation (39).
 
     Raises:
-        LoweringRefused: the weight has no grid, or its centred codes do not fit int8.
+        LoweringRefusedError: the weight has no grid, or its centred codes do not fit int8.
     """
     assert weight.data is not None
     match weight.quant:
         case Unquantized():
-            raise LoweringRefused(
+            raise LoweringRefusedError(
                 f"weight {weight.name!r} without a quantiser, in a model that has others",
                 "a quantiser on every weight of Conv, Gemm and MatMul",
                 "quantise it in training, or give --calibration so that it is quantised after training",
@@ -52,7 +52,7 @@ def weight_codes(weight: Tensor) -> _Codes:
                 zero = zero.reshape([-1 if i == spec.granularity.axis else 1 for i in range(weight.rank)])
             centred = weight.data.astype(np.int32) - zero
             if centred.size and (centred.min() < -128 or centred.max() > 127):
-                raise LoweringRefused(
+                raise LoweringRefusedError(
                     f"weight {weight.name!r} with asymmetric codes in [{centred.min()}, {centred.max()}] around zero",
                     "codes that fit int8 around zero point 0",
                     "train with symmetric weight quantisation",
@@ -63,7 +63,7 @@ def weight_codes(weight: Tensor) -> _Codes:
 def _check_axis(weight: Tensor) -> None:
     quant = weight.quant
     if isinstance(quant, Affine | Codebook) and isinstance(quant.granularity, PerAxis) and quant.granularity.axis != 0:
-        raise LoweringRefused(
+        raise LoweringRefusedError(
             f"weight {weight.name!r} with scales along axis {quant.granularity.axis}",
             "scales per output channel (axis 0 of the layer's weight)",
             "quantise weights per tensor or per output channel",
@@ -186,7 +186,7 @@ def lower_channel_affine(ctx: LoweringContext, node: Node) -> None:
     assert isinstance(op, ChannelAffine)
     x = ctx.graph[node.inputs[0]]
     if x.rank > 4:
-        raise LoweringRefused(f"a per-channel affine on rank {x.rank}", "rank 4 at most", "reshape the tensor")
+        raise LoweringRefusedError(f"a per-channel affine on rank {x.rank}", "rank 4 at most", "reshape the tensor")
     gain, offset = (ctx.graph[name].real().astype(np.float64) for name in node.inputs[1:])
     weight = _affine_weight(gain, f"{node.name}/gain")
     shift = Tensor(f"{node.name}/offset", offset.shape, offset.astype(np.float32), origin=node.name)
