@@ -30,7 +30,7 @@ class InputSpec:
 
     Args:
         name: input name.
-        shape: static shape.
+        shape: static shape; the first dimension is the batch.
         dtype: "float32", or "uint8" / "int8" for an input that is itself integer.
     """
 
@@ -44,17 +44,16 @@ class Samples:
     """Inputs of a model and, for evaluation, their classes.
 
     Args:
-        inputs: input name -> (N, *input shape) of the input's type.
-        labels: (N,) int64, or None where none were asked for.
+        inputs: input name -> array of the input's type and shape, but with `runs` times its first dimension.
+        runs: number of inferences the arrays feed.
+        dropped: samples left over because they do not fill a batch.
+        labels: one class per row of the first dimension, or per run; None where none were asked for.
     """
 
     inputs: Mapping[str, Array]
+    runs: int
+    dropped: int = 0
     labels: npt.NDArray[np.int64] | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of samples N."""
-        return min((len(array) for array in self.inputs.values()), default=0)
 
 
 def read_samples(
@@ -76,7 +75,7 @@ def read_samples(
         labelled: whether `y` must hold one class per sample.
 
     Returns:
-        Arrays of every input, reshaped to (-1, *shape).
+        Arrays of every input, reshaped to (-1, *shape at batch 1) and cut to whole batches.
 
     Raises:
         UsageError: listing every array that is missing or unfit.
@@ -93,12 +92,19 @@ def read_samples(
             found[spec.name] = _fitted(archive.read(key, inputs), spec, f"{flag}, array {key!r}")
         except UsageError as error:
             problems += error.problems
+    batches = {spec.name: spec.shape[0] for spec in wanted}
     if not problems:
-        problems += _count_problems(found, flag)
+        problems += _count_problems({name: len(array) // batches[name] for name, array in found.items()}, flag)
     if problems:
         raise UsageError(problems)
-    samples = Samples(found)
-    return samples if not labelled else Samples(found, _labels(archive, samples.count, inputs))
+    rows = {len(array) for array in found.values()}
+    runs = min((len(array) // batches[name] for name, array in found.items()), default=0)
+    cut = {name: array[: runs * batches[name]] for name, array in found.items()}
+    dropped = max((len(array) - len(cut[name]) for name, array in found.items()), default=0)
+    labels = _labels(archive, rows | {runs}, inputs) if labelled else None
+    if labels is not None and labels.size != runs:
+        labels = labels[: labels.size - dropped]
+    return Samples(cut, runs, dropped, labels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,9 +165,10 @@ def _read_array(stream: IO[bytes], member_bytes: int) -> Array:
 
 
 def _fitted(array: Array, spec: InputSpec, where: str) -> Array:
-    """Returns the array as (-1, *shape) of the input's type."""
-    if array.size == 0 or array.size % math.prod(spec.shape):
-        found, expected = f"shape {list(array.shape)}", f"a multiple of {list(spec.shape)}"
+    """Returns the array as (-1, *shape at batch 1), batches joined, of the input's type."""
+    batch, *sample = spec.shape
+    if array.size % math.prod(sample) or array.size < math.prod(spec.shape):
+        found, expected = f"shape {list(array.shape)}", f"samples of {[1, *sample]}, at least {batch} of them"
         raise UsageError(Problem(where, found, expected, "save samples of the model's input shape"))
     if spec.dtype == "float32":
         if not np.isfinite(array).all():
@@ -172,7 +179,7 @@ def _fitted(array: Array, spec: InputSpec, where: str) -> Array:
             raise UsageError(Problem(where, "values beyond float32", "float32 values", "scale the data"))
     else:
         result = _integer(array, spec.dtype, where)
-    return result.reshape(-1, *spec.shape)
+    return result.reshape(-1, *sample)
 
 
 def _integer(array: Array, dtype: str, where: str) -> Array:
@@ -184,22 +191,21 @@ def _integer(array: Array, dtype: str, where: str) -> Array:
     return np.ascontiguousarray(array, dtype)
 
 
-def _count_problems(found: Mapping[str, Array], flag: str) -> list[Problem]:
-    counts = {name: len(array) for name, array in found.items()}
+def _count_problems(counts: Mapping[str, int], flag: str) -> list[Problem]:
     if len(set(counts.values())) <= 1:
         return []
     text = ", ".join(f"{name}: {count}" for name, count in counts.items())
     return [Problem(flag, f"different numbers of samples ({text})", "one number", "save as many of each input")]
 
 
-def _labels(archive: _Archive, count: int, inputs: Sequence[InputSpec]) -> npt.NDArray[np.int64]:
+def _labels(archive: _Archive, counts: set[int], inputs: Sequence[InputSpec]) -> npt.NDArray[np.int64]:
     where = f"{archive.flag}, labels 'y'"
     if "y" not in archive.members:
         known = ", ".join(sorted(archive.members)[:12])
         raise UsageError(Problem(where, f"only {known}", "integer classes", "save the class of each sample as y"))
     labels = archive.read("y", inputs)
-    if labels.dtype.kind not in "iu" or labels.size != count or (labels.size and labels.min() < 0):
+    if labels.dtype.kind not in "iu" or labels.size not in counts or (labels.size and labels.min() < 0):
         found = f"{labels.dtype} values of shape {list(labels.shape)}"
-        expected = f"{count} integer classes from 0"
+        expected = f"{max(counts)} integer classes from 0"
         raise UsageError(Problem(where, found, expected, "save one class per sample"))
     return labels.reshape(-1).astype(np.int64)

@@ -29,8 +29,8 @@ def saved(folder: Path, **members: object) -> Path:
 def test_any_shape_of_the_right_size_is_reshaped(tmp_path: Path, key: str, shape: tuple[int, ...]) -> None:
     values = np.arange(60, dtype=np.float64).reshape(shape)
     samples = read_samples(saved(tmp_path, **{key: values, "other": "text"}), "--calibration", [X])
-    assert samples.count == 5
-    assert samples.inputs["features"].shape == (5, 1, 4, 3)
+    assert (samples.runs, samples.dropped) == (5, 0)
+    assert samples.inputs["features"].shape == (5, 4, 3)
     assert samples.inputs["features"].dtype == np.float32
     assert np.array_equal(samples.inputs["features"].reshape(-1), np.arange(60))
 
@@ -49,7 +49,7 @@ def test_the_name_wins_over_x(tmp_path: Path) -> None:
 def test_values_survive_or_are_refused(tmp_path: Path, values: np.ndarray) -> None:
     path = saved(tmp_path, x=values)
     with np.errstate(over="ignore"):
-        expected = values.astype(np.float32).reshape(-1, *X.shape)
+        expected = values.astype(np.float32).reshape(-1, *X.shape[1:])
     if not np.isfinite(expected).all():
         with pytest.raises(UsageError, match=r"NaN|float32"):
             read_samples(path, "--calibration", [X])
@@ -61,8 +61,8 @@ def test_values_survive_or_are_refused(tmp_path: Path, values: np.ndarray) -> No
     ("members", "complaint"),
     [
         ({"y": [0]}, "only y"),
-        ({"x": np.zeros(13)}, "a multiple of"),
-        ({"x": np.zeros(0)}, "a multiple of"),
+        ({"x": np.zeros(13)}, "samples of"),
+        ({"x": np.zeros(0)}, "at least 1 of them"),
         ({"x": np.full(12, np.nan)}, "NaN"),
         ({"x": np.full(12, 1e300)}, "beyond float32"),
         ({"x": np.array(["a"] * 12)}, "elements"),
@@ -98,7 +98,7 @@ def test_states_may_be_absent(tmp_path: Path) -> None:
     inputs = [InputSpec("chunk", (1, 2)), InputSpec("s1", (1, 8))]
     samples = read_samples(saved(tmp_path, x=np.zeros((7, 2))), "--calibration", inputs, states=frozenset(["s1"]))
     assert list(samples.inputs) == ["chunk"]
-    assert samples.count == 7
+    assert samples.runs == 7
 
 
 def test_integer_inputs_keep_their_codes(tmp_path: Path) -> None:
@@ -123,6 +123,18 @@ def test_labels(tmp_path: Path) -> None:
 def test_labels_must_be_one_class_each(tmp_path: Path, y: np.ndarray) -> None:
     with pytest.raises(UsageError, match="3 integer classes"):
         read_samples(saved(tmp_path, x=np.zeros((3, 4, 3)), y=y), "--data", [X], labelled=True)
+
+
+def test_a_batch_takes_whole_batches_and_counts_the_rest(tmp_path: Path) -> None:
+    spec = InputSpec("x", (4, 3))
+    path = saved(tmp_path, x=np.arange(33.0).reshape(11, 3), y=np.arange(11))
+    samples = read_samples(path, "--data", [spec], labelled=True)
+    assert (samples.runs, samples.dropped) == (2, 3)
+    assert samples.inputs["x"].shape == (8, 3)
+    assert samples.labels is not None
+    assert samples.labels.tolist() == list(range(8))
+    with pytest.raises(UsageError, match="at least 4 of them"):
+        read_samples(saved(tmp_path, x=np.zeros((3, 3))), "--data", [spec])
 
 
 def test_missing_labels_are_named(tmp_path: Path) -> None:
@@ -150,7 +162,7 @@ def test_damaged_archives_are_refused_or_read(tmp_path: Path, edits: list[tuple[
         samples = read_samples(path, "--calibration", [X])
     except UsageError:
         return
-    assert samples.inputs["features"].shape[1:] == X.shape
+    assert samples.inputs["features"].shape[1:] == X.shape[1:]
 
 
 def lying_header(shape: str) -> bytes:

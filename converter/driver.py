@@ -1,0 +1,181 @@
+"""One conversion, from options to files: the order of the stages, and what each is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kwsq.converter.accuracy import Accuracy, assess
+from kwsq.converter.config import ConvertOptions, check_options
+from kwsq.converter.data import Samples
+from kwsq.converter.evidence import checked_parity, float_distance, measure_containers, try_runtimes
+from kwsq.converter.html import render_html
+from kwsq.converter.manifest import json_bytes, manifest, versions
+from kwsq.converter.output import MANIFEST, REPORT_HTML, REPORT_JSON, OutputDirectory
+from kwsq.converter.references import quantized_reference, source_reference
+from kwsq.converter.report import Conversion, build_report
+from kwsq.converter.tflite_footprint import measure
+from kwsq.converter.vectors import Boundary, artefact_inputs, boundary_of, parity_inputs, real_samples, with_states
+from kwsq.passes.base import Level, Note
+from kwsq.passes.dialects import Normalized, normalize
+from kwsq.passes.load import Source, load_file
+from kwsq.passes.pipeline import DEFAULT_WEIGHT_BITS, PipelineOptions, PipelineResult, run_pipeline
+from kwsq.targets.base import TargetOptions, load_target
+from kwsq.targets.neon.reader import read
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConversionResult:
+    """What a conversion left.
+
+    Args:
+        report: the contents of report.json.
+        directory: where it was written.
+        exit_code: 0, or 1 when parity or a gate failed and only the reports were written.
+    """
+
+    report: Mapping[str, Any]
+    directory: Path
+    exit_code: int
+
+
+def convert(options: ConvertOptions, progress: Progress = lambda stage: None) -> ConversionResult:
+    """Converts a model, proves the artefact and writes the output directory.
+
+    Args:
+        options: what to do.
+        progress: called with the name of each stage as it begins.
+
+    Raises:
+        UsageError: wrong options, unusable files, or an output directory that is not free; nothing was written.
+        UnsupportedModelError, InvalidModelError: the model cannot be converted; nothing was written.
+    """
+    check_options(options)
+    claimed = None
+    if options.output is not None or options.weight_bits is not None:
+        # Before any work: a full directory is not worth a conversion.
+        claimed = _claim(options, options.weight_bits or DEFAULT_WEIGHT_BITS)
+    conversion = run_conversion(options, progress)
+    directory = claimed or _claim(options, conversion.pipeline.weight_bits)
+    progress("write")
+    report = build_report(conversion)
+    directory.publish(_files(conversion, report))
+    return ConversionResult(report, directory.path, conversion.exit_code)
+
+
+def _claim(options: ConvertOptions, weight_bits: int) -> OutputDirectory:
+    return OutputDirectory.claim(options.output_directory(weight_bits), force=options.force)
+
+
+def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: None) -> Conversion:
+    """Runs every stage and writes nothing; see `convert`."""
+    progress("load")
+    source = load_file(options.model, batch=options.batch, shapes=options.shapes)
+    normalized = normalize(source)
+    boundary = boundary_of(source, normalized, options)
+    calibration = _samples(boundary, options.calibration, "--calibration")
+    data = _samples(boundary, options.data, "--data", labelled=True)
+    progress("passes")
+    result = _pipeline(source, normalized, boundary, calibration, options)
+    progress("emit")
+    target, target_options = load_target(options.target), _target_options(source, result, options)
+    graph = target.legalize(result.lowered, target_options)
+    artefact = target.emit(graph, target_options)
+    (model,) = artefact.files.values()
+    progress("parity")
+    reference = quantized_reference(source, result)
+    real = parity_inputs(graph, result.annotated, calibration, options)
+    inputs = artefact_inputs(graph, real)
+    parity = checked_parity(graph, model, reference, inputs, all_tensors=options.intermediates)
+    original = source_reference(source, result) if result.is_ptq else reference
+    progress("measure")
+    accuracy: Accuracy | None = None
+    if data is not None and parity.passed:
+        accuracy = assess(graph, model, original, data, artefact_inputs(graph, data.inputs))
+    return Conversion(
+        options=options,
+        source=source,
+        normalized=normalized,
+        pipeline=result,
+        graph=graph,
+        artefact=artefact,
+        parity=parity,
+        float_distance=float_distance(graph, original, real, inputs) if result.is_ptq else None,
+        accuracy=accuracy,
+        containers=measure_containers(target, result.lowered, target_options, artefact),
+        runtimes=try_runtimes(graph, model, parity, inputs),
+        footprint=measure(read(model, next(iter(artefact.files)))),
+        dropped_samples=sum(samples.dropped for samples in (calibration, data) if samples is not None),
+    )
+
+
+def _samples(boundary: Boundary, path: Path | None, flag: str, *, labelled: bool = False) -> Samples | None:
+    return None if path is None else real_samples(boundary, path, flag, labelled=labelled)
+
+
+def _pipeline(
+    source: Source,
+    normalized: Normalized,
+    boundary: Boundary,
+    calibration: Samples | None,
+    options: ConvertOptions,
+) -> PipelineResult:
+    result = run_pipeline(
+        normalized,
+        source.opsets[""],
+        PipelineOptions(
+            weight_bits=options.weight_bits,
+            calibration=None if calibration is None else with_states(boundary, calibration),
+            requantize=options.requantize,
+            ptq=_ptq_options(options),
+            drop_softmax=options.drop_softmax,
+            float_io=options.io == "float32",
+            states=options.states,
+            seed=options.seed,
+        ),
+    )
+    if result.is_ptq or (options.scheme is None and options.ranges is None):
+        return result
+    text = "--scheme and --ranges have no effect: the model brings its own quantization"
+    return replace(result, notes=(*result.notes, Note("cli", result.source.name, text, Level.WARNING)))
+
+
+def _ptq_options(options: ConvertOptions) -> Any:
+    if options.scheme is None and options.ranges is None:
+        return None
+    from kwsq.passes.ptq import PtqOptions
+
+    chosen = PtqOptions(weight_bits=options.weight_bits or DEFAULT_WEIGHT_BITS, seed=options.seed)
+    if options.scheme is not None:
+        chosen = replace(chosen, scheme=options.scheme)
+    return chosen if options.ranges is None else replace(chosen, range_method=options.ranges)
+
+
+def _target_options(source: Source, result: PipelineResult, options: ConvertOptions) -> TargetOptions:
+    dropped = [note.where for note in result.notes if note.source == "drop_softmax"]
+    return TargetOptions(
+        container=options.container,
+        runtime=options.runtime,
+        strip_names=options.strip_names,
+        version=versions()["kwsq"],
+        source_sha256=source.sha256,
+        remarks={"dropped": dropped} if dropped else {},
+    )
+
+
+def _files(conversion: Conversion, report: Mapping[str, Any]) -> dict[str, bytes]:
+    files = {REPORT_JSON: json_bytes(report), REPORT_HTML: render_html(report).encode()}
+    if conversion.exit_code:
+        return files
+    files = {**conversion.artefact.files, **files}
+    described = manifest(
+        files,
+        source={"name": conversion.options.model.name, "sha256": conversion.source.sha256},
+        options=conversion.options.to_json(),
+        notes=report["result"]["notes"],
+    )
+    return {**files, MANIFEST: described}

@@ -1,0 +1,73 @@
+"""The source as something to run: what parity compares with, and whose accuracy is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kwsq.converter.parity import SourceReference
+from kwsq.converter.runtimes.ort import OrtSession
+from kwsq.ir.errors import UnsupportedModelError
+from kwsq.ir.execute import run_float
+from kwsq.ir.graph import Graph
+from kwsq.ir.quant import Affine, dequantize, quantize
+from kwsq.passes.known_ops import canonical_domain
+from kwsq.passes.load import Source
+from kwsq.passes.pipeline import PipelineResult
+
+Array = npt.NDArray[Any]
+EXECUTOR = "kwsq's float executor"
+
+
+def source_reference(source: Source, result: PipelineResult) -> SourceReference:
+    """Returns the source model as it was given, quantisers included.
+
+    onnxruntime runs models of standard operators whose outputs the artefact keeps; the float executor the others:
+    custom domains, which onnxruntime does not know, and dropped softmaxes, whose probabilities it would return.
+    """
+    if "emits_logits" not in result.source.facts and set(map(canonical_domain, source.opsets)) <= {""}:
+        try:
+            session = OrtSession(source.data)
+        except UnsupportedModelError:
+            return _executed(result.source, EXECUTOR)
+        return SourceReference(session.name, session.run)
+    return _executed(result.source, EXECUTOR)
+
+
+def quantized_reference(source: Source, result: PipelineResult) -> SourceReference:
+    """Returns the quantised model that the artefact must agree with.
+
+    For a model quantised after training that is the graph with the codes and scales chosen, because the source itself
+    has none.
+    """
+    if result.is_ptq:
+        return _executed(result.annotated, f"{EXECUTOR} on the quantised graph")
+    return source_reference(source, result)
+
+
+def _executed(graph: Graph, name: str) -> SourceReference:
+    def run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        real = {key: _decoded(graph, key, array) for key, array in inputs.items()}
+        outputs = run_float(graph, real)
+        return {key: _encoded(graph, key, array) for key, array in outputs.items()}
+
+    return SourceReference(name, run)
+
+
+def _decoded(graph: Graph, name: str, array: Array) -> Array:
+    spec = graph[name].quant
+    if name in graph.integer_io and isinstance(spec, Affine):
+        return dequantize(array, spec)
+    return np.asarray(array, np.float32)
+
+
+def _encoded(graph: Graph, name: str, array: Array) -> Array:
+    """Returns the codes of an output that is integer in the source, which is what onnxruntime would return too."""
+    producer = graph.producers().get(name)
+    spec = getattr(producer.op, "spec", None) if producer is not None else None
+    if name in graph.integer_io and isinstance(spec, Affine):
+        return quantize(array, spec).astype(graph.integer_io[name])
+    return array

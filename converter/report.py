@@ -1,0 +1,200 @@
+"""The report: one JSON document from which the terminal summary and report.html are rendered.
+
+`result` depends on input, options and versions only; `run` names the versions that produced it. The schema is
+report.schema.json beside this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+from kwsq.converter.accuracy import NOT_ASSESSED, Accuracy
+from kwsq.converter.config import ConvertOptions
+from kwsq.converter.footprint import MemoryReport
+from kwsq.converter.manifest import versions
+from kwsq.converter.parity import ParityReport
+from kwsq.converter.report_sections import (
+    activations_section,
+    boundary_section,
+    interface_section,
+    model_section,
+    weights_section,
+)
+from kwsq.ir.lowered import LoweredGraph
+from kwsq.passes.dialects import Normalized
+from kwsq.passes.load import Source
+from kwsq.passes.pipeline import PipelineResult
+from kwsq.targets.base import Artefact
+
+SCHEMA_VERSION = 1
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What a container makes of the model.
+
+    Args:
+        name: "int8" or "int4".
+        written: whether it is the one in the output directory.
+        file_bytes, weight_bytes: sizes; None when the model does not fit it.
+        reason: why it does not fit, "" when it does.
+    """
+
+    name: str
+    written: bool
+    file_bytes: int | None
+    weight_bytes: int | None
+    reason: str = ""
+
+    def to_json(self) -> Json:
+        """Returns the fields as a JSON-ready dictionary."""
+        return {
+            "container": self.name,
+            "written": self.written,
+            "available": self.file_bytes is not None,
+            "file_bytes": self.file_bytes,
+            "weight_bytes": self.weight_bytes,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeVerdict:
+    """Whether a runtime ran the artefact.
+
+    Args:
+        name: the runtime.
+        accepted: None when it is not installed.
+        detail: what it answered.
+    """
+
+    name: str
+    accepted: bool | None
+    detail: str
+
+    def to_json(self) -> Json:
+        """Returns the fields as a JSON-ready dictionary."""
+        return {"name": self.name, "accepted": self.accepted, "detail": self.detail}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conversion:
+    """Everything one conversion found out.
+
+    Args:
+        options: what was asked for.
+        source: the model read.
+        normalized: its dialects.
+        pipeline: every stage of the graph.
+        graph: legalised integer graph.
+        artefact: files of the target.
+        parity: checks of the artefact.
+        float_distance: distance of the artefact from a float source; None for a quantised one.
+        accuracy: on `--data`, None without.
+        containers: sizes in all containers.
+        runtimes: which runtimes ran the artefact.
+        footprint: of the artefact.
+        dropped_samples: samples of `--calibration` and `--data` that did not fill a batch.
+    """
+
+    options: ConvertOptions
+    source: Source
+    normalized: Normalized
+    pipeline: PipelineResult
+    graph: LoweredGraph
+    artefact: Artefact
+    parity: ParityReport
+    float_distance: Json | None
+    accuracy: Accuracy | None
+    containers: tuple[Container, ...]
+    runtimes: tuple[RuntimeVerdict, ...]
+    footprint: MemoryReport
+    dropped_samples: int = 0
+
+    @property
+    def model_bytes(self) -> bytes:
+        """The artefact's only file."""
+        (data,) = self.artefact.files.values()
+        return data
+
+    def failures(self) -> list[str]:
+        """Returns why the artefact must not be kept, most important first."""
+        reasons = [str(check.mismatches[0]) for check in self.parity.checks if not check.passed]
+        floor, accuracy = self.options.min_accuracy, self.accuracy
+        if floor is not None and accuracy is not None and accuracy.artefact_top1 < floor:
+            reasons.append(f"top-1 accuracy {accuracy.artefact_top1:.2%} is below --min-accuracy {floor:.2%}")
+        return reasons
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 when the artefact must not be kept."""
+        return 1 if self.failures() else 0
+
+
+def build_report(conversion: Conversion) -> Json:
+    """Returns the report as JSON-ready data."""
+    result, graph = conversion.pipeline, conversion.graph
+    accuracy = conversion.accuracy
+    return {
+        "generator": "kwsq",
+        "schema_version": SCHEMA_VERSION,
+        "result": {
+            "verdict": _verdict(conversion),
+            "model": model_section(conversion.source, conversion.normalized, result),
+            "options": conversion.options.to_json(),
+            "artefact": _artefact(conversion),
+            "inputs": interface_section(graph, graph.inputs),
+            "outputs": interface_section(graph, graph.outputs),
+            "boundary_transposes": boundary_section(graph),
+            "parity": conversion.parity.to_json(),
+            "float_distance": conversion.float_distance,
+            "accuracy": dict(NOT_ASSESSED) if accuracy is None else accuracy.to_json(),
+            "containers": [container.to_json() for container in conversion.containers],
+            "runtimes": [runtime.to_json() for runtime in conversion.runtimes],
+            "weights": weights_section(graph, result, conversion.artefact.header),
+            "activations": activations_section(graph),
+            "ptq": [record.to_json() for record in result.ptq_records],
+            "footprint": conversion.footprint.to_json(),
+            "notes": _notes(conversion),
+        },
+        "run": {"versions": versions(), "python": platform.python_version(), "machine": platform.machine()},
+    }
+
+
+def _verdict(conversion: Conversion) -> Json:
+    failures, options = conversion.failures(), conversion.options
+    name, bits = options.model.name, conversion.pipeline.weight_bits
+    outcome = "no artefact is kept" if failures else "parity proven"
+    return {
+        "passed": not failures,
+        "status": "fail" if failures else "pass",
+        "exit_code": conversion.exit_code,
+        "headline": f"{name} to {options.target} at {bits}-bit weights: {outcome}",
+        "reasons": failures,
+    }
+
+
+def _artefact(conversion: Conversion) -> Json:
+    data = conversion.model_bytes
+    header = conversion.artefact.header
+    return {
+        "kept": conversion.exit_code == 0,
+        "file": next(iter(conversion.artefact.files)),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "container": header["container"],
+        "minimum_runtime": header["minimum_runtime"],
+        "operators": header["operators"],
+    }
+
+
+def _notes(conversion: Conversion) -> list[Json]:
+    notes: list[Json] = [dict(note.to_json()) for note in conversion.pipeline.notes]
+    if conversion.dropped_samples:
+        text = f"{conversion.dropped_samples} samples did not fill a batch and were left out"
+        notes.append({"source": "data", "where": "inputs", "text": text, "level": "warning"})
+    return notes

@@ -1,0 +1,268 @@
+"""What each command prints, as blocks made from its JSON result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kwsq.converter.safe_text import printable
+from kwsq.converter.terminal import Block, Line, Table, name_cell, number
+
+Json = Mapping[str, Any]
+TOP_LAYERS = 10
+PURPOSES = {
+    "weights_bytes": "weights",
+    "codebooks_bytes": "codebooks",
+    "biases_bytes": "biases",
+    "requant_tables_bytes": "requant tables",
+    "other_constants_bytes": "other constants",
+    "names_bytes": "names",
+    "metadata_bytes": "metadata",
+    "graph_tables_bytes": "graph tables",
+    "padding_bytes": "padding",
+}
+"""Field of Flash -> what a reader calls it."""
+
+
+def conversion_blocks(report: Json, directory: str) -> list[Block]:
+    """Returns the summary of a conversion; the last lines are the parity verdict and the footprint."""
+    result = report["result"]
+    verdict = result["verdict"]
+    return [
+        Line(f"{verdict['status'].upper()}  {printable(verdict['headline'])}", "good" if verdict["passed"] else "bad"),
+        *(Line(f"  - {printable(reason)}", "bad") for reason in verdict["reasons"]),
+        Line(f"output      {printable(directory)}"),
+        Line(f"quantized   {_quantized(result)}"),
+        *_accuracy_lines(result["accuracy"]),
+        *_notes(result["notes"]),
+        _widths_table(result["weights"]),
+        _layers_table(result["footprint"]["layers"]),
+        _containers_table(result["containers"], result["runtimes"]),
+        *_parity_blocks(result["parity"]),
+        *footprint_totals(result["footprint"]),
+    ]
+
+
+def _quantized(result: Json) -> str:
+    model = result["model"]
+    if model["quantization"] == "ptq":
+        return f"after training (PTQ), {model['weight_bits']}-bit weights, {len(result['ptq'])} choices in the report"
+    dialects = ", ".join(model["dialects"]) or "none"
+    return f"during training (QAT), {model['weight_bits']}-bit weights, dialects: {dialects}"
+
+
+def _accuracy_lines(accuracy: Json) -> list[Block]:
+    if not accuracy["assessed"]:
+        return [Line("accuracy    not assessed (add --data EVAL.npz)")]
+    source, artefact = accuracy["source_top1"], accuracy["artefact_top1"]
+    text = f"accuracy    source {source:.2%}, artefact {artefact:.2%} top-1 on {accuracy['samples']:,} samples"
+    return [Line(text)]
+
+
+def _notes(notes: Sequence[Json]) -> list[Block]:
+    return [
+        Line(f"warning     {name_cell(note['where'])}: {printable(note['text'])}", "warning")
+        for note in notes
+        if note["level"] == "warning"
+    ]
+
+
+def _widths_table(weights: Sequence[Json]) -> Block:
+    rows = tuple(
+        (
+            name_cell(w["tensor"]),
+            ("" if w["bits_declared"] else "≥ ") + str(w["bits"]) + (" (wider)" if w["wider_than_requested"] else ""),
+            w["container"],
+            number(w["elements"]),
+            number(w["distinct_codes"]),
+            "gain folded" if w["gain_folded"] else "as annotated" if w["annotated_scale"] else "chosen",
+        )
+        for w in weights
+    )
+    return Table("Weights", ("tensor", "bits", "container", "weights", "codes used", "scale"), rows)
+
+
+def _layers_table(layers: Sequence[Json]) -> Block:
+    top = sorted(layers, key=lambda layer: -layer["flash"]["total_bytes"])[:TOP_LAYERS]
+    rows = tuple(
+        (
+            name_cell(layer["name"]),
+            printable(layer["operator"], 24),
+            number(layer["flash"]["total_bytes"]),
+            number(layer["flash"]["weights_bytes"]),
+            number(layer["macs"]),
+            number(layer["live_activation_bytes"]),
+        )
+        for layer in top
+    )
+    title = f"Largest {len(rows)} of {len(layers)} operators"
+    return Table(title, ("operator", "type", "flash B", "weights B", "MACs", "live B"), rows, left=2)
+
+
+def _containers_table(containers: Sequence[Json], runtimes: Sequence[Json]) -> Block:
+    rows = [
+        (
+            f"container {c['container']}{' (written)' if c['written'] else ''}",
+            f"{number(c['file_bytes'], 'B')}, weights {number(c['weight_bytes'], 'B')}"
+            if c["available"]
+            else c["reason"],
+        )
+        for c in containers
+    ]
+    rows += [(f"runs in {r['name']}", "yes" if r["accepted"] else f"no: {r['detail']}") for r in runtimes]
+    return Table("Containers and runtimes", ("", ""), tuple((a, printable(b)) for a, b in rows), left=2)
+
+
+def _parity_blocks(parity: Json) -> list[Block]:
+    lines = [Line(""), Line(f"Parity on {parity['vectors']:,} inputs", "title")]
+    for check in parity["checks"]:
+        mark, style = ("pass", "good") if check["passed"] else ("FAIL", "bad")
+        lines.append(Line(f"  {mark}  {printable(check['question'])}{_worst(check)}", style))
+        if check["mismatches"]:
+            first = check["mismatches"][0]
+            place = "" if first["index"] is None else str(first["index"])
+            found = f"{first['what']} {first['found']}, expected {first['expected']}"
+            lines.append(Line(f"        first: {name_cell(first['tensor'])}{place}: {printable(found)}", "bad"))
+    verdict = "parity PASSED" if parity["passed"] else "parity FAILED"
+    return [*lines, Line(verdict, "good" if parity["passed"] else "bad")]
+
+
+def _worst(check: Json) -> str:
+    outputs = check["figures"].get("outputs", {})
+    largest = max((figures.get("max_lsb", 0.0) for figures in outputs.values()), default=None)
+    return "" if largest is None else f" (largest difference {number(round(largest, 2))} LSB)"
+
+
+def footprint_totals(footprint: Json) -> list[Block]:
+    """Returns the six columns embedded tools compare, the file by purpose, and the float model beside them."""
+    totals, floats = footprint["totals"], footprint["float_model"]
+    headers = ("", "Activation RAM", "Runtime RAM", "Weights flash", "Code flash", "Total RAM", "Total flash")
+    this = tuple(number(totals[key], "B") for key in totals)
+    real = number(floats["parameter_bytes"], "B")
+    ram = number(floats["activation_bytes"], "B")
+    float_row = ("float32 model", ram, "not measured", real, "not measured", ram, real)
+    flash = footprint["flash"]
+    purposes = tuple((PURPOSES[key], number(flash[key])) for key in PURPOSES)
+    facts = (
+        f"{number(footprint['macs'])} MACs, {number(footprint['parameters'])} parameters, "
+        f"{number(footprint['declared_bits_per_weight'])} bits per weight as trained, "
+        f"{number(footprint['stored_bits_per_weight'])} as stored"
+    )
+    return [
+        Table("Flash by purpose", ("purpose", "bytes"), (*purposes, ("file", number(flash["total_bytes"])))),
+        Line(""),
+        Line(facts),
+        Table("Footprint", headers, (("this file", *this), float_row)),
+    ]
+
+
+def footprint_blocks(footprint: Json) -> list[Block]:
+    """Returns the summary `kwsq footprint` prints."""
+    containers = footprint["containers"]
+    rows = tuple((key.removesuffix("_weight_bytes"), number(value)) for key, value in containers.items())
+    return [
+        Line(f"{footprint['format']}, {number(footprint['file_bytes'], 'B')}", "title"),
+        *(Line(f"note: {printable(note)}", "warning") for note in footprint["notes"]),
+        _layers_table(footprint["layers"]),
+        Table("Weights in other containers", ("container", "bytes"), rows),
+        *footprint_totals(footprint),
+    ]
+
+
+def inspection_blocks(facts: Json) -> list[Block]:
+    """Returns the summary `kwsq inspect` prints."""
+    return _tflite_blocks(facts) if facts["format"] == "tflite" else _onnx_blocks(facts)
+
+
+def _tflite_blocks(facts: Json) -> list[Block]:
+    operators = tuple(
+        (printable(op["operator"], 32), number(op["version"]), ", ".join(map(name_cell, op["outputs"])))
+        for op in facts["operators"]
+    )
+    tensors = tuple(
+        (
+            name_cell(t["name"]),
+            t["dtype"],
+            str(t["shape"]),
+            "constant" if t["constant"] else "",
+            _scale_cell(t),
+            str(t["zero_point"][0]) if t["scale_count"] and t["zero_point"] else "",
+        )
+        for t in facts["tensors"]
+    )
+    public = [
+        f"{kind}: {name_cell(t['name'])} {t['dtype']} {t['shape']}"
+        for kind in ("inputs", "outputs")
+        for t in facts[kind]
+    ]
+    return [
+        Line(f"tflite, {number(facts['file_bytes'], 'B')}, {printable(facts['description'], 60)}", "title"),
+        *(Line(line) for line in public),
+        Table("Operators", ("operator", "version", "outputs"), operators, left=3),
+        Table("Tensors", ("tensor", "type", "shape", "", "scale", "zero point"), tensors, left=4),
+    ]
+
+
+def _scale_cell(tensor: Json) -> str:
+    count, scales = tensor["scale_count"], tensor["scale"]
+    if not count:
+        return ""
+    first = f"{scales[0]:.8g}" if isinstance(scales[0], float) else scales[0]
+    return first if count == 1 else f"{first} and {count - 1} more"
+
+
+def _onnx_blocks(facts: Json) -> list[Block]:
+    opsets = ", ".join(f"{printable(domain, 40)} {version}" for domain, version in facts["opsets"].items())
+    public = [
+        f"{kind}: {name_cell(t['name'])} {t['dtype']} {t['shape']}"
+        for kind in ("inputs", "outputs")
+        for t in facts[kind]
+    ]
+    quantizers = tuple(
+        (
+            name_cell(q["tensor"]),
+            q["role"],
+            q["dialect"],
+            ("" if q["bits_declared"] else "≥ ") + str(q["bits"]),
+            q["grid"],
+            _scale_cell(q),
+            "" if q["range"] is None else f"{q['range'][0]} to {q['range'][1]}",
+        )
+        for q in facts["quantizers"]
+    )
+    headers = ("tensor", "role", "dialect", "bits", "grid", "scale", "codes")
+    return [
+        Line(f"onnx, {number(facts['file_bytes'], 'B')}, {printable(facts['producer'], 60)}, opsets {opsets}", "title"),
+        *(Line(line) for line in public),
+        Line(f"dialects: {', '.join(facts['dialects']) or 'none (a float model)'}"),
+        *([Table("Quantizers", headers, quantizers, left=3)] if quantizers else []),
+        *_judgement(facts),
+    ]
+
+
+def _judgement(facts: Json) -> list[Block]:
+    if not facts["convertible"]:
+        refused = [Line(f"  - {_problem(problem)}", "bad") for problem in facts["refused"]]
+        return [Line(""), Line(f"would be refused, {len(refused)} problems:", "bad"), *refused]
+    needs = [Line(f"  needs: {_problem(problem)}", "warning") for problem in facts["needs"]]
+    return [Line(""), Line("would convert", "good"), *needs]
+
+
+def _problem(problem: Json) -> str:
+    op = f" ({problem['op']}, opset {problem['opset']})" if problem["op"] else ""
+    text = f"{problem['where']}{op}: found {problem['found']}; expected {problem['expected']}; {problem['remedy']}"
+    return printable(text)
+
+
+def ops_blocks(facts: Json) -> list[Block]:
+    """Returns the summary `kwsq ops` prints."""
+    opsets = facts["onnx_opsets"]
+    rows = tuple((op["name"], ", ".join(op["tflite"])) for op in facts["integer_operators"])
+    return [
+        Line(f"ONNX opsets {opsets['lowest']} to {opsets['highest']}", "title"),
+        Line(f"operators: {', '.join(facts['onnx_operators'])}"),
+        Line(f"on constants or inside quantizers: {', '.join(facts['onnx_constant_operators'])}"),
+        Line(f"quantizers: {', '.join(facts['onnx_quantizers'])}"),
+        Table("Dialects", ("dialect", "what"), tuple((d["name"], d["what"]) for d in facts["dialects"]), left=2),
+        Table("Integer operators", ("kwsq", "TensorFlow Lite"), rows, left=2),
+    ]
