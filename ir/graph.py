@@ -180,7 +180,9 @@ def verify(graph: Graph) -> None:
     defined = {name for name, tensor in graph.tensors.items() if tensor.is_constant} | set(graph.inputs)
     problems: list[Problem] = []
     for node in graph.nodes:
-        problems += [_problem(node.name, f"input {n!r} used before definition") for n in node.inputs if n and n not in defined]
+        problems += [
+            _problem(node.name, f"input {n!r} used before definition") for n in node.inputs if n and n not in defined
+        ]
         problems += [_problem(node.name, f"output {n!r} defined twice") for n in node.outputs if n in defined]
         problems += [_problem(node.name, f"output {n!r} unknown") for n in node.outputs if n not in graph.tensors]
         defined.update(node.outputs)

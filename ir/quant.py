@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.float32]
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +219,7 @@ QuantSpec = Affine | Codebook | Unquantized
 UNQUANTIZED = Unquantized()
 
 
-def along_axis(values: npt.NDArray[np.generic], granularity: Granularity, rank: int) -> npt.NDArray[np.generic]:
+def along_axis(values: npt.NDArray[ScalarT], granularity: Granularity, rank: int) -> npt.NDArray[ScalarT]:
     """Returns `values` (1-D) reshaped to broadcast against a tensor of `rank`.
 
     >>> along_axis(np.arange(3), PerAxis(1), 4).shape
@@ -260,7 +262,7 @@ def quantize(real: npt.NDArray[np.floating], spec: Affine, rounding: Rounding = 
     quotient = np.asarray(real, np.float32) / scale
     low, high = spec.range.low, spec.range.high
     if rounding is Rounding.HALF_EVEN:
-        return np.clip(np.rint(quotient) + zero, low, high).astype(np.int32)
+        return np.asarray(np.clip(np.rint(quotient) + zero, low, high), np.int32)
     return _round(np.clip(quotient + zero.astype(np.float32), low, high), rounding).astype(np.int32)
 
 
@@ -282,8 +284,13 @@ def _round(x: FloatArray, rounding: Rounding) -> FloatArray:
             return np.sign(x) * np.ceil(np.abs(x) - np.float32(0.5))
 
 
-def fake_quantize(
-    real: npt.NDArray[np.floating], spec: Affine, rounding: Rounding = Rounding.HALF_EVEN
-) -> FloatArray:
+def fake_quantize(real: npt.NDArray[np.floating], spec: Affine, rounding: Rounding = Rounding.HALF_EVEN) -> FloatArray:
     """Returns `real` rounded onto the grid of `spec`: dequantize(quantize(real))."""
-    return dequantize(quantize(real, spec, rounding), spec)
+    if rounding is not Rounding.HALF_EVEN:
+        return dequantize(quantize(real, spec, rounding), spec)
+    # The same values without leaving float32: codes are below 2**24, so q - zero_point is exact.
+    scale = along_axis(spec.scale, spec.granularity, real.ndim)
+    zero = along_axis(spec.zero_point, spec.granularity, real.ndim).astype(np.float32)
+    centred = np.rint(np.asarray(real, np.float32) / scale)
+    low, high = np.float32(spec.range.low) - zero, np.float32(spec.range.high) - zero
+    return np.asarray(np.clip(centred, low, high) * scale, np.float32)

@@ -47,7 +47,9 @@ class Rewriter:
     ) -> tuple[str, ...]:
         """Adds a node and returns its output names; outputs not named are created after `base`."""
         shapes = op.infer(*(self.tensors[name].shape if name else () for name in inputs))
-        names = tuple(outputs) or tuple(self.fresh(f"{base}.out{i}" if i else f"{base}.out") for i in range(len(shapes)))
+        names = tuple(outputs) or tuple(
+            self.fresh(f"{base}.out{i}" if i else f"{base}.out") for i in range(len(shapes))
+        )
         for name, shape in zip(names, shapes, strict=True):
             known = self.tensors.get(name)
             self.tensors[name] = Tensor(name, shape, origin=base) if known is None else replace(known, shape=shape)
@@ -152,5 +154,7 @@ def _sorted_live(nodes: dict[str, Node], outputs: Iterable[str]) -> tuple[Node, 
             order.append(node)
             continue
         stack.append((node, True))
-        stack += [(producers[n], False) for n in reversed(node.inputs) if n in producers and producers[n].name not in done]
+        stack += [
+            (producers[n], False) for n in reversed(node.inputs) if n in producers and producers[n].name not in done
+        ]
     return tuple(order)

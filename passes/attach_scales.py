@@ -130,14 +130,8 @@ class _Work:
             return
         others = [n for n in self.rewriter.nodes.values() if source in n.inputs and n.name != node.name]
         readers = [n for n in others if not isinstance(n.op, FakeQuant)]
-        taken = self.spec(source) is not None or (
-            source in self.rewriter.outputs and target in self.rewriter.outputs
-        )
-        if (
-            taken
-            or not self.rewriter.can_bypass(node.name)
-            or not self._covers(op.spec, source, bool(readers))
-        ):
+        taken = self.spec(source) is not None or (source in self.rewriter.outputs and target in self.rewriter.outputs)
+        if taken or not self.rewriter.can_bypass(node.name) or not self._covers(op.spec, source, bool(readers)):
             self.assign(target, op.spec)
             return
         if readers:
@@ -179,9 +173,7 @@ class _Work:
         self.rewriter.tensors[raw] = replace(self.rewriter.tensors[output], name=raw, quant=raw_spec)
         outputs = tuple(raw if name == output else name for name in node.outputs)
         self.rewriter.update_node(node.name, outputs=outputs)
-        self.rewriter.add_node(
-            f"{node.name}/requantize", FakeQuant(spec), [raw], outputs=[output], source=node.source
-        )
+        self.rewriter.add_node(f"{node.name}/requantize", FakeQuant(spec), [raw], outputs=[output], source=node.source)
         self.notes.append(Note(self.options.name, node.name, f"output requantised to the grid of {output}"))
 
     # -- steps 2 and 5 ----------------------------------------------------------------------------------------------
@@ -296,7 +288,8 @@ class _Work:
 
     def _requantize_state(self, source: str, output: str) -> None:
         source_spec, spec = self.spec(source), self.spec(output)
-        assert source_spec is not None and spec is not None
+        assert source_spec is not None
+        assert spec is not None
         if source_spec.same_as(spec):
             return
         producer = next(n for n in self.rewriter.nodes.values() if output in n.outputs)
@@ -307,9 +300,7 @@ class _Work:
 
 def _clamp_may_requantize(node: Node) -> bool:
     """The runtime's stand-alone rectifiers requantise in the same rounding."""
-    return isinstance(node.op, Relu) or (
-        isinstance(node.op, Clip) and (node.op.low, node.op.high) in ((0, 6), (-1, 1))
-    )
+    return isinstance(node.op, Relu) or (isinstance(node.op, Clip) and (node.op.low, node.op.high) in ((0, 6), (-1, 1)))
 
 
 def _widest(specs: list[Affine]) -> Affine:

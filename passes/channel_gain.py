@@ -7,6 +7,7 @@ real' = (|gain_c| * scale) * (-code)                            for gain_c < 0, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from kwsq.ir.quant import Affine, Codebook, PerAxis, Unquantized
 Float64 = npt.NDArray[np.float64]
 
 
-class GainRefused(Exception):
+class GainRefusedError(Exception):
     """A gain that the codes of a weight cannot absorb; carries the reason."""
 
 
@@ -44,12 +45,12 @@ def apply_gain(weight: Tensor, gain: Float64) -> GainedWeight:
         gain: (C_out,) float64, finite.
 
     Raises:
-        GainRefused: a negative gain meets codes that have no negative in their range.
+        GainRefusedError: a negative gain meets codes that have no negative in their range.
     """
     assert weight.data is not None
     match weight.quant:
         case Unquantized():
-            data = weight.data * gain.reshape(-1, *[1] * (weight.rank - 1))
+            data = weight.real() * gain.reshape(-1, *[1] * (weight.rank - 1))
             return GainedWeight(replace(weight, data=data.astype(np.float32)), (), ())
         case Affine() | Codebook() as spec:
             return _gain_codes(weight, spec, gain)
@@ -58,15 +59,15 @@ def apply_gain(weight: Tensor, gain: Float64) -> GainedWeight:
 def _gain_codes(weight: Tensor, spec: Affine | Codebook, gain: Float64) -> GainedWeight:
     assert weight.data is not None
     if isinstance(spec.granularity, PerAxis) and spec.granularity.axis != 0:
-        raise GainRefused(f"its scales run along axis {spec.granularity.axis}, the gain along axis 0")
+        raise GainRefusedError(f"its scales run along axis {spec.granularity.axis}, the gain along axis 0")
     channels = weight.shape[0]
     scale = np.broadcast_to(spec.scale.astype(np.float64), (channels,)) * np.abs(gain)
     # A gain this small underflows float32 scales; such a channel contributes nothing (see Affine's scale > 0 rule).
     vanished = scale < np.finfo(np.float32).tiny
     negative = (gain < 0) & ~vanished
-    codes = np.array(weight.data)
+    codes: npt.NDArray[Any] = np.array(weight.data)
     _check_negatable(codes[negative], spec)
-    codes[negative] = -codes[negative]
+    np.negative(codes, out=codes, where=negative.reshape(-1, *[1] * (codes.ndim - 1)))
     codes[vanished] = _zero_code(spec, vanished)
     scale = np.where(vanished, 1.0, scale)
     quant = _rescaled(spec, scale.astype(np.float32), codes)
@@ -79,14 +80,12 @@ def _check_negatable(codes: npt.NDArray[np.generic], spec: Affine | Codebook) ->
         return
     if isinstance(spec, Codebook):
         if not set((-spec.levels.astype(int)).tolist()) <= set(spec.levels.astype(int).tolist()):
-            raise GainRefused("a negative gain meets a codebook that is not symmetric around zero")
+            raise GainRefusedError("a negative gain meets a codebook that is not symmetric around zero")
         return
     if spec.zero_point.any():
-        raise GainRefused("a negative gain meets asymmetric weight codes (zero point not 0)")
+        raise GainRefusedError("a negative gain meets asymmetric weight codes (zero point not 0)")
     if int(-codes.astype(np.int32).min()) > spec.range.high:
-        raise GainRefused(
-            f"a negative gain meets code {int(codes.min())}, whose negative is outside the range"
-        )
+        raise GainRefusedError(f"a negative gain meets code {int(codes.min())}, whose negative is outside the range")
 
 
 def _zero_code(spec: Affine | Codebook, vanished: npt.NDArray[np.bool_]) -> int:
@@ -95,7 +94,7 @@ def _zero_code(spec: Affine | Codebook, vanished: npt.NDArray[np.bool_]) -> int:
     if isinstance(spec, Codebook):
         if 0 in spec.levels:
             return 0
-        raise GainRefused("a vanishing gain meets a codebook without a zero level")
+        raise GainRefusedError("a vanishing gain meets a codebook without a zero level")
     return int(spec.zero_point[0])
 
 

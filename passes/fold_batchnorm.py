@@ -58,8 +58,8 @@ class FoldBatchNorm:
         return PassResult(rewriter.finish(*self.establishes), rewriter.changed, tuple(notes))
 
     def _fold(self, rewriter: Rewriter, node: Node, op: BatchNorm) -> list[Note]:
-        parameters = [rewriter.tensors[name].real() for name in node.inputs[1:]]
-        gain, offset = batchnorm_affine(*parameters, op.epsilon)
+        gamma, beta, mean, variance = (rewriter.tensors[name].real() for name in node.inputs[1:])
+        gain, offset = batchnorm_affine(gamma, beta, mean, variance, op.epsilon)
         layer = foldable_layer(rewriter, node.inputs[0])
         if layer is not None:
             notes = fold_into_layer(rewriter, layer, gain, offset, self.name)
@@ -68,6 +68,4 @@ class FoldBatchNorm:
         gain_name = rewriter.add_constant(f"{node.name}/gain", gain.astype(np.float32))
         offset_name = rewriter.add_constant(f"{node.name}/offset", offset.astype(np.float32))
         rewriter.update_node(node.name, op=ChannelAffine(1), inputs=(node.inputs[0], gain_name, offset_name))
-        return [
-            Note(self.name, node.name, "no layer before it can take it: one affine per channel, rounded once")
-        ]
+        return [Note(self.name, node.name, "no layer before it can take it: one affine per channel, rounded once")]

@@ -97,9 +97,7 @@ class FoldGain:
             )
             _write(rewriter, node, joined, joined.axis)
             rewriter.remove_node(before.name)
-            return [
-                Note(self.name, node.name, f"joined with {before.name}: one affine per channel, rounded once")
-            ]
+            return [Note(self.name, node.name, f"joined with {before.name}: one affine per channel, rounded once")]
         _write(rewriter, node, affine, axis)
         return [Note(self.name, node.name, "no layer before it can take it: one affine per channel")]
 

@@ -66,11 +66,7 @@ class FuseActivation:
         if producer is None or len(_consumers(rewriter, source)) != 1 or source in rewriter.outputs:
             return []
         activation = _FUSED.get(bounds)
-        if (
-            activation is None
-            or not isinstance(producer.op, _HOSTS)
-            or producer.op.activation is not Activation.NONE
-        ):
+        if activation is None or not isinstance(producer.op, _HOSTS) or producer.op.activation is not Activation.NONE:
             return []
         rewriter.update_node(producer.name, op=replace(producer.op, activation=activation))
         rewriter.bypass(node.name)
@@ -96,7 +92,7 @@ def _consumers(rewriter: Rewriter, tensor: str) -> list[Node]:
 
 
 def _implied(consumers: Sequence[Node], bounds: tuple[float, float]) -> bool:
-    """Whether every consumer is a quantiser whose grid lies inside the bounds (up to half a step, which rounds back)."""
+    """Whether every consumer is a quantiser whose grid lies inside the bounds, up to half a step, which rounds back."""
     if not consumers:
         return False
     for node in consumers:

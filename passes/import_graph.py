@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 from kwsq.ir.errors import Problem, UnsupportedModelError, UsageError
 from kwsq.ir.graph import Graph, StatePair, Tensor
 from kwsq.passes.importers import IMPORTERS
-from kwsq.passes.importers.context import ImportContext, UnsupportedNode
+from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
 
 
 def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | None = None) -> Graph:
@@ -53,20 +53,18 @@ def _import_nodes(ctx: ImportContext, source: gs.Graph) -> list[Problem]:
             continue
         try:
             importer(ctx, node)
-        except UnsupportedNode as unsupported:
+        except UnsupportedNodeError as unsupported:
             problems.append(unsupported.problem(node, ctx.opset))
             poisoned |= outputs
         except ValueError as error:
-            found = UnsupportedNode(
-                str(error), "shapes the operator accepts", "check the model with onnx.checker"
-            )
+            found = UnsupportedNodeError(str(error), "shapes the operator accepts", "check the model with onnx.checker")
             problems.append(found.problem(node, ctx.opset))
             poisoned |= outputs
     return problems
 
 
 def _unknown(node: gs.Node, opset: int) -> Problem:
-    unsupported = UnsupportedNode(
+    unsupported = UnsupportedNodeError(
         "an operator kwsq does not read",
         "one of those listed by `kwsq ops`",
         "replace it or cut it out of the model",
@@ -83,9 +81,7 @@ def _outputs(ctx: ImportContext, source: gs.Graph) -> tuple[str, ...]:
         name = ctx.name(tensor)
         if name != tensor.name:
             shape = ctx.builder.tensors[name].shape
-            name = ctx.builder.add_node(f"{tensor.name}/copy", Reshape(shape), [name], outputs=[tensor.name])[
-                0
-            ]
+            name = ctx.builder.add_node(f"{tensor.name}/copy", Reshape(shape), [name], outputs=[tensor.name])[0]
         names.append(name)
     return tuple(names)
 
@@ -113,9 +109,7 @@ def _stated_pair(
 ) -> StatePair:
     if name not in inputs or output not in outputs:
         expected = f"an input of {list(inputs)} and an output of {list(outputs)}"
-        raise UsageError(
-            Problem(f"--state {name}={output}", "an unknown name", expected, "name an existing pair")
-        )
+        raise UsageError(Problem(f"--state {name}={output}", "an unknown name", expected, "name an existing pair"))
     if tensors[name].shape != tensors[output].shape:
         found = f"shapes {list(tensors[name].shape)} and {list(tensors[output].shape)}"
         raise UsageError(Problem(f"--state {name}={output}", found, "equal shapes", "name a matching pair"))

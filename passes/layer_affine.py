@@ -13,7 +13,7 @@ from kwsq.ir.ops import Activation, Conv, Dense
 from kwsq.ir.quant import UNQUANTIZED
 from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Level, Note
-from kwsq.passes.channel_gain import GainedWeight, GainRefused, apply_gain
+from kwsq.passes.channel_gain import GainedWeight, GainRefusedError, apply_gain
 
 Float64 = npt.NDArray[np.float64]
 
@@ -29,15 +29,14 @@ def foldable_layer(rewriter: Rewriter, tensor: str) -> Node | None:
     return producer
 
 
-def fold_into_layer(
-    rewriter: Rewriter, layer: Node, gain: Float64, offset: Float64, source: str
-) -> list[Note]:
+def fold_into_layer(rewriter: Rewriter, layer: Node, gain: Float64, offset: Float64, source: str) -> list[Note]:
     """Rewrites weight and bias of `layer` in place.
 
     Args:
         rewriter: graph under construction.
         layer: Conv or Dense with a constant weight.
-        gain, offset: (C_out,) float64.
+        gain: (C_out,) float64.
+        offset: (C_out,) float64.
         source: name of the pass, for the notes.
 
     Raises:
@@ -46,7 +45,7 @@ def fold_into_layer(
     weight = rewriter.tensors[layer.inputs[1]]
     try:
         gained = apply_gain(weight, gain)
-    except GainRefused as refused:
+    except GainRefusedError as refused:
         raise UnsupportedModelError(_refusal(layer, weight, str(refused))) from None
     bias_name = layer.inputs[2] if len(layer.inputs) > 2 else ""
     bias = rewriter.tensors[bias_name].real().astype(np.float64) if bias_name else np.zeros(weight.shape[0])

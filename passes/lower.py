@@ -14,7 +14,7 @@ from kwsq.ir.graph import Graph, Node
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredTensor, verify
 from kwsq.passes.base import Note
 from kwsq.passes.lowering import LOWERINGS
-from kwsq.passes.lowering.context import INT8_LOW, LoweringContext, LoweringRefused, View, int8_grid, raise_all
+from kwsq.passes.lowering.context import INT8_LOW, LoweringContext, LoweringRefusedError, View, int8_grid, raise_all
 from kwsq.passes.lowering.forms import channels_last, identity_form
 from kwsq.passes.lowering.preference import prefers_channels_last
 
@@ -82,13 +82,12 @@ def _lower_node(ctx: LoweringContext, node: Node) -> list[Problem]:
     lowering = LOWERINGS.get(type(node.op))
     if any(name and not ctx.graph[name].is_constant and name not in ctx.names for name in node.inputs):
         return []  # fed by a node already refused
+    if lowering is None:
+        found = f"{node.op.name}, which has no int8 kernel"
+        return [ctx.refuse(node, LoweringRefusedError(found, "an operator listed by `kwsq ops`", "rewrite or cut it"))]
     try:
-        if lowering is None:
-            raise LoweringRefused(
-                f"{node.op.name}, which has no int8 kernel", "an operator listed by `kwsq ops`", "rewrite or cut it"
-            )
         lowering(ctx, node)
-    except LoweringRefused as refused:
+    except LoweringRefusedError as refused:
         return [ctx.refuse(node, refused)]
     return []
 

@@ -43,9 +43,7 @@ def _merge_equal(rewriter: Rewriter) -> None:
         if not isinstance(node.op, FakeQuant) or node.outputs[0] in rewriter.outputs:
             continue
         twins = seen.setdefault(node.inputs[0], [])
-        twin = next(
-            (n for n in twins if isinstance(n.op, FakeQuant) and n.op.spec.same_as(node.op.spec)), None
-        )
+        twin = next((n for n in twins if isinstance(n.op, FakeQuant) and n.op.spec.same_as(node.op.spec)), None)
         if twin is None:
             twins.append(node)
             continue
@@ -65,9 +63,7 @@ def _hoist(rewriter: Rewriter, quantizer: Node) -> bool:
     if isinstance(mover.op, Pad) and mover.op.value != 0.0:
         return False
     producers = {output: node for node in rewriter.nodes.values() for output in node.outputs}
-    quantized = {
-        name for name in mover.inputs if name in producers and isinstance(producers[name].op, FakeQuant)
-    }
+    quantized = {name for name in mover.inputs if name in producers and isinstance(producers[name].op, FakeQuant)}
     if quantized or any(rewriter.tensors[name].is_constant for name in mover.inputs):
         return False
     rewriter.bypass(quantizer.name)

@@ -205,4 +205,4 @@ class Rsqrt(_Unary):
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
         """Returns the reciprocal square root; zero gives infinity, negative values NaN."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return (np.float32(1) / np.sqrt(x),)
+            return (np.asarray(np.float32(1) / np.sqrt(x), np.float32),)

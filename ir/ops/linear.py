@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from kwsq.ir.ops.arithmetic import Activation
 from kwsq.ir.quant import FloatArray
 
 Shape = tuple[int, ...]
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 def output_size(size: int, kernel: int, stride: int, pad: int, dilation: int = 1) -> int:
@@ -29,7 +29,9 @@ def windows(x: Array, kernel: Shape, strides: Shape, dilations: Shape) -> Array:
 
     Args:
         x: (..., *spatial), already padded.
-        kernel, strides, dilations: one entry per spatial dimension.
+        kernel: taps per spatial dimension.
+        strides: steps between windows per spatial dimension.
+        dilations: steps between taps per spatial dimension.
 
     Returns:
         (..., *out, *kernel) view.
@@ -39,7 +41,9 @@ def windows(x: Array, kernel: Shape, strides: Shape, dilations: Shape) -> Array:
     view = np.lib.stride_tricks.sliding_window_view(x, extents, axis=tuple(range(x.ndim - rank, x.ndim)))
     steps = tuple(slice(None, None, s) for s in strides)
     taps = tuple(slice(None, None, d) for d in dilations)
-    return view[(..., *steps, *taps)]
+    index: tuple[Any, ...] = (..., *steps, *taps)
+    result: Array = view[index]
+    return result
 
 
 def pad_spatial(x: Array, pads: tuple[tuple[int, int], ...], value: float = 0) -> Array:

@@ -14,7 +14,7 @@ from kwsq.ir.quant import PerAxis, QuantSpec, Unquantized
 from kwsq.ir.rewrite import Rewriter
 
 
-class UnsupportedNode(Exception):
+class UnsupportedNodeError(Exception):
     """Raised by an importer for a node it cannot express; collected, never shown raw."""
 
     def __init__(self, found: str, expected: str, remedy: str = "change the model or remove the operator") -> None:
@@ -38,7 +38,7 @@ class ImportContext:
         """Returns the graph's name of a source tensor, importing constants on first use; "" for an absent input."""
         if tensor is None or tensor.is_empty():
             return ""
-        name = tensor.name
+        name: str = tensor.name
         while name in self.aliases:
             name = self.aliases[name]
         if isinstance(tensor, gs.Constant) and name not in self.builder.tensors:
@@ -61,7 +61,7 @@ class ImportContext:
         """Returns the constant value of an input, None when it is absent.
 
         Raises:
-            UnsupportedNode: the input is computed.
+            UnsupportedNodeError: the input is computed.
         """
         if index >= len(node.inputs) or node.inputs[index].is_empty():
             return None
@@ -71,17 +71,17 @@ class ImportContext:
         known = self.builder.tensors.get(self.name(tensor))
         if known is not None and known.is_constant:
             return known.real()
-        raise UnsupportedNode(f"input {index} ({tensor.name}) computed at run time", "a constant")
+        raise UnsupportedNodeError(f"input {index} ({tensor.name}) computed at run time", "a constant")
 
     def weight(self, node: gs.Node, index: int, what: str) -> Tensor:
         """Returns a constant tensor (float, codes or levels) that a node needs as `what`.
 
         Raises:
-            UnsupportedNode: it is computed.
+            UnsupportedNodeError: it is computed.
         """
         tensor = self.tensor(node.inputs[index])
         if not tensor.is_constant:
-            raise UnsupportedNode(f"{what} {tensor.name!r} computed at run time", f"a constant {what}")
+            raise UnsupportedNodeError(f"{what} {tensor.name!r} computed at run time", f"a constant {what}")
         return tensor
 
     def shape(self, node: gs.Node, index: int = 0) -> tuple[int, ...]:
@@ -109,7 +109,7 @@ class ImportContext:
 
     def scalar(self, node: gs.Node, part: str, value: float) -> str:
         """Adds a scalar float constant and returns its name."""
-        return self.builder.add_constant(f"{node.name}/{part}", np.float32(value).reshape(()))
+        return self.builder.add_constant(f"{node.name}/{part}", np.array(value, np.float32))
 
     def move_constant(self, name: str, new_name: str, data: Array, axis: Callable[[int], int | None]) -> bool:
         """Adds `data`, the moved values of constant `name`, with its grid's axis mapped by `axis`.

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Op
 from kwsq.ir.ops import Add, Clip, Div, LeakyRelu, Mul, Pow, PRelu, Relu, Reshape, Softmax, SquaredDifference
-from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNode
+from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNodeError
 
 
 def simple(make: Callable[[], Op]) -> Importer:
@@ -45,7 +45,7 @@ def import_clip(ctx: ImportContext, node: gs.Node) -> None:
         if bound is not None:
             low, high = (float(bound.reshape(())), high) if name == "min" else (low, float(bound.reshape(())))
     if np.isnan(low) or np.isnan(high) or low > high:
-        raise UnsupportedNode(f"bounds [{low}, {high}]", "min <= max")
+        raise UnsupportedNodeError(f"bounds [{low}, {high}]", "min <= max")
     ctx.add(node, Relu() if (low, high) == (0.0, np.inf) else Clip(low, high), ctx.inputs(node)[:1])
 
 
@@ -92,7 +92,7 @@ def import_div(ctx: ImportContext, node: gs.Node) -> None:
         return
     values = divisor.real()
     if not np.all(np.isfinite(values)) or not np.all(values):
-        raise UnsupportedNode("a division by zero", "a finite, non-zero divisor")
+        raise UnsupportedNodeError("a division by zero", "a finite, non-zero divisor")
     gain = ctx.builder.add_constant(f"{divisor.name}/reciprocal", np.float32(1) / values, origin=divisor.origin)
     ctx.add(node, Mul(), [ctx.inputs(node)[0], gain])
 
@@ -106,13 +106,13 @@ def import_pow(ctx: ImportContext, node: gs.Node) -> None:
     if exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 0.5:
         ctx.add(node, Pow(), ctx.inputs(node))
         return
-    raise UnsupportedNode(f"exponent {exponent}", "2 (or 0.5 inside a reciprocal root)")
+    raise UnsupportedNodeError(f"exponent {exponent}", "2 (or 0.5 inside a reciprocal root)")
 
 
 def import_identity(ctx: ImportContext, node: gs.Node) -> None:
     """Identity and inference-mode Dropout need no operator."""
     if len([t for t in node.outputs if not t.is_empty()]) > 1:
-        raise UnsupportedNode("a mask output", "the data output only", "export the model in eval mode")
+        raise UnsupportedNodeError("a mask output", "the data output only", "export the model in eval mode")
     ctx.alias(node, ctx.name(node.inputs[0]))
 
 
@@ -123,5 +123,5 @@ def import_cast(ctx: ImportContext, node: gs.Node) -> None:
     float_types = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
     if int(node.attrs.get("to", 0)) not in float_types:
         kind = onnx.TensorProto.DataType.Name(int(node.attrs.get("to", 0)))
-        raise UnsupportedNode(f"a cast of an activation to {kind}", "a cast to a float type")
+        raise UnsupportedNodeError(f"a cast of an activation to {kind}", "a cast to a float type")
     ctx.alias(node, ctx.name(node.inputs[0]))

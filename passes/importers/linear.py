@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Tensor
 from kwsq.ir.ops import Add, BatchNorm, Conv, Dense, MatMul, Mean, Mul, Reciprocal, Sqrt, SquaredDifference, Sub
-from kwsq.passes.importers.context import ImportContext, UnsupportedNode
+from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -24,12 +24,12 @@ def spatial_pads(
     if mode in ("NOTSET", ""):
         pads = [int(p) for p in node.attrs.get("pads", [0] * 2 * rank)]
         if len(pads) != 2 * rank or min(pads) < 0:
-            raise UnsupportedNode(f"pads {pads}", f"{2 * rank} non-negative numbers")
+            raise UnsupportedNodeError(f"pads {pads}", f"{2 * rank} non-negative numbers")
         return tuple(zip(pads[:rank], pads[rank:], strict=True))
     if mode == "VALID":
         return ((0, 0),) * rank
     if mode not in ("SAME_UPPER", "SAME_LOWER"):
-        raise UnsupportedNode(f"auto_pad {mode!r}", "NOTSET, VALID, SAME_UPPER or SAME_LOWER")
+        raise UnsupportedNodeError(f"auto_pad {mode!r}", "NOTSET, VALID, SAME_UPPER or SAME_LOWER")
     result = []
     for n, k, s, d in zip(size, kernel, strides, dilations, strict=True):
         total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
@@ -43,24 +43,26 @@ def import_conv(ctx: ImportContext, node: gs.Node) -> None:
     weight = ctx.weight(node, 1, "weight")
     rank = weight.rank - 2
     if rank not in (1, 2):
-        raise UnsupportedNode(f"a {rank}-D convolution", "a 1-D or 2-D convolution")
+        raise UnsupportedNodeError(f"a {rank}-D convolution", "a 1-D or 2-D convolution")
     x = ctx.shape(node)
     if len(x) != rank + 2:
-        raise UnsupportedNode(f"an input of rank {len(x)}", f"rank {rank + 2}", "reshape the input before the Conv")
+        raise UnsupportedNodeError(
+            f"an input of rank {len(x)}", f"rank {rank + 2}", "reshape the input before the Conv"
+        )
     strides = tuple(int(s) for s in node.attrs.get("strides", [1] * rank))
     dilations = tuple(int(d) for d in node.attrs.get("dilations", [1] * rank))
     groups = int(node.attrs.get("group", 1))
     if groups < 1 or x[1] != weight.shape[1] * groups or weight.shape[0] % groups:
-        raise UnsupportedNode(
+        raise UnsupportedNodeError(
             f"input channels {x[1]}, weight {list(weight.shape)}, group {groups}", "matching channels and groups"
         )
     pads = spatial_pads(node, x[2:], weight.shape[2:], strides, dilations)
     op = Conv(strides, pads, dilations, groups)
     inputs = ctx.inputs(node)
     if min(op.infer(x, weight.shape)[0]) < 1:
-        raise UnsupportedNode(f"an input of {list(x)}, smaller than its kernel", "at least one output element")
+        raise UnsupportedNodeError(f"an input of {list(x)}, smaller than its kernel", "at least one output element")
     if len(inputs) == 3 and not ctx.builder.tensors[inputs[2]].is_constant:
-        raise UnsupportedNode("a bias computed at run time", "a constant bias")
+        raise UnsupportedNodeError("a bias computed at run time", "a constant bias")
     ctx.add(node, op, inputs)
 
 
@@ -76,14 +78,14 @@ def _transposed(ctx: ImportContext, weight: Tensor) -> str:
 def import_gemm(ctx: ImportContext, node: gs.Node) -> None:
     """Gemm with a constant second operand becomes Dense; alpha and beta become explicit gains."""
     if node.attrs.get("transA", 0):
-        raise UnsupportedNode("transA = 1", "transA = 0", "transpose the input before the Gemm")
+        raise UnsupportedNodeError("transA = 1", "transA = 0", "transpose the input before the Gemm")
     weight = ctx.weight(node, 1, "weight")
     name = weight.name if node.attrs.get("transB", 0) else _transposed(ctx, weight)
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
     inputs = ctx.inputs(node)
     bias = inputs[2] if len(inputs) > 2 and beta != 0 else ""
     if bias and not ctx.builder.tensors[bias].is_constant:
-        raise UnsupportedNode("a bias computed at run time", "a constant bias")
+        raise UnsupportedNodeError("a bias computed at run time", "a constant bias")
     if bias:
         bias = _dense_bias(ctx, node, bias, ctx.builder.tensors[name].shape[0])
     if alpha == 1.0 and beta == 1.0:
@@ -104,7 +106,9 @@ def _dense_bias(ctx: ImportContext, node: gs.Node, bias: str, outputs: int) -> s
     try:
         values = np.broadcast_to(tensor.real(), (1, outputs)).reshape(outputs)
     except ValueError:
-        raise UnsupportedNode(f"a bias of shape {list(tensor.shape)}", f"one bias per output ({outputs})") from None
+        raise UnsupportedNodeError(
+            f"a bias of shape {list(tensor.shape)}", f"one bias per output ({outputs})"
+        ) from None
     return ctx.builder.add_constant(f"{node.name}/bias", np.array(values), origin=tensor.origin)
 
 
@@ -115,7 +119,7 @@ def import_matmul(ctx: ImportContext, node: gs.Node) -> None:
         ctx.add(node, Dense(), [first.name, _transposed(ctx, second)])
         return
     if first.is_constant or second.is_constant or first.rank < 2 or second.rank < 2:
-        raise UnsupportedNode(
+        raise UnsupportedNodeError(
             f"a product of shapes {list(first.shape)} and {list(second.shape)} with a constant operand",
             "an activation times a constant matrix, or two activations",
             "reshape the constant to a matrix on the right-hand side",
@@ -126,7 +130,7 @@ def import_matmul(ctx: ImportContext, node: gs.Node) -> None:
 def import_batchnorm(ctx: ImportContext, node: gs.Node) -> None:
     """BatchNormalization in inference mode."""
     if node.attrs.get("training_mode", 0) or len([t for t in node.outputs if not t.is_empty()]) > 1:
-        raise UnsupportedNode("training mode", "inference mode", "export the model in eval mode")
+        raise UnsupportedNodeError("training mode", "inference mode", "export the model in eval mode")
     for i, what in enumerate(("scale", "bias", "mean", "variance"), start=1):
         ctx.weight(node, i, what)
     ctx.add(node, BatchNorm(float(node.attrs.get("epsilon", 1e-5))), ctx.inputs(node))

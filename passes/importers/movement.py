@@ -6,13 +6,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from kwsq.ir.ops import Concat, Pad, Reshape, Slice, Split, Transpose
-from kwsq.passes.importers.context import ImportContext, UnsupportedNode
+from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
 
 
 def _reshape_to(ctx: ImportContext, node: gs.Node, shape: tuple[int, ...]) -> None:
     tensor = ctx.tensor(node.inputs[0])
     if int(np.prod(shape, dtype=np.int64)) != int(np.prod(tensor.shape, dtype=np.int64)):
-        raise UnsupportedNode(f"a reshape of {list(tensor.shape)} to {list(shape)}", "equal element counts")
+        raise UnsupportedNodeError(f"a reshape of {list(tensor.shape)} to {list(shape)}", "equal element counts")
     if not tensor.is_constant:
         ctx.add(node, Reshape(shape), [tensor.name])
         return
@@ -25,7 +25,9 @@ def _reshape_to(ctx: ImportContext, node: gs.Node, shape: tuple[int, ...]) -> No
         return next((i for i in matches if shape[i] == tensor.shape[old]), None)
 
     if not ctx.move_constant(tensor.name, node.outputs[0].name, tensor.data.reshape(shape), axis):
-        raise UnsupportedNode("a reshape across the channel axis of a weight's scales", "scales per output channel")
+        raise UnsupportedNodeError(
+            "a reshape across the channel axis of a weight's scales", "scales per output channel"
+        )
 
 
 def import_reshape(ctx: ImportContext, node: gs.Node) -> None:
@@ -37,7 +39,7 @@ def import_reshape(ctx: ImportContext, node: gs.Node) -> None:
     if not node.attrs.get("allowzero", 0):
         shape = [x[i] if v == 0 and i < len(x) else v for i, v in enumerate(shape)]
     if shape.count(-1) > 1 or min(shape, default=1) < -1:
-        raise UnsupportedNode(f"target shape {shape}", "at most one -1")
+        raise UnsupportedNodeError(f"target shape {shape}", "at most one -1")
     if -1 in shape:
         known = int(np.prod([v for v in shape if v != -1], dtype=np.int64))
         shape[shape.index(-1)] = int(np.prod(x, dtype=np.int64)) // max(known, 1)
@@ -64,7 +66,7 @@ def import_squeeze(ctx: ImportContext, node: gs.Node) -> None:
     x, axes = ctx.shape(node), _axes(ctx, node)
     drop = {axis % len(x) for axis in axes} if axes is not None else {i for i, n in enumerate(x) if n == 1}
     if any(x[i] != 1 for i in drop):
-        raise UnsupportedNode(f"a squeeze of axes {sorted(drop)} of {list(x)}", "dimensions of size 1")
+        raise UnsupportedNodeError(f"a squeeze of axes {sorted(drop)} of {list(x)}", "dimensions of size 1")
     _reshape_to(ctx, node, tuple(n for i, n in enumerate(x) if i not in drop))
 
 
@@ -72,7 +74,7 @@ def import_unsqueeze(ctx: ImportContext, node: gs.Node) -> None:
     """Unsqueeze."""
     x, axes = list(ctx.shape(node)), _axes(ctx, node)
     if axes is None:
-        raise UnsupportedNode("no axes", "constant axes")
+        raise UnsupportedNodeError("no axes", "constant axes")
     rank = len(x) + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         x.insert(axis, 1)
@@ -84,7 +86,7 @@ def import_transpose(ctx: ImportContext, node: gs.Node) -> None:
     tensor = ctx.tensor(node.inputs[0])
     perm = tuple(int(i) for i in node.attrs.get("perm", range(tensor.rank)[::-1]))
     if sorted(perm) != list(range(tensor.rank)):
-        raise UnsupportedNode(f"perm {list(perm)}", f"a permutation of {tensor.rank} dimensions")
+        raise UnsupportedNodeError(f"perm {list(perm)}", f"a permutation of {tensor.rank} dimensions")
     if not tensor.is_constant:
         ctx.add(node, Transpose(perm), [tensor.name])
         return
@@ -112,7 +114,8 @@ def import_slice(ctx: ImportContext, node: gs.Node) -> None:
         steps = [1] * len(starts)
     else:
         values = [ctx.constant(node, i) for i in range(1, 5)]
-        assert values[0] is not None and values[1] is not None
+        assert values[0] is not None
+        assert values[1] is not None
         starts, ends = values[0].reshape(-1).tolist(), values[1].reshape(-1).tolist()
         axes = list(range(len(starts))) if values[2] is None else values[2].reshape(-1).tolist()
         steps = [1] * len(starts) if values[3] is None else values[3].reshape(-1).tolist()
@@ -120,10 +123,10 @@ def import_slice(ctx: ImportContext, node: gs.Node) -> None:
     for first, last, axis, stride in zip(starts, ends, axes, steps, strict=True):
         i = int(axis) % len(x)
         if int(stride) < 1:
-            raise UnsupportedNode(f"step {stride}", "a positive step")
+            raise UnsupportedNodeError(f"step {stride}", "a positive step")
         begin[i], end[i], step[i] = (*slice(int(first), int(last)).indices(x[i])[:2], int(stride))
         if end[i] <= begin[i]:
-            raise UnsupportedNode(f"an empty slice of axis {i}", "at least one element")
+            raise UnsupportedNodeError(f"an empty slice of axis {i}", "at least one element")
     ctx.add(node, Slice(tuple(begin), tuple(end), tuple(step)), ctx.inputs(node)[:1])
 
 
@@ -140,7 +143,7 @@ def import_split(ctx: ImportContext, node: gs.Node) -> None:
         size = -(-x[axis] // parts)
         given = [size] * (parts - 1) + [x[axis] - size * (parts - 1)]
     if sum(given) != x[axis] or min(given) < 1:
-        raise UnsupportedNode(f"parts {given} of {x[axis]}", "parts that add up")
+        raise UnsupportedNodeError(f"parts {given} of {x[axis]}", "parts that add up")
     ctx.add(node, Split(axis, tuple(int(size) for size in given)), ctx.inputs(node)[:1])
 
 
@@ -149,7 +152,7 @@ def import_pad(ctx: ImportContext, node: gs.Node) -> None:
     x = ctx.shape(node)
     mode = node.attrs.get("mode", "constant")
     if mode != "constant":
-        raise UnsupportedNode(f"mode {mode!r}", "mode 'constant'")
+        raise UnsupportedNodeError(f"mode {mode!r}", "mode 'constant'")
     if "pads" in node.attrs:
         pads, value = list(node.attrs["pads"]), float(node.attrs.get("value", 0.0))
     else:
@@ -159,7 +162,7 @@ def import_pad(ctx: ImportContext, node: gs.Node) -> None:
     axes_input = ctx.constant(node, 3)
     axes = list(range(len(x))) if axes_input is None else [int(a) % len(x) for a in axes_input.reshape(-1)]
     if min(pads, default=0) < 0 or len(pads) != 2 * len(axes):
-        raise UnsupportedNode(f"pads {pads}", "non-negative pads")
+        raise UnsupportedNodeError(f"pads {pads}", "non-negative pads")
     full = [(0, 0)] * len(x)
     for i, axis in enumerate(axes):
         full[axis] = (int(pads[i]), int(pads[i + len(axes)]))

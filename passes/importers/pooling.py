@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Op
 from kwsq.ir.ops import AveragePool, MaxPool, Mean, ReduceMax, Slice
-from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNode
+from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNodeError
 from kwsq.passes.importers.linear import Pads, spatial_pads
 
 Window = tuple[tuple[int, ...], tuple[int, ...], Pads]
@@ -20,16 +20,16 @@ def _window(ctx: ImportContext, node: gs.Node) -> Window:
     kernel = tuple(int(k) for k in node.attrs["kernel_shape"])
     rank = len(kernel)
     if rank not in (1, 2) or len(x) != rank + 2:
-        raise UnsupportedNode(f"a {rank}-D window on an input of rank {len(x)}", "a 1-D or 2-D pooling")
+        raise UnsupportedNodeError(f"a {rank}-D window on an input of rank {len(x)}", "a 1-D or 2-D pooling")
     strides = tuple(int(s) for s in node.attrs.get("strides", [1] * rank))
     dilations = [int(d) for d in node.attrs.get("dilations", [1] * rank)]
     if dilations != [1] * rank:
-        raise UnsupportedNode(f"dilations {dilations}", "no dilation")
+        raise UnsupportedNodeError(f"dilations {dilations}", "no dilation")
     pads = spatial_pads(node, x[2:], kernel, strides, (1,) * rank)
     if node.attrs.get("ceil_mode", 0):
         excess = [(n + sum(p) - k) % s for n, p, k, s in zip(x[2:], pads, kernel, strides, strict=True)]
         if any(excess):
-            raise UnsupportedNode(
+            raise UnsupportedNodeError(
                 "ceil_mode = 1 with a partial last window", "ceil_mode = 0", "pad the input explicitly"
             )
     return kernel, strides, pads
@@ -58,7 +58,7 @@ def _is_single_window(size: tuple[int, ...], kernel: tuple[int, ...], strides: t
 def import_max_pool(ctx: ImportContext, node: gs.Node) -> None:
     """MaxPool without indices."""
     if len([t for t in node.outputs if not t.is_empty()]) > 1:
-        raise UnsupportedNode("the indices output", "the data output only")
+        raise UnsupportedNodeError("the indices output", "the data output only")
     kernel, strides, pads = _window(ctx, node)
     ctx.add(node, MaxPool(kernel, strides, pads), ctx.inputs(node))
 

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from kwsq.ir.graph import Tensor
 from kwsq.ir.ops import FakeQuant
 from kwsq.ir.quant import Affine, PerTensor, Unquantized, quantize
-from kwsq.passes.importers.context import ImportContext, UnsupportedNode
+from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
 
 
 def import_fake_quant(ctx: ImportContext, node: gs.Node) -> None:
@@ -25,7 +25,7 @@ def import_fake_quant(ctx: ImportContext, node: gs.Node) -> None:
         _add_codes(ctx, node, codes, spec, tensor.origin)
         return
     if not isinstance(spec.granularity, PerTensor):
-        raise UnsupportedNode(
+        raise UnsupportedNodeError(
             f"a quantiser of activation {tensor.name!r} with {spec.scale.size} scales",
             "one scale per activation tensor",
             "train with per-tensor activation quantisation",

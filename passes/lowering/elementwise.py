@@ -11,7 +11,7 @@ from kwsq.ir.graph import Node, Tensor
 from kwsq.ir.lowered import DType, LoweredOp
 from kwsq.ir.ops import Activation, Clip, LeakyRelu, Relu, Softmax
 from kwsq.ir.quant import Affine
-from kwsq.passes.lowering.context import LoweringContext, LoweringRefused, int8_grid
+from kwsq.passes.lowering.context import LoweringContext, LoweringRefusedError, int8_grid
 from kwsq.passes.lowering.forms import Form, identity_form, physical_shape
 from kwsq.passes.lowering.requantize import lower_change_of_grid
 from kwsq.passes.observe import affine_from_range
@@ -107,7 +107,9 @@ def _lower_general_clamp(
     spec = ctx.spec(name)
     grid = int8_grid(spec)
     if not spec.same_as(ctx.spec(node.inputs[0])):
-        raise LoweringRefused("a clamp between two grids", "one grid on both sides", "report this as a defect of kwsq")
+        raise LoweringRefusedError(
+            "a clamp between two grids", "one grid on both sides", "report this as a defect of kwsq"
+        )
     target = ctx.define(name, form)
     steps: list[tuple[LoweredOp, float]] = []
     if np.isfinite(bounds[0]):

@@ -12,7 +12,7 @@ from kwsq.ir.graph import Node
 from kwsq.ir.lowered import DType, LoweredOp, Pads
 from kwsq.ir.numerics import Grid, derive_mean
 from kwsq.ir.ops import Activation, AveragePool, MaxPool, Mean, ReduceMax, ReduceSum
-from kwsq.passes.lowering.context import LoweringContext, LoweringRefused, int8_grid
+from kwsq.passes.lowering.context import LoweringContext, LoweringRefusedError, int8_grid
 from kwsq.passes.lowering.forms import Form, channels_last, physical_shape, renumbered, without
 
 Pair = tuple[int, int]
@@ -46,7 +46,7 @@ def lower_average_pool(ctx: LoweringContext, node: Node) -> None:
         ctx.emit(node, lambda _: low.AveragePool2D(kernel, stride, pads), [ctx.get(x.name, form)], form, fuses=False)
         return
     if not counts_padding:
-        raise LoweringRefused(
+        raise LoweringRefusedError(
             "an average pool that leaves padding out and changes the grid",
             "count_include_pad = 1, no padding, or equal scales on both sides",
             "quantise its output with the scale of its input",
@@ -121,7 +121,9 @@ def reduction(make: Callable[[tuple[int, ...]], LoweredOp]) -> Callable[[Lowerin
         mapping = {a: a for a in survivors} if op.keepdims else {a: i for i, a in enumerate(survivors)}
         form = renumbered(kept, mapping)
         if not form and rank == 0:
-            raise LoweringRefused("a reduction to a scalar", "at least one dimension left", "keep the batch dimension")
+            raise LoweringRefusedError(
+                "a reduction to a scalar", "at least one dimension left", "keep the batch dimension"
+            )
         if physical_shape(form, ctx.graph[node.outputs[0]].shape) == ():
             form = (0,)
         ctx.emit(node, lambda _: make(axes), [ctx.get(x.name, stored)], form, fuses=False)

@@ -29,7 +29,8 @@ def grid_error(table: npt.NDArray[np.int8], source: Grid, target: Grid, activati
 
     Args:
         table: (256,) output codes for input codes -128..127.
-        source, target: grids.
+        source: grid of the input codes.
+        target: grid of the output codes.
         activation: clamp in between.
     """
     low_real, high_real = activation.bounds
