@@ -86,7 +86,7 @@ def load_bytes(data: bytes, path: str, *, batch: int | None = None, shapes: Mapp
     model = _parse(data, path)
     try:
         checked = validate(model)
-        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        metadata = {str(entry.key): str(entry.value) for entry in model.metadata_props}
         producer = f"{model.producer_name} {model.producer_version}".strip()
         inputs = _input_shapes(model, checked, batch, shapes)
         graph = _build(model, checked, inputs)

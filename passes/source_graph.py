@@ -47,6 +47,7 @@ class SourceEditor:
         self._outputs = {id(tensor) for tensor in graph.outputs}
         self._producers: dict[int, gs.Node] = {}
         self._consumers: dict[int, list[gs.Node]] = {}
+        self._sorted: list[gs.Node] | None = None
         tensors = {tensor.name for node in graph.nodes for tensor in (*node.inputs, *node.outputs)}
         self._node_names = UniqueNames({node.name for node in graph.nodes})
         self._tensor_names = UniqueNames(tensors | {tensor.name for tensor in graph.inputs})
@@ -54,6 +55,7 @@ class SourceEditor:
             self._register(node)
 
     def _register(self, node: gs.Node) -> None:
+        self._sorted = None
         for tensor in node.outputs:
             self._producers[id(tensor)] = node
         for tensor in node.inputs:
@@ -77,7 +79,9 @@ class SourceEditor:
 
     def nodes(self) -> Iterator[gs.Node]:
         """Yields the nodes the outputs need, in topological order."""
-        return iter(_sorted_live(self._producers, self.graph.outputs))
+        if self._sorted is None:
+            self._sorted = _sorted_live(self._producers, self.graph.outputs)
+        return iter(self._sorted)
 
     def variable(self, base: str) -> gs.Variable:
         """Returns a new tensor with a free name."""
@@ -111,6 +115,7 @@ class SourceEditor:
 
     def redirect(self, tensor: gs.Tensor, replacement: gs.Tensor) -> None:
         """Makes every reader of `tensor` read `replacement`."""
+        self._sorted = None
         readers = self._consumers.pop(id(tensor), [])
         for node in readers:
             for index, item in enumerate(node.inputs):
@@ -121,6 +126,7 @@ class SourceEditor:
 
     def rename_output(self, tensor: gs.Tensor, replacement: gs.Tensor) -> None:
         """Makes the producer of `tensor` compute `replacement` instead; nothing computes `tensor` then."""
+        self._sorted = None
         node = self._producers.pop(id(tensor))
         for index, item in enumerate(node.outputs):
             if item is tensor:
@@ -129,6 +135,7 @@ class SourceEditor:
 
     def forget(self, tensor: gs.Tensor) -> None:
         """Makes `tensor` a tensor nobody computes, once it has become a constant."""
+        self._sorted = None
         self._producers.pop(id(tensor), None)
 
     def finish(self) -> gs.Graph:

@@ -6,17 +6,18 @@ on, with all caps applied before anything is allocated. Nothing here computes wi
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 import onnx
 from onnx import TensorProto
 
 from kwsq.ir.errors import InvalidModelError, Problem, UnsupportedModelError
-from kwsq.passes.decode import MAX_DIM, MAX_RANK, Array, Findings, decode_tensor, type_name
+from kwsq.passes.decode import MAX_DIM, MAX_ELEMENTS, MAX_RANK, Array, Findings, decode_tensor, type_name
 from kwsq.passes.known_ops import OPSET_HIGH, OPSET_LOW, canonical_domain
-from kwsq.passes.validate_attributes import decode_attributes
+from kwsq.passes.validate_attributes import MAX_ATTRIBUTES, decode_attributes
 from kwsq.passes.validate_wiring import check_operators, check_wiring
 
 MAX_FILE_BYTES = 32 * 2**20
@@ -66,8 +67,8 @@ def validate(model: onnx.ModelProto) -> CheckedModel:
     findings = Findings()
     if not (_has_sane_header(model, findings) and _within_caps(model.graph, findings)):
         _raise(findings)
+    _check_names(model, findings)
     opsets = _check_header(model, findings)
-    _check_names(model.graph, findings)
     constants = _decode_initializers(model.graph, findings)
     attributes = tuple(decode_attributes(node, i, findings) for i, node in enumerate(model.graph.node))
     _check_interface(model.graph, constants, findings)
@@ -146,16 +147,31 @@ def _within_caps(graph: onnx.GraphProto, findings: Findings) -> bool:
     return not findings.invalid
 
 
-def _check_names(graph: onnx.GraphProto, findings: Findings) -> None:
+def _check_names(model: onnx.ModelProto, findings: Findings) -> None:
     """Bounds every name that messages quote and later steps extend; an absurd one ends the check."""
-    tensors = (tensor.name for tensor in graph.initializer)
-    values = (value.name for value in (*graph.input, *graph.output))
-    nodes = (name for node in graph.node for name in (node.name, node.op_type, node.domain, *node.input, *node.output))
-    for name in chain(tensors, values, nodes):
+    for name in _names(model):
+        # protobuf hands out proto2 strings that are not UTF-8 as bytes.
+        if not isinstance(name, str):
+            findings.broken(f"name {name[:32]!r}", "bytes that are not UTF-8", "text", "the file is damaged")
+            _raise(findings)
         if len(name) > MAX_NAME_CHARACTERS:
             expected = f"at most {MAX_NAME_CHARACTERS}"
             findings.broken(f"name {name[:32]!r}...", f"{len(name)} characters", expected)
             _raise(findings)
+
+
+def _names(model: onnx.ModelProto) -> Iterator[str]:
+    graph = model.graph
+    yield from (graph.name, model.producer_name, model.producer_version)
+    yield from (opset.domain for opset in model.opset_import)
+    yield from (function.name for function in model.functions)
+    yield from (tensor.name for tensor in graph.initializer)
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim[: MAX_RANK + 1])
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute[: MAX_ATTRIBUTES + 1])
 
 
 def _decode_initializers(graph: onnx.GraphProto, findings: Findings) -> dict[str, Array]:
@@ -217,3 +233,5 @@ def _check_value_type(value: onnx.ValueInfoProto, where: str, findings: Findings
     for dim in dims:
         if dim.HasField("dim_value") and not 1 <= dim.dim_value <= MAX_DIM:
             findings.broken(where, f"dimension {dim.dim_value}", f"1 to {MAX_DIM}, or a symbol")
+    if math.prod(max(dim.dim_value, 1) for dim in dims) > MAX_ELEMENTS:
+        findings.broken(where, f"shape {[dim.dim_value for dim in dims]}", f"at most {MAX_ELEMENTS} elements")
