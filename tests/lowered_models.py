@@ -18,6 +18,8 @@ from kwsq.ir import lowered as ir
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode, LoweredOp, LoweredTensor, verify
 from kwsq.ir.numerics import valid_size
 from kwsq.ir.ops import Activation
+from kwsq.targets.base import TargetOptions
+from kwsq.targets.neon.target import FILE_NAME, NeonTarget
 
 Shape = tuple[int, ...]
 Grid = tuple[float, int]
@@ -152,7 +154,7 @@ class LoweredModel:
         shape = np.broadcast_shapes(self.tensors[a].shape, self.tensors[b].shape)
         return self.node(op, [a, b], shape, grid)
 
-    def reduce(self, op: ir.Mean | ir.ReduceMax, x: str, grid: Grid) -> str:
+    def reduce(self, op: ir.Mean | ir.ReduceMax | ir.Sum, x: str, grid: Grid) -> str:
         shape = np.zeros(self.tensors[x].shape, np.int8).max(axis=op.axes, keepdims=op.keepdims).shape
         return self.node(op, [x], shape, grid)
 
@@ -185,3 +187,10 @@ def random_inputs(graph: LoweredGraph, count: int = 1, seed: int = 7) -> dict[st
             info = np.iinfo(tensor.dtype.numpy)
             arrays[name] = rng.integers(info.min, info.max + 1, shape).astype(tensor.dtype.numpy)
     return arrays
+
+
+def emit(graph: LoweredGraph, **options: Any) -> tuple[LoweredGraph, bytes]:
+    """Return the legalised graph and its `.tflite` file."""
+    target, choice = NeonTarget(), TargetOptions(**options)
+    legal = target.legalize(graph, choice)
+    return legal, target.emit(legal, choice).files[FILE_NAME]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,12 +60,15 @@ class LitertSession:
 
         self.kernels = kernels
         with self._explained():
-            self._interpreter = Interpreter(
-                model_content=model,
-                experimental_op_resolver_type=OpResolverType[kernels.value],
-                experimental_preserve_all_tensors=preserve,
-                num_threads=1,
-            )
+            with warnings.catch_warnings():
+                # It warns that keeping every tensor is for debugging; comparing them is what a check does.
+                warnings.filterwarnings("ignore", message=".*experimental_preserve_all_tensors.*")
+                self._interpreter = Interpreter(
+                    model_content=model,
+                    experimental_op_resolver_type=OpResolverType[kernels.value],
+                    experimental_preserve_all_tensors=preserve,
+                    num_threads=1,
+                )
             self._interpreter.allocate_tensors()
         self._inputs = [
             (int(d["index"]), tuple(int(n) for n in d["shape"])) for d in self._interpreter.get_input_details()

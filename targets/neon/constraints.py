@@ -11,9 +11,11 @@ import numpy as np
 
 from kwsq.ir import lowered as ir
 from kwsq.ir.errors import Problem
-from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode, LoweredTensor
+from kwsq.ir.execute import run_integer
+from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode
 from kwsq.ir.numerics import LOGISTIC_OUTPUT, Grid
 from kwsq.targets.base import Constraint
+from kwsq.targets.neon.draft import same_grid
 from kwsq.targets.neon.padding import padding_scheme
 
 _MAX_SOFTMAX = 511
@@ -29,7 +31,7 @@ def constraint_int8(graph: LoweredGraph, node: LoweredNode) -> str | None:
 def constraint_one_grid(graph: LoweredGraph, node: LoweredNode) -> str | None:
     """All inputs and outputs have the same scale and zero point."""
     tensors = [graph[n] for n in _names(node)]
-    odd = [t for t in tensors if not _same_grid(t, tensors[0])]
+    odd = [t for t in tensors if not same_grid(t, tensors[0])]
     return ", ".join(f"{t.name} differs from {tensors[0].name}" for t in odd) or None
 
 
@@ -62,9 +64,22 @@ def constraint_classes(graph: LoweredGraph, node: LoweredNode) -> str | None:
     return None if classes <= _MAX_SOFTMAX else f"{classes} classes"
 
 
-def constraint_no_kernel(graph: LoweredGraph, node: LoweredNode) -> str | None:
-    """An operator whose int8 kernel agrees between LiteRT's kernel sets."""
-    return "no such int8 kernel"
+def constraint_adjacent_axes(graph: LoweredGraph, node: LoweredNode) -> str | None:
+    """A sum goes over adjacent axes."""
+    assert isinstance(node.op, ir.Sum)
+    return f"axes {node.op.axes}"
+
+
+def constraint_scales(graph: LoweredGraph, node: LoweredNode) -> str | None:
+    """The kernel can hold the ratios of the scales as multipliers and the sums in 32 bits."""
+    inputs = tuple(dict.fromkeys(n for n in node.inputs if n and not graph[n].is_constant))
+    tensors = {name: graph[name] for name in _names(node)}
+    zeros = {n: np.full(graph[n].shape, graph[n].zero_point, graph[n].dtype.numpy) for n in inputs}
+    try:
+        run_integer(LoweredGraph(node.name, (node,), tensors, inputs, node.outputs), zeros)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 _LAYERS = (ir.Conv2D, ir.DepthwiseConv2D, ir.FullyConnected)
@@ -84,12 +99,11 @@ CONSTRAINTS: Mapping[type[ir.LoweredOp], tuple[Constraint, ...]] = {
     ir.Transpose: (constraint_one_grid,),
     ir.Logistic: (constraint_int8, constraint_probability_grid),
     ir.Softmax: (constraint_int8, constraint_probability_grid, constraint_classes),
-    ir.Rsqrt: (constraint_no_kernel,),
-    ir.Sum: (constraint_no_kernel,),
+    ir.Sum: (constraint_adjacent_axes,),
     ir.Quantize: (),
     ir.Dequantize: (),
 }
-"""Rules by operator; an operator not listed has `constraint_int8` alone."""
+"""Rules by operator; an operator not listed has `constraint_int8` alone; all have `constraint_scales`."""
 
 
 def rule(constraint: Constraint) -> str:
@@ -101,19 +115,16 @@ def rule(constraint: Constraint) -> str:
 def problems(graph: LoweredGraph) -> Iterator[Problem]:
     """Yields what keeps the graph from being written."""
     for node in graph.nodes:
-        for constraint in CONSTRAINTS.get(type(node.op), (constraint_int8,)):
-            found = constraint(graph, node)
-            if found is not None:
-                where = ", ".join(node.origins) or node.name
-                remedy = "change this part of the model, or leave it outside"
-                yield Problem(where, found, rule(constraint), remedy, op=node.op.name)
+        constraints = CONSTRAINTS.get(type(node.op), (constraint_int8,))
+        broken = [(c, found) for c in constraints if (found := c(graph, node)) is not None]
+        # Computed only where the rules before hold: it runs the operator.
+        if not broken and (found := constraint_scales(graph, node)) is not None:
+            broken.append((constraint_scales, found))
+        where = ", ".join(node.origins) or node.name
+        remedy = "change this part of the model, or leave it outside"
+        for constraint, found in broken:
+            yield Problem(where, found, rule(constraint), remedy, op=node.op.name)
 
 
 def _names(node: LoweredNode) -> list[str]:
     return [name for name in (*node.inputs, *node.outputs) if name]
-
-
-def _same_grid(a: LoweredTensor, b: LoweredTensor) -> bool:
-    if a.scale is None or b.scale is None:
-        return a.scale is b.scale
-    return np.array_equal(a.scale, b.scale) and a.zero_point == b.zero_point

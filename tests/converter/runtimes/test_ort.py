@@ -1,0 +1,50 @@
+"""onnxruntime sessions: fixed and symbolic first dimensions give the same stacked results."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kwsq.converter.runtimes.ort import OrtSession
+from kwsq.ir.errors import UnsupportedModelError
+
+
+def model(batch: int | str, op: str = "Gemm", domain: str = "") -> bytes:
+    rng = np.random.default_rng(3)
+    weight = numpy_helper.from_array(rng.normal(size=(5, 3)).astype(np.float32), "w")
+    node = helper.make_node(op, ["x", "w"], ["y"], domain=domain)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])],
+        [weight],
+    )
+    opsets = [helper.make_opsetid("", 13)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    return onnx.ModelProto.SerializeToString(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+
+
+def test_stacked_vectors_whatever_the_first_dimension() -> None:
+    x = np.random.default_rng(4).normal(size=(8, 5)).astype(np.float32)
+    results = [OrtSession(model(batch)).run({"x": x})["y"] for batch in (1, 2, 4, "N")]
+    for result in results:
+        assert result.shape == (8, 3)
+        # Rows are independent; a batched product may sum its 5 terms in another order.
+        np.testing.assert_allclose(result, results[0], rtol=0, atol=5 * 2.0**-23 * np.abs(x).max() * 5)
+
+
+def test_what_it_cannot_run_is_refused() -> None:
+    for broken in (
+        b"",
+        b"garbage",
+        model(1, op="NoSuchOperator"),
+        model(1, op="Quant", domain="qonnx.custom_op.general"),
+    ):
+        with pytest.raises(UnsupportedModelError, match="onnxruntime"):
+            OrtSession(broken)
+    with pytest.raises(UnsupportedModelError, match="onnxruntime"):
+        OrtSession(model("N")).run({"x": np.zeros((1, 6), np.float32)})
+
+
+def test_its_name_tells_the_version() -> None:
+    assert OrtSession(model(1)).name.startswith("onnxruntime 1.")
