@@ -228,9 +228,10 @@ class _Reference:
 
 
 def _mean_error(tensor: LoweredTensor, codes: Array, view: View, reference: _Reference) -> Float64 | None:
-    """Returns the mean of x_int - x_ref in logical order, batch size 1; None when x_ref is unknown."""
+    """Returns the mean of x_int - x_ref in logical order, batch size 1; None when x_ref is unknown or not stacked."""
     expected = reference.means.get(view.name)
-    if expected is None or tensor.scale is None:
+    vectors_last = view.form[0] != 0 and reference.attached[view.name].shape[0] > 1
+    if expected is None or tensor.scale is None or vectors_last:
         return None
     mean = (codes.mean(axis=0, keepdims=True, dtype=np.float64) - tensor.zero_point) * float(tensor.scale[0])
     return np.asarray(_logical(mean, view, expected.shape) - expected)

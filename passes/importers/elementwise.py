@@ -97,6 +97,11 @@ def import_div(ctx: ImportContext, node: gs.Node) -> None:
     ctx.add(node, Mul(), [ctx.inputs(node)[0], gain])
 
 
+def import_neg(ctx: ImportContext, node: gs.Node) -> None:
+    """Neg is a gain of -1, which the layer before it may take."""
+    ctx.add(node, Mul(), [ctx.inputs(node)[0], ctx.scalar(node, "minus_one", -1.0)])
+
+
 def import_pow(ctx: ImportContext, node: gs.Node) -> None:
     """Pow: only squares have an integer kernel."""
     exponent = ctx.constant(node, 1)

@@ -1,12 +1,11 @@
-"""Conv, Gemm, MatMul, BatchNormalization, LayerNormalization."""
+"""Conv, BatchNormalization, LayerNormalization."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from kwsq.ir.graph import Tensor
-from kwsq.ir.ops import Add, BatchNorm, Conv, Dense, MatMul, Mean, Mul, Reciprocal, Sqrt, SquaredDifference, Sub
+from kwsq.ir.ops import Add, BatchNorm, Conv, Mean, Mul, Reciprocal, Sqrt, SquaredDifference, Sub
 from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
 
 Pads = tuple[tuple[int, int], ...]
@@ -64,67 +63,6 @@ def import_conv(ctx: ImportContext, node: gs.Node) -> None:
     if len(inputs) == 3 and not ctx.builder.tensors[inputs[2]].is_constant:
         raise UnsupportedNodeError("a bias computed at run time", "a constant bias")
     ctx.add(node, op, inputs)
-
-
-def _transposed(ctx: ImportContext, weight: Tensor) -> str:
-    """Returns the name of the transposed constant, its grid moved along."""
-    name = f"{weight.name}/transposed"
-    if name not in ctx.builder.tensors:
-        assert weight.data is not None
-        ctx.move_constant(weight.name, name, np.ascontiguousarray(weight.data.T), lambda axis: 1 - axis)
-    return name
-
-
-def import_gemm(ctx: ImportContext, node: gs.Node) -> None:
-    """Gemm with a constant second operand becomes Dense; alpha and beta become explicit gains."""
-    if node.attrs.get("transA", 0):
-        raise UnsupportedNodeError("transA = 1", "transA = 0", "transpose the input before the Gemm")
-    weight = ctx.weight(node, 1, "weight")
-    name = weight.name if node.attrs.get("transB", 0) else _transposed(ctx, weight)
-    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))
-    inputs = ctx.inputs(node)
-    bias = inputs[2] if len(inputs) > 2 and beta != 0 else ""
-    if bias and not ctx.builder.tensors[bias].is_constant:
-        raise UnsupportedNodeError("a bias computed at run time", "a constant bias")
-    if bias:
-        bias = _dense_bias(ctx, node, bias, ctx.builder.tensors[name].shape[0])
-    if alpha == 1.0 and beta == 1.0:
-        ctx.add(node, Dense(), [inputs[0], name, *([bias] if bias else [])])
-        return
-    y = ctx.add(node, Dense(), [inputs[0], name], last=False, part="product")
-    y = ctx.add(node, Mul(), [y, ctx.scalar(node, "alpha", alpha)], last=not bias, part="alpha")
-    if bias:
-        scaled = ctx.builder.tensors[bias].real() * np.float32(beta)
-        ctx.add(node, Add(), [y, ctx.builder.add_constant(f"{bias}/beta", scaled)])
-
-
-def _dense_bias(ctx: ImportContext, node: gs.Node, bias: str, outputs: int) -> str:
-    """Returns a bias of shape (O,); a scalar or (1, O) one is expanded."""
-    tensor = ctx.builder.tensors[bias]
-    if tensor.shape == (outputs,):
-        return bias
-    try:
-        values = np.broadcast_to(tensor.real(), (1, outputs)).reshape(outputs)
-    except ValueError:
-        raise UnsupportedNodeError(
-            f"a bias of shape {list(tensor.shape)}", f"one bias per output ({outputs})"
-        ) from None
-    return ctx.builder.add_constant(f"{node.name}/bias", np.array(values), origin=tensor.origin)
-
-
-def import_matmul(ctx: ImportContext, node: gs.Node) -> None:
-    """MatMul by a constant matrix becomes Dense, of two activations stays MatMul."""
-    first, second = (ctx.tensor(tensor) for tensor in node.inputs[:2])
-    if second.is_constant and second.rank == 2 and not first.is_constant:
-        ctx.add(node, Dense(), [first.name, _transposed(ctx, second)])
-        return
-    if first.is_constant or second.is_constant or first.rank < 2 or second.rank < 2:
-        raise UnsupportedNodeError(
-            f"a product of shapes {list(first.shape)} and {list(second.shape)} with a constant operand",
-            "an activation times a constant matrix, or two activations",
-            "reshape the constant to a matrix on the right-hand side",
-        )
-    ctx.add(node, MatMul(), [first.name, second.name])
 
 
 def import_batchnorm(ctx: ImportContext, node: gs.Node) -> None:

@@ -27,12 +27,29 @@ def _window(ctx: ImportContext, node: gs.Node) -> Window:
         raise UnsupportedNodeError(f"dilations {dilations}", "no dilation")
     pads = spatial_pads(node, x[2:], kernel, strides, (1,) * rank)
     if node.attrs.get("ceil_mode", 0):
-        excess = [(n + sum(p) - k) % s for n, p, k, s in zip(x[2:], pads, kernel, strides, strict=True)]
-        if any(excess):
-            raise UnsupportedNodeError(
-                "ceil_mode = 1 with a partial last window", "ceil_mode = 0", "pad the input explicitly"
-            )
+        pads = _with_partial_windows(node, x[2:], kernel, strides, pads)
     return kernel, strides, pads
+
+
+def _with_partial_windows(
+    node: gs.Node, size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], pads: Pads
+) -> Pads:
+    """Returns pads that end where the last window of ceil_mode does; a window must start inside the input.
+
+    Source: ONNX operator specification, MaxPool; onnxruntime agrees.
+    """
+    extended = []
+    for n, k, s, (before, after) in zip(size, kernel, strides, pads, strict=True):
+        windows = -(-(n + before + after - k) // s) + 1
+        windows -= (windows - 1) * s >= n + before
+        extended.append((before, max(after, (windows - 1) * s + k - n - before)))
+    if tuple(extended) != pads and node.attrs.get("count_include_pad", 0) and any(sum(pad) for pad in pads):
+        raise UnsupportedNodeError(
+            "ceil_mode = 1 with a partial last window, explicit pads and count_include_pad = 1",
+            "one of them at most",
+            "pad the input with a Pad node, or set count_include_pad = 0",
+        )
+    return tuple(extended)
 
 
 def import_average_pool(ctx: ImportContext, node: gs.Node) -> None:
@@ -48,7 +65,10 @@ def import_average_pool(ctx: ImportContext, node: gs.Node) -> None:
         covered = ctx.add(node, Slice((0,) * len(x), ends, (1,) * len(x)), ctx.inputs(node), last=False, part="window")
         ctx.add(node, Mean(tuple(range(2, len(x))), keepdims=True), [covered])
         return
-    ctx.add(node, AveragePool(kernel, strides, pads, bool(node.attrs.get("count_include_pad", 0))), ctx.inputs(node))
+    # What ceil_mode adds beyond the input is never counted.
+    explicit = pads == spatial_pads(node, x[2:], kernel, strides, (1,) * len(kernel))
+    counts_padding = explicit and bool(node.attrs.get("count_include_pad", 0))
+    ctx.add(node, AveragePool(kernel, strides, pads, counts_padding), ctx.inputs(node))
 
 
 def _is_single_window(size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], pads: Pads) -> bool:

@@ -10,7 +10,6 @@ from kwsq.ir.ops import (
     Mean,
     Minimum,
     Mul,
-    Neg,
     Reciprocal,
     ReduceMax,
     ReduceSum,
@@ -20,7 +19,7 @@ from kwsq.ir.ops import (
     Sub,
     Tanh,
 )
-from kwsq.passes.importers import elementwise, linear, movement, pooling, quantizers
+from kwsq.passes.importers import elementwise, linear, movement, pooling, products, quantizers
 from kwsq.passes.importers.context import Importer
 
 IMPORTERS: dict[str, Importer] = {
@@ -35,7 +34,7 @@ IMPORTERS: dict[str, Importer] = {
     "Div": elementwise.import_div,
     "Dropout": elementwise.import_identity,
     "Flatten": movement.import_flatten,
-    "Gemm": linear.import_gemm,
+    "Gemm": products.import_gemm,
     "GlobalAveragePool": pooling.import_global_average_pool,
     "GlobalMaxPool": pooling.import_global_max_pool,
     "HardSigmoid": elementwise.import_hard_sigmoid,
@@ -43,12 +42,12 @@ IMPORTERS: dict[str, Importer] = {
     "Identity": elementwise.import_identity,
     "LayerNormalization": linear.import_layernorm,
     "LeakyRelu": elementwise.import_leaky_relu,
-    "MatMul": linear.import_matmul,
+    "MatMul": products.import_matmul,
     "Max": elementwise.variadic(Maximum),
     "MaxPool": pooling.import_max_pool,
     "Min": elementwise.variadic(Minimum),
     "Mul": elementwise.simple(Mul),
-    "Neg": elementwise.simple(Neg),
+    "Neg": elementwise.import_neg,
     "PRelu": elementwise.import_prelu,
     "Pad": movement.import_pad,
     "Pow": elementwise.import_pow,
