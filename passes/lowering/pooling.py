@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from kwsq.ir import lowered as low
-from kwsq.ir.graph import Node
+from kwsq.ir.graph import Node, Tensor
 from kwsq.ir.lowered import DType, LoweredOp, Pads
 from kwsq.ir.numerics import Grid, derive_mean
 from kwsq.ir.ops import Activation, AveragePool, MaxPool, Mean, ReduceMax, ReduceSum
+from kwsq.passes.lowering.border_average import correction_map, is_same_padding, pixels_covered
 from kwsq.passes.lowering.context import LoweringContext, LoweringRefusedError, int8_grid
-from kwsq.passes.lowering.forms import Form, channels_last, physical_shape, renumbered, without
+from kwsq.passes.lowering.forms import Form, channels_last, identity_form, physical_shape, renumbered, without
 
 Pair = tuple[int, int]
 
@@ -30,7 +31,7 @@ def lower_max_pool(ctx: LoweringContext, node: Node) -> None:
     kernel, stride, pads = _window(node.op)
     form = channels_last(ctx.graph[node.inputs[0]].rank, dims=4)
     source = ctx.get(node.inputs[0], form)
-    ctx.emit(node, lambda _: low.MaxPool2D(kernel, stride, pads), [source], form, fuses=False)
+    ctx.emit(node, lambda _: low.MaxPool2D(kernel, stride, pads), [source], form, moves=True)
 
 
 def lower_average_pool(ctx: LoweringContext, node: Node) -> None:
@@ -43,7 +44,10 @@ def lower_average_pool(ctx: LoweringContext, node: Node) -> None:
     padded = any(sum(pad) for pad in pads)
     counts_padding = op.count_include_pad or not padded
     if ctx.spec(name).same_as(ctx.spec(x.name)) and (not padded or not op.count_include_pad):
-        ctx.emit(node, lambda _: low.AveragePool2D(kernel, stride, pads), [ctx.get(x.name, form)], form, fuses=False)
+        if padded and not is_same_padding(_image(x), kernel, stride, pads):
+            _emit_border_average(ctx, node, form, (kernel, stride, pads))
+            return
+        ctx.emit(node, lambda _: low.AveragePool2D(kernel, stride, pads), [ctx.get(x.name, form)], form, moves=True)
         return
     if not counts_padding:
         raise LoweringRefusedError(
@@ -52,14 +56,22 @@ def lower_average_pool(ctx: LoweringContext, node: Node) -> None:
             "quantise its output with the scale of its input",
         )
     ctx.note(node.name, "its grids differ: lowered to a depthwise convolution, which rounds once")
-    _emit_mean_window(ctx, node, form, (kernel, stride, pads), form)
+    inputs = [ctx.get(x.name, form), *_mean_window(ctx, node, kernel)]
+    ctx.real_biases[inputs[2]] = np.zeros(x.shape[1])
+
+    def make(activation: Activation) -> LoweredOp:
+        return low.DepthwiseConv2D(stride, (1, 1), pads, activation)
+
+    ctx.emit(node, make, inputs, form)
 
 
-def _emit_mean_window(
-    ctx: LoweringContext, node: Node, form: Form, window: tuple[Pair, Pair, Pads], output_form: Form
-) -> None:
-    """Adds a depthwise convolution whose weights are all 1/K, as code 127 on scale 1/(127 K)."""
-    kernel, stride, pads = window
+def _image(x: Tensor) -> Pair:
+    """Returns height and width; a 1-D signal has height 1."""
+    return (x.shape[2], x.shape[3]) if x.rank == 4 else (1, x.shape[2])
+
+
+def _mean_window(ctx: LoweringContext, node: Node, kernel: Pair) -> list[str]:
+    """Returns weight and bias of a depthwise convolution that averages: code 127 on scale 1/(127 K)."""
     x = ctx.graph[node.inputs[0]]
     channels = x.shape[1]
     scale = np.full(channels, 1.0 / (127 * kernel[0] * kernel[1]), np.float32)
@@ -67,16 +79,28 @@ def _emit_mean_window(
     ctx.tensors[weight] = replace(ctx.tensors[weight], quantized_dimension=3)
     bias_scale = (int8_grid(ctx.spec(x.name)).scale * scale).astype(np.float32)
     bias = ctx.constant(f"{node.name}/zeros", np.zeros(channels), DType.INT32, bias_scale)
-    ctx.real_biases[bias] = np.zeros(channels)
-
-    def make(activation: Activation) -> LoweredOp:
-        return low.DepthwiseConv2D(stride, (1, 1), pads, activation)
-
-    ctx.emit(node, make, [ctx.get(x.name, form), weight, bias], output_form)
+    return [weight, bias]
 
 
-ROUNDS_TWICE = (-1, -2)
-"""Right shifts of MEAN's multiplier at which its second rounding shifts the result by 1/4 or 1/8 code."""
+def _emit_border_average(ctx: LoweringContext, node: Node, form: Form, window: tuple[Pair, Pair, Pads]) -> None:
+    """Adds the average with its padding and the map that corrects the borders."""
+    kernel, stride, pads = window
+    x, y = ctx.graph[node.inputs[0]], ctx.graph[node.outputs[0]]
+    covered = pixels_covered(_image(x), kernel, stride, pads)
+    if covered.min() < 1:
+        raise LoweringRefusedError("a window over padding alone", "a pixel in every window", "reduce the padding")
+    codes, scale = correction_map(covered, kernel)
+    borders = ctx.constant(f"{node.name}/borders", codes[None, :, :, None], DType.INT8, scale)
+    averaged = ctx.activation(ctx.fresh(f"{y.name}/averaged"), y, (x.shape[0], *covered.shape, x.shape[1]))
+    op = low.DepthwiseConv2D(stride, (1, 1), pads)
+    ctx.add(f"{node.name}/average", op, [ctx.get(x.name, form), *_mean_window(ctx, node, kernel)], [averaged], node.name)
+    ctx.note(node.name, "leaves its padding out: averaged with it, then corrected at the borders by a constant map")
+    ctx.emit(node, lambda _: low.Mul(), [averaged, borders], form, fuses=False)
+
+
+ROUNDS_TWICE = (-1,)
+"""Right shift of MEAN's multiplier at which half of its sums end in a tie: its second rounding then shifts the result
+by a quarter of a code. Each further bit halves that, and what is left goes into the next layer's bias (41)."""
 
 
 def _mean_as_product(ctx: LoweringContext, node: Node) -> bool:
@@ -114,6 +138,8 @@ def reduction(make: Callable[[tuple[int, ...]], LoweredOp]) -> Callable[[Lowerin
             return
         x = ctx.graph[node.inputs[0]]
         stored = ctx.form(x.name)
+        if not any(axis in op.axes for axis in stored):
+            stored = identity_form(x.rank)  # only unit dimensions are reduced, and none of them is stored
         axes = tuple(i for i, axis in enumerate(stored) if axis is not None and axis in op.axes)
         kept = without(stored, op.axes)
         rank = ctx.graph[node.outputs[0]].rank
