@@ -14,7 +14,7 @@ from kwsq.ir.numerics import Grid, derive_mean
 from kwsq.ir.ops import Activation, AveragePool, MaxPool, Mean, ReduceMax, ReduceSum
 from kwsq.passes.lowering.border_average import correction_map, is_same_padding, pixels_covered
 from kwsq.passes.lowering.context import LoweringContext, LoweringRefusedError, int8_grid
-from kwsq.passes.lowering.forms import Form, channels_last, identity_form, physical_shape, renumbered, without
+from kwsq.passes.lowering.forms import Form, channels_last, identity_form, physical_shape, renumbered
 
 Pair = tuple[int, int]
 
@@ -39,29 +39,30 @@ def lower_average_pool(ctx: LoweringContext, node: Node) -> None:
     op = node.op
     assert isinstance(op, AveragePool)
     kernel, stride, pads = _window(op)
-    x, name = ctx.graph[node.inputs[0]], node.outputs[0]
+    x = ctx.graph[node.inputs[0]]
     form = channels_last(x.rank, dims=4)
-    padded = any(sum(pad) for pad in pads)
-    counts_padding = op.count_include_pad or not padded
-    if ctx.spec(name).same_as(ctx.spec(x.name)) and (not padded or not op.count_include_pad):
-        if padded and not is_same_padding(_image(x), kernel, stride, pads):
-            _emit_border_average(ctx, node, form, (kernel, stride, pads))
-            return
+    is_padded = any(sum(pad) for pad in pads)
+    leaves_padding_out = is_padded and not op.count_include_pad
+    has_kernel = not is_padded or (leaves_padding_out and is_same_padding(_image(x), kernel, stride, pads))
+    if has_kernel and ctx.spec(node.outputs[0]).same_as(ctx.spec(x.name)):
         ctx.emit(node, lambda _: low.AveragePool2D(kernel, stride, pads), [ctx.get(x.name, form)], form, moves=True)
-        return
-    if not counts_padding:
-        raise LoweringRefusedError(
-            "an average pool that leaves padding out and changes the grid",
-            "count_include_pad = 1, no padding, or equal scales on both sides",
-            "quantise its output with the scale of its input",
-        )
-    ctx.note(node.name, "its grids differ: lowered to a depthwise convolution, which rounds once")
+    elif leaves_padding_out:
+        _emit_border_average(ctx, node, form, (kernel, stride, pads))
+    else:
+        _emit_average(ctx, node, form, (kernel, stride, pads))
+
+
+def _emit_average(ctx: LoweringContext, node: Node, form: Form, window: tuple[Pair, Pair, Pads]) -> None:
+    """Adds the average that counts its padding."""
+    kernel, stride, pads = window
+    x = ctx.graph[node.inputs[0]]
     inputs = [ctx.get(x.name, form), *_mean_window(ctx, node, kernel)]
     ctx.real_biases[inputs[2]] = np.zeros(x.shape[1])
 
     def make(activation: Activation) -> LoweredOp:
         return low.DepthwiseConv2D(stride, (1, 1), pads, activation)
 
+    ctx.note(node.name, "lowered to a depthwise convolution with weights 1/K, which rounds once")
     ctx.emit(node, make, inputs, form)
 
 
@@ -140,8 +141,10 @@ def reduction(make: Callable[[tuple[int, ...]], LoweredOp]) -> Callable[[Lowerin
         stored = ctx.form(x.name)
         if not any(axis in op.axes for axis in stored):
             stored = identity_form(x.rank)  # only unit dimensions are reduced, and none of them is stored
-        axes = tuple(i for i, axis in enumerate(stored) if axis is not None and axis in op.axes)
-        kept = without(stored, op.axes)
+        # Inserted dimensions go too, so that no reshape follows; the first one carries the batch and stays.
+        dropped = [i for i, axis in enumerate(stored) if (axis is None and i > 0) or axis in op.axes]
+        axes = tuple(dropped)
+        kept = tuple(axis for i, axis in enumerate(stored) if i not in dropped)
         rank = ctx.graph[node.outputs[0]].rank
         survivors = [axis for axis in range(x.rank) if axis not in op.axes]
         mapping = {a: a for a in survivors} if op.keepdims else {a: i for i, a in enumerate(survivors)}
