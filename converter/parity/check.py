@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy.typing as npt
 
-from kwsq.converter.parity.kernels import check_default_kernels, check_reference_kernels, integer_outputs
-from kwsq.converter.parity.report import ParityReport
+from kwsq.converter.parity.kernels import (
+    check_default_kernels,
+    check_micro_kernels,
+    check_reference_kernels,
+    integer_outputs,
+)
+from kwsq.converter.parity.report import Check, Mismatch, ParityReport
 from kwsq.converter.parity.sequences import vector_count
 from kwsq.converter.parity.source import SourceReference, check_source
 from kwsq.converter.parity.structure import check_structure
+from kwsq.ir.errors import ParityError
 from kwsq.ir.lowered import LoweredGraph
 
 
@@ -22,26 +28,43 @@ def check(
     inputs: Mapping[str, npt.NDArray[Any]],
     *,
     all_tensors: bool = False,
+    micro: bool = False,
 ) -> ParityReport:
     """Answers whether the artefact computes what the model says.
 
     1. structure: the file, read back, holds the graph's codes, scales, zero points, axes and options.
     2. reference_kernels: LiteRT's reference kernels = the integer reference, bit for bit.
     3. default_kernels: every default kernel within one rounding of the integer reference.
-    4. source: the integer reference within the tolerance of the quantised source.
+    4. micro_kernels, on request: every TensorFlow Lite Micro kernel likewise.
+    5. source: the integer reference within the tolerance of the quantised source.
 
     Args:
         graph: legalised graph the artefact was written from.
         artefact: bytes of the `.tflite` file.
-        source: the quantised source; None leaves check 4 out.
+        source: the quantised source; None leaves that check out.
         inputs: arrays of the graph inputs' types by name, states left out; the first dimension is k times the declared
             one. A streaming model takes the k chunks as one sequence, states starting at real 0.
         all_tensors: compare every intermediate of every vector, not only the outputs.
+        micro: run TensorFlow Lite Micro too; needs its package.
     """
     checks = [check_structure(graph, artefact)]
     expected = integer_outputs(graph, inputs)
-    checks.append(check_reference_kernels(graph, artefact, inputs, expected, everything=all_tensors))
-    checks.append(check_default_kernels(graph, artefact, inputs, expected, everything=all_tensors))
+    runs: dict[str, Callable[[], Check]] = {
+        "reference_kernels": lambda: check_reference_kernels(graph, artefact, inputs, expected, everything=all_tensors),
+        "default_kernels": lambda: check_default_kernels(graph, artefact, inputs, expected, everything=all_tensors),
+    }
+    if micro:
+        runs["micro_kernels"] = lambda: check_micro_kernels(graph, artefact, inputs, expected)
+    checks += [_answered(name, run) for name, run in runs.items()]
     if source is not None:
         checks.append(check_source(graph, source, inputs, expected))
     return ParityReport(tuple(checks), vector_count(graph, inputs))
+
+
+def _answered(name: str, run: Callable[[], Check]) -> Check:
+    """Returns the check, failed where the runtime refuses the artefact."""
+    try:
+        return run()
+    except ParityError as error:
+        refused = tuple(Mismatch(p.where, "run", p.expected, p.found) for p in error.problems)
+        return Check(name, "the runtime accepts the artefact", refused)

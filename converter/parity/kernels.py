@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kwsq.converter.parity.report import Check, Mismatch
-from kwsq.converter.parity.sequences import Arrays, first_vectors, run_vectors, zero_states
+from kwsq.converter.parity.sequences import Arrays, first_vectors, run_vectors, vector_count, zero_states
+from kwsq.converter.runtimes import tflm
 from kwsq.converter.runtimes.litert import KernelSet, LitertSession
 from kwsq.ir import lowered as ir
+from kwsq.ir.errors import ParityError, Problem
 from kwsq.ir.execute import run_integer
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode, LoweredTensor
 from kwsq.targets.neon.build import tensor_order
@@ -72,9 +74,28 @@ def litert_outputs(
 
     def step(arrays: Arrays) -> dict[str, Array]:
         run = session.run([arrays[name] for name in graph.inputs], keep)
-        return dict(zip(graph.outputs, run.outputs, strict=True)) | {keep[i]: a for i, a in run.kept.items()}
+        return _named(graph, keep, run.outputs, run.kept, vector_count(graph, arrays))
 
     return run_vectors(graph, step, inputs, zero_states(graph))
+
+
+def _named(
+    graph: LoweredGraph, keep: Mapping[int, str], outputs: Sequence[Array], kept: Mapping[int, Array], count: int
+) -> dict[str, Array]:
+    """Returns a runtime's arrays by the graph's names, after checking that they are what the graph declares."""
+    arrays = dict(zip(graph.outputs, outputs, strict=True)) | {keep[i]: array for i, array in kept.items()}
+    problems = []
+    for name, array in arrays.items():
+        declared = graph[name]
+        shape = (declared.shape[0] * count, *declared.shape[1:]) if declared.shape else (count,)
+        if array.shape != shape or array.dtype != declared.dtype.numpy:
+            found, expected = (
+                f"{a} of shape {list(s)}" for a, s in ((array.dtype, array.shape), (declared.dtype.value, shape))
+            )
+            problems.append(Problem(name, found, expected, "report this as a defect of kwsq"))
+    if problems:
+        raise ParityError(problems)
+    return arrays
 
 
 def check_reference_kernels(
@@ -147,6 +168,36 @@ def _unobserved_mismatches(graph: LoweredGraph, found: Arrays, observed: Arrays)
         seen = observed[name]
         if not np.array_equal(found[name][: seen.shape[0]], seen):
             yield first_difference(name, found[name][: seen.shape[0]], seen, 0)
+
+
+def check_micro_kernels(graph: LoweredGraph, artefact: bytes, inputs: Arrays, expected: Arrays) -> Check:
+    """Compares TensorFlow Lite Micro's operators with the integer reference, one by one.
+
+    Args:
+        graph: legalised graph.
+        artefact: bytes of the `.tflite` file.
+        inputs: stacked codes by input name.
+        expected: the integer reference's outputs; they give the states of a streaming model's steps.
+    """
+    few = first_vectors(graph, inputs, OPERATOR_VECTORS)
+    arrays = {**few, **_states_of_steps(graph, expected, vector_count(graph, few))}
+    index = {name: i for i, name in enumerate(tensor_order(graph))}
+    keep = {index[name]: name for name in activations(graph)}
+    run = tflm.run_tflm(artefact, [arrays[name] for name in graph.inputs], keep)
+    found = _named(graph, keep, run.outputs, run.kept, vector_count(graph, few))
+    mismatches = tuple(_operator_mismatches(graph, found, exact=False))
+    figures = {
+        name: lsb_figures(found[name], expected[name][: found[name].shape[0]], graph[name]) for name in graph.outputs
+    }
+    question = "TensorFlow Lite Micro's kernels, each within 1 LSB of the integer reference on equal inputs"
+    return Check("micro_kernels", question, mismatches, {"outputs": figures})
+
+
+def _states_of_steps(graph: LoweredGraph, expected: Arrays, steps: int) -> dict[str, Array]:
+    """Returns the states every step of a sequence starts from."""
+    first = zero_states(graph)
+    before = {pair.input: expected[pair.output][: (steps - 1) * graph[pair.input].shape[0]] for pair in graph.states}
+    return {name: np.concatenate([first[name], array]) for name, array in before.items()}
 
 
 def _operator_mismatches(graph: LoweredGraph, arrays: Arrays, *, exact: bool) -> Iterator[Mismatch]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from kwsq.converter.parity.noise import noisy_outputs
 from kwsq.converter.parity.report import Check, Mismatch
 from kwsq.converter.parity.sequences import Arrays, run_vectors
+from kwsq.converter.parity.trace import first_divergence
 from kwsq.ir.execute.call import grid
 from kwsq.ir.lowered import Dequantize, DType, LoweredGraph, LoweredTensor
 from kwsq.ir.numerics import dequantize
@@ -49,11 +50,14 @@ class SourceReference:
             integer. Outputs are real numbers, or codes where the source's output is integer.
         tolerance: limits for a model of few layers; where they do not hold, rounding is simulated and judges
             (docs/parity.md).
+        trace: like `run`, but returns inner tensors too, by their names in the source; used to find where a
+            difference begins.
     """
 
     name: str
     run: Callable[[Mapping[str, Array]], Mapping[str, Array]]
     tolerance: Tolerance = Tolerance()
+    trace: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,12 @@ def check_source(graph: LoweredGraph, source: SourceReference, inputs: Arrays, e
     limits = dict.fromkeys(graph.outputs, source.tolerance)
     mismatches = _all_mismatches(graph, limits, found, expected)
     if mismatches:
-        limits = simulated_tolerances(graph, inputs, expected, source.tolerance)
+        limits = simulated_tolerances(graph, inputs, found, expected, source.tolerance)
         mismatches = _all_mismatches(graph, limits, found, expected)
+    if mismatches and source.trace is not None and not graph.states:
+        traced = source.trace(real_inputs(graph, inputs))
+        begin = first_divergence(graph, traced, inputs, limit_lsb=source.tolerance.max_lsb)
+        mismatches = [begin, *mismatches] if begin is not None else mismatches
     errors = {name: output_error(graph, name, found[name], expected[name], limits[name]) for name in graph.outputs}
     figures: dict[str, object] = {
         "runtime": source.name,
@@ -119,28 +127,38 @@ def check_source(graph: LoweredGraph, source: SourceReference, inputs: Arrays, e
 
 
 def simulated_tolerances(
-    graph: LoweredGraph, inputs: Arrays, expected: Arrays, least: Tolerance
+    graph: LoweredGraph, inputs: Arrays, found: Arrays, expected: Arrays, least: Tolerance
 ) -> dict[str, Tolerance]:
     """Returns what rounding alone does to each output of this model, and half as much again.
 
     The source and the artefact round the same real numbers; where the layers amplify the differences, outputs end
     further apart than the usual tolerance without anybody being wrong (`kwsq.converter.parity.noise`). One sample of
-    that noise is held against another, hence the margin.
+    that noise is held against another, hence the margin. A source whose output has no grid of its own is up to half a
+    step from any.
     """
     noisy = noisy_outputs(graph, inputs)
     tolerances = {}
     for name in graph.outputs:
         distance = np.abs(noisy[name].astype(np.float64) - expected[name]) / _code_step(graph, name)
-        near, largest = (float(np.quantile(distance, share)) for share in (least.near_share, 1.0))
+        own = 0.0 if _on_grid(graph, name, found[name], expected[name]) else 0.5
+        near, largest = (own + float(np.quantile(distance, share)) for share in (least.near_share, 1.0))
         tolerances[name] = Tolerance(
-            near_lsb=max(least.near_lsb, math.ceil(_MARGIN * near)),
+            near_lsb=max(least.near_lsb, _widened(near)),
             near_share=least.near_share,
-            max_lsb=max(least.max_lsb, math.ceil(_MARGIN * largest)),
+            max_lsb=max(least.max_lsb, _widened(largest)),
         )
     return tolerances
 
 
-_MARGIN = 1.5
+def _on_grid(graph: LoweredGraph, output: str, found: Array, expected: Array) -> bool:
+    """Returns whether the source rounds this output itself."""
+    steps = _comparable(graph, output, found, expected)[0] / step_of(graph, output)
+    return bool(np.abs(steps - np.rint(steps)).max(initial=0) <= _SLACK)
+
+
+def _widened(distance_lsb: float) -> int:
+    """Returns half as much again, in whole steps; a single step stays one."""
+    return math.ceil(1.5 * distance_lsb - 0.5)
 
 
 def _code_step(graph: LoweredGraph, output: str) -> float:

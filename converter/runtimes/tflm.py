@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,20 +26,34 @@ _TIMEOUT_SECONDS = 120
 _LAST_LINES = 4
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TflmRun:
+    """Results of one or several invocations.
+
+    Args:
+        outputs: one array per graph output, vectors stacked along the first dimension.
+        kept: tensor index -> array, for the tensors asked for.
+    """
+
+    outputs: tuple[Array, ...]
+    kept: dict[int, Array]
+
+
 def is_installed() -> bool:
     """Returns whether the optional package `tflite-micro` is there."""
     return importlib.util.find_spec("tflite_micro") is not None
 
 
-def run_tflm(model: bytes, inputs: Sequence[Array]) -> tuple[Array, ...]:
+def run_tflm(model: bytes, inputs: Sequence[Array], keep: Collection[int] = ()) -> TflmRun:
     """Runs one or several vectors.
 
     Args:
         model: bytes of a `.tflite` file.
         inputs: one array per graph input, file order; first dimension k times the declared one.
+        keep: indices of tensors to return besides the outputs.
 
     Returns:
-        One array per graph output, k runs stacked along the first dimension.
+        Stacked results of k invocations.
 
     Raises:
         UsageError: the package is not installed.
@@ -48,7 +64,8 @@ def run_tflm(model: bytes, inputs: Sequence[Array]) -> tuple[Array, ...]:
         raise UsageError(Problem("tflite-micro", "not installed", "the package", remedy))
     request = io.BytesIO()
     arrays = {f"input{i}": array for i, array in enumerate(inputs)}
-    np.savez(request, model=np.frombuffer(model, np.uint8), **arrays)  # type: ignore[arg-type]  # keyword names
+    arrays |= {"model": np.frombuffer(model, np.uint8), "keep": np.array(sorted(keep), np.int64)}
+    np.savez(request, **arrays)  # type: ignore[arg-type]  # keyword names
     done = subprocess.run(
         [sys.executable, "-m", __name__],
         input=request.getvalue(),
@@ -62,7 +79,8 @@ def run_tflm(model: bytes, inputs: Sequence[Array]) -> tuple[Array, ...]:
         found = reason or f"the process ended with {done.returncode}"
         raise ParityError(Problem("TensorFlow Lite Micro", found, "a run of the artefact", "use --runtime litert"))
     with np.load(io.BytesIO(done.stdout)) as results:
-        return tuple(results[f"output{i}"] for i in range(len(results.files)))
+        kept = {index: results[f"kept{index}"] for index in keep}
+        return TflmRun(tuple(results[f"output{i}"] for i in range(len(results.files) - len(kept))), kept)
 
 
 def _serve() -> None:
@@ -70,10 +88,13 @@ def _serve() -> None:
     from tflite_micro import runtime
 
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as request:
-        model, inputs = request["model"].tobytes(), [request[f"input{i}"] for i in range(len(request.files) - 1)]
-    interpreter = runtime.Interpreter.from_bytes(model, arena_size=ARENA_BYTES)
-    rows = [_invoke(interpreter, vector) for vector in _vectors(interpreter, inputs)]
-    stacked = {f"output{i}": np.concatenate([row[i] for row in rows]) for i in range(len(rows[0]))}
+        model, keep = request["model"].tobytes(), request["keep"].tolist()
+        inputs = [request[f"input{i}"] for i in range(len(request.files) - 2)]
+    # Preserving costs memory only, of which there is enough here.
+    config = runtime.InterpreterConfig.kPreserveAllTensors
+    interpreter = runtime.Interpreter.from_bytes(model, arena_size=ARENA_BYTES, intrepreter_config=config)
+    rows = [_invoke(interpreter, vector, keep) for vector in _vectors(interpreter, inputs)]
+    stacked = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     reply = io.BytesIO()
     np.savez(reply, **stacked)  # type: ignore[arg-type]  # keyword names
     sys.stdout.buffer.write(reply.getvalue())
@@ -87,16 +108,18 @@ def _vectors(interpreter: Any, inputs: Sequence[Array]) -> list[tuple[Array, ...
     return list(zip(*split, strict=True))
 
 
-def _invoke(interpreter: Any, vector: Sequence[Array]) -> list[Array]:
+def _invoke(interpreter: Any, vector: Sequence[Array], keep: Sequence[int]) -> dict[str, Array]:
     for i, array in enumerate(vector):
         interpreter.set_input(array, i)
     interpreter.invoke()
-    outputs: list[Array] = []
-    while True:
+    tensors = {index: interpreter.GetTensor(index, 0)["tensor_data"] for index in keep}
+    results = {f"kept{index}": np.atleast_1d(array).copy() for index, array in tensors.items()}
+    for i in itertools.count():
         try:
-            outputs.append(np.atleast_1d(interpreter.get_output(len(outputs))).copy())
+            results[f"output{i}"] = np.atleast_1d(interpreter.get_output(i)).copy()
         except IndexError:
-            return outputs
+            break
+    return results
 
 
 if __name__ == "__main__":

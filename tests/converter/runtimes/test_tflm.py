@@ -27,7 +27,7 @@ def test_a_missing_package_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> 
 def test_single_operators_agree_within_a_rounding(name: str) -> None:
     graph, data = emit(build(name), runtime="tflm")
     inputs = random_inputs(graph, 2)
-    found = tflm.run_tflm(data, [inputs[n] for n in graph.inputs])
+    found = tflm.run_tflm(data, [inputs[n] for n in graph.inputs]).outputs
     expected = run_integer(graph, inputs)
     for array, output in zip(found, graph.outputs, strict=True):
         assert np.abs(array.astype(np.float64) - expected[output]).max() <= 1
@@ -38,7 +38,7 @@ def test_single_operators_agree_within_a_rounding(name: str) -> None:
 def test_clamps_need_another_form(name: str) -> None:
     graph, data = emit(build(name), runtime="tflm")
     inputs = random_inputs(graph, 2)
-    (found,) = tflm.run_tflm(data, [inputs["x"]])
+    (found,) = tflm.run_tflm(data, [inputs["x"]]).outputs
     assert np.abs(found.astype(int) - run_integer(graph, inputs)[graph.outputs[0]]).max() <= 1
 
 
@@ -54,5 +54,5 @@ def test_a_refused_operator_is_reported_with_a_reason() -> None:
 def test_int4_runs_when_asked_for_micro(name: str) -> None:
     graph, data = emit(build(name), container="int4", runtime="tflm")
     inputs = random_inputs(graph, 2)
-    (found,) = tflm.run_tflm(data, [inputs["x"]])
+    (found,) = tflm.run_tflm(data, [inputs["x"]]).outputs
     assert np.abs(found.astype(int) - run_integer(graph, inputs)[graph.outputs[0]]).max() <= 1
