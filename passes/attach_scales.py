@@ -107,7 +107,6 @@ class _Work:
         self.rewriter = rewriter
         self.options = options
         self.notes: list[Note] = []
-        self.origin: dict[str, str] = {}  # tensor -> name the observer knows it by
 
     def spec(self, name: str) -> Affine | None:
         quant = self.rewriter.tensors[name].quant
@@ -118,9 +117,9 @@ class _Work:
 
     # -- step 1 -----------------------------------------------------------------------------------------------------
     def merge_quantizers(self, graph: Graph) -> None:
-        for node in graph.nodes:
-            if isinstance(node.op, FakeQuant):
-                self._merge(self.rewriter.nodes[node.name], node.op)
+        for node in _most_useful_first(graph):
+            assert isinstance(node.op, FakeQuant)
+            self._merge(self.rewriter.nodes[node.name], node.op)
 
     def _merge(self, node: Node, op: FakeQuant) -> None:
         source, target = node.inputs[0], node.outputs[0]
@@ -133,6 +132,7 @@ class _Work:
         taken = self.spec(source) is not None or (source in self.rewriter.outputs and target in self.rewriter.outputs)
         if taken or not self.rewriter.can_bypass(node.name) or not self._covers(op.spec, source, bool(readers)):
             self.assign(target, op.spec)
+            self._note_second_grid(source, known, op.spec)
             return
         if readers:
             text = f"also read without its quantiser by {readers[0].name}; it reads the quantised value"
@@ -140,8 +140,14 @@ class _Work:
         self.assign(source, op.spec)
         self.rewriter.bypass(node.name)
         if target in self.rewriter.tensors:
-            self.origin[target] = source
             self.assign(target, op.spec)
+
+    def _note_second_grid(self, source: str, known: Affine | None, spec: Affine) -> None:
+        if known is None or known.same_as(spec):
+            return
+        coarse = float(known.scale[0]) > float(spec.scale[0])
+        text = f"has two grids: stored on scale {float(known.scale[0]):.6g}, then on {float(spec.scale[0]):.6g}"
+        self.notes.append(Note(self.options.name, source, text, Level.WARNING if coarse else Level.INFO))
 
     def _covers(self, spec: Affine, name: str, has_readers: bool) -> bool:
         """A reader that bypasses the quantiser must not be clipped by it."""
@@ -165,8 +171,8 @@ class _Work:
             elif not annotated.same_as(fixed):
                 self._requantize_output(node, output, fixed)
 
-    def _requantize_output(self, node: Node, output: str, raw_spec: Affine) -> None:
-        """Lets `node` write a raw tensor on `raw_spec` and converts it to the grid `output` already has."""
+    def _requantize_output(self, node: Node, output: str, raw_spec: Affine) -> str:
+        """Lets `node` write a raw tensor on `raw_spec`, converts it to the grid `output` has, and returns its name."""
         spec = self.spec(output)
         assert spec is not None
         raw = self.rewriter.fresh(f"{output}/raw")
@@ -175,6 +181,7 @@ class _Work:
         self.rewriter.update_node(node.name, outputs=outputs)
         self.rewriter.add_node(f"{node.name}/requantize", FakeQuant(spec), [raw], outputs=[output], source=node.source)
         self.notes.append(Note(self.options.name, node.name, f"output requantised to the grid of {output}"))
+        return raw
 
     # -- steps 2 and 5 ----------------------------------------------------------------------------------------------
     def settle(self) -> None:
@@ -258,7 +265,8 @@ class _Work:
     # -- step 3 -----------------------------------------------------------------------------------------------------
     def requantize_conflicts(self) -> None:
         for node in list(self.rewriter.nodes.values()):
-            if keeps_grid(node):
+            # An average pool between two annotated grids has a lowering of its own.
+            if keeps_grid(node) and not isinstance(node.op, AveragePool):
                 self._requantize_node(self.rewriter.nodes[node.name])
         for pair in self.rewriter.states:
             self._requantize_state(pair.input, pair.output)
@@ -293,9 +301,36 @@ class _Work:
         if source_spec.same_as(spec):
             return
         producer = next(n for n in self.rewriter.nodes.values() if output in n.outputs)
-        raw_spec = spec
+        readers = [node.name for node in self.rewriter.nodes.values() if output in node.inputs]
         self.assign(output, source_spec)
-        self._requantize_output(producer, output, raw_spec)
+        raw = self._requantize_output(producer, output, spec)
+        self.rewriter.replace_uses(output, raw, only=readers)  # they read the value on the grid it was annotated with
+
+
+def _most_useful_first(graph: Graph) -> list[Node]:
+    """Returns the quantisers in graph order, but of several on one tensor the best one to store it on first.
+
+    That is the finest of those that clip no more than the others do; a second one rounds what the first one stored.
+    """
+    groups: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, FakeQuant):
+            groups.setdefault(node.inputs[0], []).append(node)
+    return [node for group in groups.values() for node in sorted(group, key=lambda n: _rank_as_storage(n, group))]
+
+
+def _rank_as_storage(node: Node, group: list[Node]) -> tuple[bool, float]:
+    specs = [n.op.spec for n in group if isinstance(n.op, FakeQuant)]
+    assert isinstance(node.op, FakeQuant)
+    spec = node.op.spec
+    return (not all(_covers_grid(spec, other) for other in specs), float(spec.scale[0]))
+
+
+def _covers_grid(spec: Affine, other: Affine) -> bool:
+    """Whether a value stored on `spec` still reaches the extreme codes of `other`."""
+    half = float(other.scale[0]) / 2
+    (low, high), (other_low, other_high) = grid_bounds(spec), grid_bounds(other)
+    return low - half <= other_low and other_high <= high + half
 
 
 def _clamp_may_requantize(node: Node) -> bool:

@@ -68,7 +68,7 @@ def _gain_codes(weight: Tensor, spec: Affine | Codebook, gain: Float64) -> Gaine
     codes: npt.NDArray[Any] = np.array(weight.data)
     _check_negatable(codes[negative], spec)
     np.negative(codes, out=codes, where=negative.reshape(-1, *[1] * (codes.ndim - 1)))
-    codes[vanished] = _zero_code(spec, vanished)
+    codes[vanished] = _zero_codes(spec, vanished, codes.ndim)
     scale = np.where(vanished, 1.0, scale)
     quant = _rescaled(spec, scale.astype(np.float32), codes)
     tensor = replace(weight, data=codes, quant=quant)
@@ -88,14 +88,14 @@ def _check_negatable(codes: npt.NDArray[np.generic], spec: Affine | Codebook) ->
         raise GainRefusedError(f"a negative gain meets code {int(codes.min())}, whose negative is outside the range")
 
 
-def _zero_code(spec: Affine | Codebook, vanished: npt.NDArray[np.bool_]) -> int:
-    if not vanished.any():
-        return 0
-    if isinstance(spec, Codebook):
-        if 0 in spec.levels:
-            return 0
+def _zero_codes(spec: Affine | Codebook, vanished: npt.NDArray[np.bool_], rank: int) -> npt.NDArray[np.integer]:
+    """Returns the codes of real 0, one per vanished channel, broadcast to the weight's rank."""
+    shape = (-1, *[1] * (rank - 1))
+    if isinstance(spec, Affine):
+        return np.broadcast_to(spec.zero_point, vanished.shape)[vanished].reshape(shape)
+    if vanished.any() and 0 not in spec.levels:
         raise GainRefusedError("a vanishing gain meets a codebook without a zero level")
-    return int(spec.zero_point[0])
+    return np.zeros(int(vanished.sum()), np.int8).reshape(shape)
 
 
 def _rescaled(

@@ -28,17 +28,23 @@ class DropSoftmax:
             UsageError: no output is computed by a Softmax or Sigmoid.
         """
         rewriter = Rewriter(graph)
-        notes = [self._drop(rewriter, nodes) for output in graph.outputs if (nodes := _tail(graph, output))]
+        notes = [self._drop(rewriter, nodes, output) for output in graph.outputs if (nodes := _tail(graph, output))]
         if not notes:
             found = f"outputs {list(graph.outputs)} that no Softmax or Sigmoid computes"
             raise UsageError(Problem("--drop-softmax", found, "a final Softmax or Sigmoid", "leave the flag out"))
         return PassResult(rewriter.finish(*self.establishes), True, tuple(notes))
 
-    def _drop(self, rewriter: Rewriter, nodes: list[Node]) -> Note:
+    def _drop(self, rewriter: Rewriter, nodes: list[Node], output: str) -> Note:
         """Removes quantisers of the probabilities and the Softmax itself, output side first."""
         for node in nodes:
-            rewriter.bypass(node.name)
-        return Note(self.name, nodes[-1].name, f"dropped on request: output {nodes[0].outputs[0]!r} carries logits")
+            if node.name not in rewriter.nodes:
+                continue  # two outputs carry the same probabilities
+            if rewriter.can_bypass(node.name):
+                rewriter.bypass(node.name)
+            else:  # the logits are an output too, and keep their own name
+                shape = rewriter.tensors[node.outputs[0]].shape
+                rewriter.update_node(node.name, op=Reshape(shape))
+        return Note(self.name, nodes[-1].name, f"dropped on request: output {output!r} carries logits")
 
 
 def _tail(graph: Graph, output: str) -> list[Node]:

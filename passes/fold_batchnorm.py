@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from kwsq.ir.errors import InvalidModelError, Problem
 from kwsq.ir.graph import Graph, Node
 from kwsq.ir.ops import BatchNorm, ChannelAffine
 from kwsq.ir.rewrite import Rewriter
@@ -35,7 +36,8 @@ def batchnorm_affine(
     >>> float(gain[0]), float(offset[0])
     (1.0, -2.0)
     """
-    gain = np.asarray(gamma, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = np.asarray(gamma, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
     return gain, np.asarray(beta, np.float64) - gain * np.asarray(mean, np.float64)
 
 
@@ -49,7 +51,12 @@ class FoldBatchNorm:
     semantics: ClassVar[Semantics] = Semantics.FLOAT_CLOSE
 
     def run(self, graph: Graph) -> PassResult:
-        """Returns the graph without BatchNorm nodes."""
+        """Returns the graph without BatchNorm nodes.
+
+        Raises:
+            InvalidModelError: a variance makes the gain infinite or undefined.
+            UnsupportedModelError: a negative gain meets codes that cannot absorb it.
+        """
         rewriter = Rewriter(graph)
         notes: list[Note] = []
         for node in graph.nodes:
@@ -60,7 +67,8 @@ class FoldBatchNorm:
     def _fold(self, rewriter: Rewriter, node: Node, op: BatchNorm) -> list[Note]:
         gamma, beta, mean, variance = (rewriter.tensors[name].real() for name in node.inputs[1:])
         gain, offset = batchnorm_affine(gamma, beta, mean, variance, op.epsilon)
-        layer = foldable_layer(rewriter, node.inputs[0])
+        _check_finite(node, gain, offset)
+        layer = foldable_layer(rewriter, node.inputs[0], axis=1)
         if layer is not None:
             notes = fold_into_layer(rewriter, layer, gain, offset, self.name)
             rewriter.bypass(node.name)
@@ -69,3 +77,12 @@ class FoldBatchNorm:
         offset_name = rewriter.add_constant(f"{node.name}/offset", offset.astype(np.float32))
         rewriter.update_node(node.name, op=ChannelAffine(1), inputs=(node.inputs[0], gain_name, offset_name))
         return [Note(self.name, node.name, "no layer before it can take it: one affine per channel, rounded once")]
+
+
+def _check_finite(node: Node, gain: Float64, offset: Float64) -> None:
+    if np.isfinite(gain).all() and np.isfinite(offset).all():
+        return
+    channels = np.flatnonzero(~(np.isfinite(gain) & np.isfinite(offset))).tolist()
+    found = f"a gain or offset that is not finite in channels {channels}"
+    remedy = "check the running variance of this layer for zeros and negative values"
+    raise InvalidModelError(Problem(node.name, found, "variance + epsilon above 0", remedy, node.source))

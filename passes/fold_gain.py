@@ -66,10 +66,8 @@ class FoldGain:
         return PassResult(rewriter.finish(*self.establishes), rewriter.changed, tuple(notes))
 
     def _fold(self, rewriter: Rewriter, node: Node, affine: _Affine) -> list[Note]:
-        layer = foldable_layer(rewriter, affine.source)
-        rank = rewriter.tensors[affine.source].rank
-        layer_axis = -1 if layer is None else (1 if layer.op.name == "Conv" else rank - 1)
-        if layer is not None and affine.axis in (-1, layer_axis):
+        layer = foldable_layer(rewriter, affine.source, affine.axis)
+        if layer is not None:
             channels = rewriter.tensors[layer.inputs[1]].shape[0]
             gain, offset = (np.broadcast_to(v, (channels,)) for v in (affine.gain, affine.offset))
             notes = fold_into_layer(rewriter, layer, gain, offset, self.name)

@@ -35,6 +35,11 @@ def grid_bounds(spec: Affine) -> tuple[float, float]:
     return (spec.range.low - zero) * scale, (spec.range.high - zero) * scale
 
 
+def has_zero(spec: Affine) -> bool:
+    """Returns whether real 0 is a value of a per-tensor grid."""
+    return spec.range.low <= int(spec.zero_point[0]) <= spec.range.high
+
+
 @dataclass(frozen=True, slots=True)
 class FuseActivation:
     """See the module docstring."""
@@ -57,6 +62,9 @@ class FuseActivation:
     def _fuse(self, rewriter: Rewriter, node: Node, bounds: tuple[float, float]) -> list[Note]:
         current = rewriter.nodes[node.name]
         source, target = current.inputs[0], current.outputs[0]
+        if bounds == (-np.inf, np.inf) and rewriter.can_bypass(node.name):
+            rewriter.bypass(node.name)
+            return [Note(self.name, node.name, "dropped: it has no bounds")]
         if _implied(_consumers(rewriter, target), bounds) and target not in rewriter.outputs:
             rewriter.bypass(node.name)
             return [Note(self.name, node.name, "dropped: the quantiser after it clamps at least as tightly")]
@@ -77,10 +85,9 @@ def _swap(rewriter: Rewriter, quantizer: Node, clamp: Node) -> bool:
     """Moves a Relu before the quantiser that feeds it: both are monotone and keep 0, so they commute exactly."""
     source, middle, target = quantizer.inputs[0], clamp.inputs[0], clamp.outputs[0]
     assert isinstance(quantizer.op, FakeQuant)
-    has_zero = quantizer.op.spec.range.low <= int(quantizer.op.spec.zero_point[0]) <= quantizer.op.spec.range.high
     alone = len(_consumers(rewriter, middle)) == 1 and len(_consumers(rewriter, source)) == 1
     public = {middle, source, target} & {*rewriter.outputs, *rewriter.inputs}
-    if not isinstance(clamp.op, Relu) or not has_zero or not alone or public:
+    if not isinstance(clamp.op, Relu) or not has_zero(quantizer.op.spec) or not alone or public:
         return False
     rewriter.update_node(clamp.name, inputs=(source,), outputs=(middle,))
     rewriter.update_node(quantizer.name, inputs=(middle,), outputs=(target,))

@@ -10,23 +10,31 @@ import numpy.typing as npt
 from kwsq.ir.errors import Problem, UnsupportedModelError
 from kwsq.ir.graph import Node, Tensor
 from kwsq.ir.ops import Activation, Conv, Dense
-from kwsq.ir.quant import UNQUANTIZED
+from kwsq.ir.quant import UNQUANTIZED, Unquantized
 from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Level, Note
 from kwsq.passes.channel_gain import GainedWeight, GainRefusedError, apply_gain
+from kwsq.passes.quantize_bias import scale_from_bias
 
 Float64 = npt.NDArray[np.float64]
 
 
-def foldable_layer(rewriter: Rewriter, tensor: str) -> Node | None:
-    """Returns the Conv or Dense computing `tensor`, when nobody else reads it and no clamp is fused into it."""
+def foldable_layer(rewriter: Rewriter, tensor: str, axis: int) -> Node | None:
+    """Returns the Conv or Dense that can take an affine map of its output channels.
+
+    Args:
+        rewriter: graph under construction.
+        tensor: output of the layer; nobody else reads it and no clamp is fused into it.
+        axis: axis of `tensor` along which the map varies, which must be the layer's output channels; -1 for none.
+    """
     producer = next((n for n in rewriter.nodes.values() if tensor in n.outputs), None)
     uses = sum(node.inputs.count(tensor) for node in rewriter.nodes.values())
     if producer is None or uses != 1 or tensor in rewriter.outputs:
         return None
     if not isinstance(producer.op, Conv | Dense) or producer.op.activation is not Activation.NONE:
         return None
-    return producer
+    channels = 1 if isinstance(producer.op, Conv) else rewriter.tensors[tensor].rank - 1
+    return producer if axis in (-1, channels) else None
 
 
 def fold_into_layer(rewriter: Rewriter, layer: Node, gain: Float64, offset: Float64, source: str) -> list[Note]:
@@ -49,13 +57,23 @@ def fold_into_layer(rewriter: Rewriter, layer: Node, gain: Float64, offset: Floa
         raise UnsupportedModelError(_refusal(layer, weight, str(refused))) from None
     bias_name = layer.inputs[2] if len(layer.inputs) > 2 else ""
     bias = rewriter.tensors[bias_name].real().astype(np.float64) if bias_name else np.zeros(weight.shape[0])
-    new_weight = _store(rewriter, gained.tensor, layer)
-    new_bias = rewriter.fresh(f"{layer.name}/bias")
     folded = (gain * bias + offset).astype(np.float32)
+    new_weight = _store(rewriter, _scaled_by_bias(gained, folded), layer)
+    new_bias = rewriter.fresh(f"{layer.name}/bias")
     origin = rewriter.tensors[bias_name].origin if bias_name else new_bias
     rewriter.tensors[new_bias] = Tensor(new_bias, folded.shape, folded, UNQUANTIZED, origin)
     rewriter.update_node(layer.name, inputs=(layer.inputs[0], new_weight, new_bias))
     return _notes(layer, gained, source)
+
+
+def _scaled_by_bias(gained: GainedWeight, bias: npt.NDArray[np.float32]) -> Tensor:
+    """Gives channels whose weights vanished a scale on which their bias is exact enough."""
+    spec, zeroed = gained.tensor.quant, list(gained.zeroed)
+    if not zeroed or isinstance(spec, Unquantized):
+        return gained.tensor
+    scale = np.array(spec.scale)
+    scale[zeroed] = scale_from_bias(bias[zeroed].astype(np.float64))
+    return replace(gained.tensor, quant=replace(spec, scale=scale))
 
 
 def _store(rewriter: Rewriter, weight: Tensor, layer: Node) -> str:

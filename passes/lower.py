@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,15 @@ from kwsq.ir.graph import Graph, Node
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredTensor, verify
 from kwsq.passes.base import Note
 from kwsq.passes.lowering import LOWERINGS
-from kwsq.passes.lowering.context import INT8_LOW, LoweringContext, LoweringRefusedError, View, int8_grid, raise_all
+from kwsq.passes.lowering.context import (
+    INT8_LOW,
+    LoweringContext,
+    LoweringRefusedError,
+    View,
+    grid_problem,
+    int8_grid,
+    raise_all,
+)
 from kwsq.passes.lowering.forms import channels_last, identity_form
 from kwsq.passes.lowering.preference import prefers_channels_last
 
@@ -47,17 +56,23 @@ def lower(graph: Graph, *, float_io: bool = False) -> LowerResult:
     Raises:
         UnsupportedModelError: naming every node that has no integer form.
     """
+    raise_all(_grid_problems(graph))
     ctx = LoweringContext(graph)
     for name in graph.inputs:
         _lower_input(ctx, name, float_io=float_io)
     problems = [problem for node in graph.nodes for problem in _lower_node(ctx, node)]
     raise_all(problems)
-    for name in graph.outputs:
-        _finish_output(ctx, name)
+    _finish_outputs(ctx)
     _boundary(ctx, float_io=float_io)
     result = LoweredGraph(graph.name, tuple(ctx.nodes), _used(ctx), graph.inputs, graph.outputs, graph.states)
     verify(result)
     return LowerResult(result, tuple(ctx.notes), dict(ctx.views), dict(ctx.real_biases))
+
+
+def _grid_problems(graph: Graph) -> list[Problem]:
+    computed = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs)]
+    problems = (grid_problem(graph[name]) for name in computed)
+    return [problem for problem in problems if problem is not None]
 
 
 def _lower_input(ctx: LoweringContext, name: str, *, float_io: bool) -> None:
@@ -92,17 +107,22 @@ def _lower_node(ctx: LoweringContext, node: Node) -> list[Problem]:
     return []
 
 
-def _finish_output(ctx: LoweringContext, name: str) -> None:
-    """Brings a graph output into logical order under its public name."""
+def _finish_outputs(ctx: LoweringContext) -> None:
+    """Brings the graph outputs into logical order under their public names."""
+    sources = {n: ctx.get(n, identity_form(ctx.graph[n].rank), boundary=True) for n in ctx.graph.outputs}
+    shared = {source for source, count in Counter(sources.values()).items() if count > 1}
+    for name, source in sources.items():
+        if source != name:
+            _publish(ctx, name, source, rename=source not in shared)
+
+
+def _publish(ctx: LoweringContext, name: str, source: str, *, rename: bool) -> None:
+    """Gives a tensor in logical order its public name: its producer writes it where nobody else needs it."""
     tensor = ctx.graph[name]
-    if ctx.names[name] == name and ctx.tensors[name].shape == tensor.shape:
-        return
-    source = ctx.get(name, identity_form(tensor.rank), boundary=True)
-    final = replace(ctx.tensors[source], name=name, shape=tensor.shape)
     producer = next((i for i, node in enumerate(ctx.nodes) if source in node.outputs), None)
     readers = [node for node in ctx.nodes if source in node.inputs]
-    ctx.tensors[name] = final
-    if producer is None or readers or source in ctx.graph.outputs:
+    ctx.tensors[name] = replace(ctx.tensors[source], name=name, shape=tensor.shape)
+    if producer is None or readers or not rename or source in ctx.graph.outputs:
         ctx.add(f"{name}/copy", low.Reshape(tensor.shape), [source], [name], "")
         return
     node = ctx.nodes[producer]

@@ -13,11 +13,13 @@ from kwsq.ir.ops import Conv, Dense, FakeQuant
 from kwsq.ir.quant import FloatArray, Unquantized
 from kwsq.passes.attach_scales import AttachScales
 from kwsq.passes.base import Level, Note, Pass
+from kwsq.passes.center_rounding import CenterRounding
 from kwsq.passes.drop_softmax import DropSoftmax
 from kwsq.passes.feed_bias_error import feed_bias_error
 from kwsq.passes.fold_batchnorm import FoldBatchNorm
 from kwsq.passes.fold_gain import FoldGain
 from kwsq.passes.fuse_activation import FuseActivation
+from kwsq.passes.fuse_hard_swish import FuseHardSwish
 from kwsq.passes.fuse_rsqrt import FuseRsqrt
 from kwsq.passes.import_graph import import_graph
 from kwsq.passes.lower import lower
@@ -42,6 +44,10 @@ DEFAULT_WEIGHT_BITS = 8
 FOLDING: tuple[Pass, ...] = (
     # First, while Sqrt and Div are still there as written.
     FuseRsqrt(),
+    # Before gains: the half step it adds before a quantiser joins the bias of the layer there.
+    CenterRounding(),
+    # Before gains, which would take its x / 6 and x + 3 for affine maps of their own.
+    FuseHardSwish(),
     # Before gains: a batch norm is folded with its own epsilon, in float64, once.
     FoldBatchNorm(),
     # After batch norms: what is left of Mul and Add by constants joins the layer or becomes one affine per channel.

@@ -12,7 +12,8 @@ from typing import ClassVar
 from kwsq.ir.graph import Graph, Node
 from kwsq.ir.ops import Concat, FakeQuant, MaxPool, Pad, ReduceMax, Reshape, Slice, Transpose
 from kwsq.ir.rewrite import Rewriter
-from kwsq.passes.base import Note, PassResult, Semantics
+from kwsq.passes.base import PassResult, Semantics
+from kwsq.passes.fuse_activation import has_zero
 
 _MOVES = (Reshape, Transpose, Slice, MaxPool, ReduceMax, Concat, Pad)
 
@@ -29,12 +30,11 @@ class PlaceQuantizers:
     def run(self, graph: Graph) -> PassResult:
         """Returns the graph with merged and hoisted quantisers."""
         rewriter = Rewriter(graph)
-        notes: list[Note] = []
         moved = True
         while moved:
             _merge_equal(rewriter)
             moved = any([_hoist(rewriter, node) for node in list(rewriter.nodes.values())])
-        return PassResult(rewriter.finish(*self.establishes), rewriter.changed, tuple(notes))
+        return PassResult(rewriter.finish(*self.establishes), rewriter.changed)
 
 
 def _merge_equal(rewriter: Rewriter) -> None:
@@ -60,7 +60,8 @@ def _hoist(rewriter: Rewriter, quantizer: Node) -> bool:
     uses = sum(node.inputs.count(source) for node in rewriter.nodes.values())
     if mover is None or not isinstance(mover.op, _MOVES) or uses != 1 or source in rewriter.outputs:
         return False
-    if isinstance(mover.op, Pad) and mover.op.value != 0.0:
+    # Padding and rounding commute for a value that the quantiser keeps.
+    if isinstance(mover.op, Pad) and (mover.op.value != 0.0 or not has_zero(quantizer.op.spec)):
         return False
     producers = {output: node for node in rewriter.nodes.values() for output in node.outputs}
     quantized = {name for name in mover.inputs if name in producers and isinstance(producers[name].op, FakeQuant)}

@@ -13,6 +13,20 @@ from kwsq.ir.quant import Affine
 BIAS_LIMIT = 2**30
 """Largest bias code: half of int32 is left to the products."""
 
+BIAS_CODES = 2.0**20
+"""Bias code, at an input scale of 1, of a channel whose scale is taken from its bias: exact to 20 bits, and input
+scales from 2**-10 up leave it within BIAS_LIMIT (smaller ones take the scale from the bias again)."""
+
+
+def scale_from_bias(bias: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Returns weight scales for channels without weights, so that their bias keeps its precision.
+
+    Args:
+        bias: (n,) real bias; a zero needs no precision.
+    """
+    scale = np.abs(bias) / BIAS_CODES
+    return np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCodes:
@@ -65,7 +79,8 @@ def integer_bias(
     real = _real64(bias)
     product = np.float64(input_scale) * weight_scale.astype(np.float64)
     quotient = real / product
-    over = np.abs(quotient) > BIAS_LIMIT
+    # A product that underflows float32 has no bias scale; like an overflow, it means that the weights have vanished.
+    over = (np.abs(quotient) > BIAS_LIMIT) | np.broadcast_to(bias_scale < np.finfo(np.float32).tiny, quotient.shape)
     if not over.any():
         return LayerCodes(codes, weight_scale, _frozen(np.rint(quotient)), bias_scale, (), real)
     return _rescued(codes, weight_scale, np.float64(input_scale), real, over)
@@ -79,7 +94,7 @@ def _rescued(
     over: npt.NDArray[np.bool_],
 ) -> LayerCodes:
     scale = np.array(np.broadcast_to(weight_scale, real.shape), np.float32)
-    scale[over] = (np.abs(real[over]) / (input_scale * BIAS_LIMIT / 2)).astype(np.float32)
+    scale[over] = scale_from_bias(real[over] * (2 * BIAS_CODES / BIAS_LIMIT) / input_scale)
     new_codes = np.array(codes)
     new_codes[over] = 0
     quotient = real / (input_scale * scale.astype(np.float64))

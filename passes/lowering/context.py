@@ -58,8 +58,6 @@ def int8_grid(spec: Affine) -> Int8Grid:
     """
     codes: IntRange = spec.range
     offset = INT8_HIGH - codes.high
-    if codes.low >= INT8_LOW and codes.high == INT8_HIGH:
-        offset = 0
     return Int8Grid(spec.scale[0], int(spec.zero_point[0]) + offset, codes.low + offset, INT8_HIGH)
 
 
@@ -89,7 +87,7 @@ class LoweringContext:
     tensors: dict[str, LoweredTensor] = field(default_factory=dict)
     nodes: list[LoweredNode] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
-    converted: dict[tuple[str, Form], str] = field(default_factory=dict)
+    converted: dict[tuple[str, str, Form], str] = field(default_factory=dict)
     views: dict[str, View] = field(default_factory=dict)
     real_biases: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
@@ -152,7 +150,8 @@ class LoweringContext:
         source = self.names[name]
         if stored == form:
             return source
-        key = (source, form)
+        # Aliases share a source but number its dimensions differently: the same form means another order there.
+        key = (name, source, form)
         if key not in self.converted:
             self.converted[key] = self._convert(source, tensor, shape, stored, form, boundary=boundary)
             self.views.setdefault(self.converted[key], View(name, form))
@@ -257,6 +256,7 @@ class LoweringContext:
         *,
         activation: Activation = Activation.NONE,
         fuses: bool = True,
+        moves: bool = False,
     ) -> None:
         """Adds the operator computing the first output of `node`, with the clamps its grid hides.
 
@@ -267,8 +267,12 @@ class LoweringContext:
             form: form of the output.
             activation: clamp of the source operator.
             fuses: whether the operator can carry a fused activation.
+            moves: whether it only picks among its inputs' codes, which the grid's clamp has been applied to already.
         """
         name = node.outputs[0]
+        if moves:
+            self.add(node.name, make(activation), inputs, [self.define(name, form)], node.name)
+            return
         fused, clamp = self.fused(name, activation)
         if not fuses and fused is not activation:
             fused, clamp = activation, True
@@ -295,6 +299,22 @@ class LoweringContext:
 
 
 _AT_ZERO = (Activation.RELU, Activation.RELU6)
+
+
+def grid_problem(tensor: Tensor) -> Problem | None:
+    """Returns why the grid of an activation has no int8 form, None when it has one."""
+    spec = tensor.quant
+    assert isinstance(spec, Affine), f"{tensor.name} has no grid after attach_scales"
+    grid = int8_grid(spec)
+    found = ""
+    if grid.low < INT8_LOW:
+        found = f"{spec.range.high - spec.range.low + 1} codes ({spec.range.bits} bits)"
+    elif not INT8_LOW <= grid.zero_point <= INT8_HIGH:
+        found = f"zero point {int(spec.zero_point[0])} with codes [{spec.range.low}, {spec.range.high}]"
+    if not found:
+        return None
+    expected = "at most 256 codes, and a zero point that int8 holds once the codes end at 127"
+    return Problem(f"tensor {tensor.name!r}", found, expected, "train with 8-bit activations whose range contains 0")
 
 
 def raise_all(problems: Sequence[Problem]) -> None:

@@ -30,6 +30,15 @@ def channels_last(rank: int, axis: int = 1, *, dims: int | None = None) -> Form:
     return (*head, *padding, *middle, axis)
 
 
+def unit_dimensions_added(form: Form, dims: int) -> Form:
+    """Returns the form padded to `dims` dimensions after its first one.
+
+    >>> unit_dimensions_added((0, 2, 1), 4)
+    (0, None, 2, 1)
+    """
+    return (*form[:1], *[None] * (dims - len(form)), *form[1:])
+
+
 def physical_shape(form: Form, shape: Shape) -> Shape:
     """Returns the stored shape of a logical shape."""
     return tuple(1 if axis is None else shape[axis] for axis in form)

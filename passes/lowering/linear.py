@@ -14,8 +14,8 @@ from kwsq.ir.ops import Activation, ChannelAffine, Conv, Dense
 from kwsq.ir.quant import Affine, Codebook, IntRange, PerAxis, PerTensor, Unquantized
 from kwsq.passes.base import Level
 from kwsq.passes.lowering.context import LoweringContext, LoweringRefusedError, int8_grid
-from kwsq.passes.lowering.forms import channels_last, identity_form
-from kwsq.passes.quantize_bias import LayerCodes, integer_bias
+from kwsq.passes.lowering.forms import channels_last, identity_form, physical_shape, unit_dimensions_added
+from kwsq.passes.quantize_bias import LayerCodes, integer_bias, scale_from_bias
 
 Float64 = npt.NDArray[np.float64]
 
@@ -100,6 +100,12 @@ def _layer_codes(ctx: LoweringContext, node: Node, weight: Tensor, bias: Tensor 
     layer = integer_bias(codes.data, codes.scale, grid.scale, bias, weight.shape[0])
     if layer.zeroed:
         channels = list(layer.zeroed)
+        if codes.levels is not None and 0 not in codes.levels:
+            raise LoweringRefusedError(
+                f"output channels {channels} of weight {weight.name!r}, whose scale is too small for their int32 bias",
+                "a codebook with a zero level, or a larger scale",
+                "prune these channels, or train them with a bounded batch norm gain",
+            )
         text = f"codes of output channels {channels} set to zero: their scale is too small for an int32 bias"
         ctx.note(node.name, text, Level.WARNING)
     return layer
@@ -188,15 +194,23 @@ def lower_channel_affine(ctx: LoweringContext, node: Node) -> None:
     if x.rank > 4:
         raise LoweringRefusedError(f"a per-channel affine on rank {x.rank}", "rank 4 at most", "reshape the tensor")
     gain, offset = (ctx.graph[name].real().astype(np.float64) for name in node.inputs[1:])
-    weight = _affine_weight(gain, f"{node.name}/gain")
+    form = channels_last(x.rank, op.axis, dims=4)
+    if np.ptp(gain) == 0 and np.ptp(offset) == 0:
+        # One gain and offset for all: whatever is stored last serves as the channels, and nothing is transposed.
+        form = unit_dimensions_added(ctx.form(x.name), 4)
+        channels = physical_shape(form, x.shape)[-1]
+        gain, offset = np.full(channels, gain[0]), np.full(channels, offset[0])
+    weight = _affine_weight(gain, offset, f"{node.name}/gain")
     shift = Tensor(f"{node.name}/offset", offset.shape, offset.astype(np.float32), origin=node.name)
     grid = int8_grid(ctx.spec(x.name))
     codes = weight_codes(weight)
     layer = integer_bias(codes.data, codes.scale, grid.scale, shift, gain.size)
     stored = _Codes(layer.codes, layer.scale, 8, None)
     name = _store_weight(ctx, node, weight, stored, layer.codes.reshape(1, 1, 1, -1), axis=3)
-    form = channels_last(x.rank, op.axis, dims=4)
     inputs = [ctx.get(x.name, form), name, _bias(ctx, node, layer, shift)]
+    if form[-1] != op.axis:
+        # Its channels are not the operator's: rounding it by the mean error of the operator's would be wrong.
+        ctx.real_biases.pop(inputs[2], None)
 
     def make(activation: Activation) -> LoweredOp:
         return low.DepthwiseConv2D((1, 1), (1, 1), ((0, 0), (0, 0)), activation)
@@ -204,10 +218,10 @@ def lower_channel_affine(ctx: LoweringContext, node: Node) -> None:
     ctx.emit(node, make, inputs, form, activation=op.activation)
 
 
-def _affine_weight(gain: Float64, name: str) -> Tensor:
+def _affine_weight(gain: Float64, offset: Float64, name: str) -> Tensor:
     alive = np.abs(gain) / 127 > np.finfo(np.float32).tiny
     codes = np.where(alive, np.sign(gain) * 127, 0).astype(np.int8).reshape(-1, 1)
-    scale = np.where(alive, np.abs(gain) / 127, 1.0).astype(np.float32)
+    scale = np.where(alive, np.abs(gain) / 127, scale_from_bias(offset)).astype(np.float32)
     quant = Affine(
         scale, np.zeros(gain.size, np.int32), IntRange(-127, 127), PerAxis(0) if gain.size > 1 else PerTensor()
     )

@@ -64,13 +64,7 @@ def lower_transpose(ctx: LoweringContext, node: Node) -> None:
     assert isinstance(node.op, Transpose)
     x, y = ctx.graph[node.inputs[0]], ctx.graph[node.outputs[0]]
     perm = node.op.perm
-    form = renumbered(ctx.form(x.name), {axis: perm.index(axis) for axis in range(x.rank)})
-    if y.name not in ctx.graph.outputs:
-        ctx.alias(y.name, x.name, form)
-        return
-    source = ctx.get(x.name, identity_form(x.rank))
-    target = ctx.define(y.name, identity_form(y.rank))
-    ctx.add(node.name, low.Transpose(perm), [source], [target], node.name)
+    ctx.alias(y.name, x.name, renumbered(ctx.form(x.name), {axis: perm.index(axis) for axis in range(x.rank)}))
 
 
 def _form_with(ctx: LoweringContext, names: tuple[str, ...], axes: list[int], rank: int) -> Form:
@@ -89,7 +83,7 @@ def lower_concat(ctx: LoweringContext, node: Node) -> None:
     form = _form_with(ctx, node.inputs, sorted({node.op.axis, *varying}), y.rank)
     axis = form.index(node.op.axis)
     inputs = [_concat_operand(ctx, node, name, form, y) for name in node.inputs]
-    ctx.emit(node, lambda _: low.Concat(axis), inputs, form, fuses=False)
+    ctx.emit(node, lambda _: low.Concat(axis), inputs, form, moves=True)
 
 
 def _concat_operand(ctx: LoweringContext, node: Node, name: str, form: Form, output: Tensor) -> str:
@@ -97,7 +91,7 @@ def _concat_operand(ctx: LoweringContext, node: Node, name: str, form: Form, out
     if not tensor.is_constant:
         return ctx.get(name, form)
     grid = int8_grid(ctx.spec(output.name))
-    codes = np.clip(np.rint(tensor.real() / grid.scale) + grid.zero_point, -128, 127).astype(np.int8)
+    codes = np.clip(np.rint(tensor.real() / grid.scale) + grid.zero_point, grid.low, grid.high).astype(np.int8)
     axes = [axis for axis in form if axis is not None]
     missing = [axis for axis in range(tensor.rank) if axis not in axes]
     moved = codes.transpose([*missing, *axes]).reshape(physical_shape(form, tensor.shape))
@@ -112,7 +106,7 @@ def lower_slice(ctx: LoweringContext, node: Node) -> None:
     form = ctx.form(x.name)
     source = ctx.get(x.name, form)
     begin, end, step = (tuple(_stored(form, v, fill)) for v, fill in ((op.begin, 0), (op.end, 1), (op.step, 1)))
-    ctx.emit(node, lambda _: low.StridedSlice(begin, end, step), [source], form, fuses=False)
+    ctx.emit(node, lambda _: low.StridedSlice(begin, end, step), [source], form, moves=True)
 
 
 def _stored(form: Form, values: tuple[int, ...], fill: int) -> list[int]:
@@ -144,4 +138,4 @@ def lower_pad(ctx: LoweringContext, node: Node) -> None:
     if op.value != 0.0:
         value = int(np.clip(np.rint(op.value / float(grid.scale)) + grid.zero_point, grid.low, grid.high))
         ctx.note(node.name, f"pads with code {value} for {op.value}", Level.INFO)
-    ctx.emit(node, lambda _: low.Pad(pads, value), [source], form, fuses=False)
+    ctx.emit(node, lambda _: low.Pad(pads, value), [source], form, moves=True)

@@ -94,7 +94,9 @@ def _emit_border_average(ctx: LoweringContext, node: Node, form: Form, window: t
     borders = ctx.constant(f"{node.name}/borders", codes[None, :, :, None], DType.INT8, scale)
     averaged = ctx.activation(ctx.fresh(f"{y.name}/averaged"), y, (x.shape[0], *covered.shape, x.shape[1]))
     op = low.DepthwiseConv2D(stride, (1, 1), pads)
-    ctx.add(f"{node.name}/average", op, [ctx.get(x.name, form), *_mean_window(ctx, node, kernel)], [averaged], node.name)
+    ctx.add(
+        f"{node.name}/average", op, [ctx.get(x.name, form), *_mean_window(ctx, node, kernel)], [averaged], node.name
+    )
     ctx.note(node.name, "leaves its padding out: averaged with it, then corrected at the borders by a constant map")
     ctx.emit(node, lambda _: low.Mul(), [averaged, borders], form, fuses=False)
 
