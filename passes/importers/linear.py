@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from kwsq.ir.ops import Add, BatchNorm, Conv, Mean, Mul, Reciprocal, Sqrt, SquaredDifference, Sub

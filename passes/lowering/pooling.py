@@ -14,7 +14,15 @@ from kwsq.ir.numerics import Grid, derive_mean
 from kwsq.ir.ops import Activation, AveragePool, MaxPool, Mean, ReduceMax, ReduceSum
 from kwsq.passes.lowering.border_average import correction_map, is_same_padding, pixels_covered
 from kwsq.passes.lowering.context import LoweringContext, LoweringRefusedError, int8_grid
-from kwsq.passes.lowering.forms import Form, channels_last, identity_form, physical_shape, renumbered
+from kwsq.passes.lowering.forms import (
+    Form,
+    channels_last,
+    identity_form,
+    order,
+    physical_shape,
+    renumbered,
+    without,
+)
 
 Pair = tuple[int, int]
 
@@ -143,6 +151,8 @@ def reduction(make: Callable[[tuple[int, ...]], LoweredOp]) -> Callable[[Lowerin
         stored = ctx.form(x.name)
         if not any(axis in op.axes for axis in stored):
             stored = identity_form(x.rank)  # only unit dimensions are reduced, and none of them is stored
+        if isinstance(op, ReduceSum) and not _adjacent(stored, op.axes, x.shape):
+            stored = (*without(stored, op.axes), *(axis for axis in stored if axis is not None and axis in op.axes))
         # Inserted dimensions go too, so that no reshape follows; the first one carries the batch and stays.
         dropped = [i for i, axis in enumerate(stored) if (axis is None and i > 0) or axis in op.axes]
         axes = tuple(dropped)
@@ -160,3 +170,9 @@ def reduction(make: Callable[[tuple[int, ...]], LoweredOp]) -> Callable[[Lowerin
         ctx.emit(node, lambda _: make(axes), [ctx.get(x.name, stored)], form, fuses=False)
 
     return lowering
+
+
+def _adjacent(form: Form, axes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Returns whether the reduced axes of size > 1 are stored next to each other, as a sum needs them."""
+    places = [i for i, axis in enumerate(order(form, shape)) if axis in axes]
+    return not places or places[-1] - places[0] == len(places) - 1
