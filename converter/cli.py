@@ -6,17 +6,20 @@ stdout carries the result, stderr everything else. Only typer is imported up fro
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TextIO
+from typing import Any, Literal, NoReturn, TextIO
 
 import typer
 
-from kwsq.converter.config import ConvertOptions, parse_accuracy, parse_shape, parse_state
+from kwsq.converter import cli_options as options
+from kwsq.converter.config import ConvertOptions, check_options, parse_accuracy, parse_shape, parse_state
+from kwsq.converter.input_file import read_file
 from kwsq.converter.safe_text import printable
 from kwsq.ir.errors import KwsqError
 
@@ -26,133 +29,78 @@ EXIT_CODES = (
     "5 invalid or unsafe input; 70 internal error."
 )
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON alone on stdout.")]
-Batch = Annotated[int | None, typer.Option(metavar="N", help="Size of a symbolic batch dimension.", show_default="1")]
-Shapes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--shape", metavar="NAME=1,49,10", help="Full shape of an input with symbolic dimensions. Repeatable."
-    ),
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show stages and, for internal errors, the traceback.")]
-
 
 def convert(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The ONNX model.", show_default=False)],
-    target: Annotated[
-        Literal["neon", "accel", "ethos-u"],
-        typer.Option(help="What to write for. accel and ethos-u are not available yet.", show_default=False),
-    ],
-    wbits: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Weight bits to ship, 1 to 8.",
-            show_default="the model's own; 8 for a float model",
-        ),
-    ] = None,
-    container: Annotated[
-        Literal["int8", "int4"], typer.Option(help="How weight codes are stored; int4 packs those that fit [-8, 7].")
-    ] = "int8",
-    runtime: Annotated[
-        Literal["litert", "tflm"], typer.Option(help="Interpreter the artefact must run in.")
-    ] = "litert",
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="X.npz", help="Representative inputs by name; needed by float models.", show_default=False
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="EVAL.npz", help="Inputs and labels y: measures accuracy.", show_default=False),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Output directory.", show_default="STEM.TARGET-wN/"),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace kwsq's own files in a directory in use.")] = False,
-    batch: Batch = None,
-    shape: Shapes = None,
-    io: Annotated[Literal["int8", "float32"], typer.Option(help="Type of the artefact's inputs and outputs.")] = "int8",
-    drop_softmax: Annotated[
-        bool, typer.Option("--drop-softmax", help="Emit logits in place of probabilities.")
-    ] = False,
-    strip_names: Annotated[bool, typer.Option("--strip-names", help="Leave inner tensor names out.")] = False,
-    scheme: Annotated[
-        Literal["auto", "per_channel", "per_tensor", "codebook"] | None,
-        typer.Option(help="Weight grid of post-training quantization.", show_default="auto"),
-    ] = None,
-    ranges: Annotated[
-        Literal["output", "minmax", "percentile", "mse"] | None,
-        typer.Option(help="How post-training quantization chooses activation ranges.", show_default="output"),
-    ] = None,
-    requantize: Annotated[
-        bool, typer.Option("--requantize", help="Quantize annotated weights again, to --wbits.")
-    ] = False,
-    state: Annotated[
-        list[str] | None,
-        typer.Option(metavar="S1=N1", help="Streaming state: input and the output feeding it. Repeatable."),
-    ] = None,
-    encodings: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="AIMET encodings beside the model.", show_default=False)
-    ] = None,
-    min_accuracy: Annotated[
-        str | None,
-        typer.Option(metavar="A", help="Least top-1 accuracy on --data: 0.915 or 91.5.", show_default=False),
-    ] = None,
-    inputs: Annotated[int, typer.Option(metavar="N", help="Input vectors parity is checked on.")] = 64,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of generated inputs.")] = 0,
-    intermediates: Annotated[
-        bool, typer.Option("--intermediates", help="Compare every inner tensor on every input.")
-    ] = False,
-    as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict alone.")] = False,
-    verbose: Verbose = False,
+    model: options.OnnxModel,
+    target: options.Target,
+    wbits: options.WeightBits = None,
+    container: options.Container = "int8",
+    runtime: options.Runtime = "litert",
+    calibration: options.Calibration = None,
+    data: options.Data = None,
+    output: options.Output = None,
+    force: options.Force = False,
+    batch: options.Batch = None,
+    shape: options.Shapes = None,
+    io: options.Io = "int8",
+    drop_softmax: options.DropSoftmax = False,
+    strip_names: options.StripNames = False,
+    scheme: options.Scheme = None,
+    ranges: options.Ranges = None,
+    requantize: options.Requantize = False,
+    state: options.States = None,
+    encodings: options.Encodings = None,
+    min_accuracy: options.MinAccuracy = None,
+    inputs: options.Inputs = 64,
+    seed: options.Seed = 0,
+    intermediates: options.Intermediates = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Convert an ONNX keyword-spotting model and prove the result."""
-
-    def action() -> int:
-        options = ConvertOptions(
-            model=model,
-            target=target,
-            weight_bits=wbits,
-            container=container,
-            runtime=runtime,
-            calibration=calibration,
-            data=data,
-            output=output,
-            force=force,
-            batch=batch,
-            shapes=dict(parse_shape(text) for text in shape or ()),
-            io=io,
-            drop_softmax=drop_softmax,
-            strip_names=strip_names,
-            scheme=scheme,
-            ranges=ranges,
-            requantize=requantize,
-            states=dict(parse_state(text) for text in state) if state else None,
-            encodings=encodings,
-            min_accuracy=None if min_accuracy is None else parse_accuracy(min_accuracy),
-            parity_inputs=inputs,
-            seed=seed,
-            intermediates=intermediates,
-        )
-        return _convert(options, as_json=as_json, quiet=quiet, verbose=verbose)
-
-    _run(action, verbose=verbose)
+    settings = {
+        "model": model,
+        "target": target,
+        "weight_bits": wbits,
+        "container": container,
+        "runtime": runtime,
+        "calibration": calibration,
+        "data": data,
+        "output": output,
+        "force": force,
+        "batch": batch,
+        "io": io,
+        "drop_softmax": drop_softmax,
+        "strip_names": strip_names,
+        "scheme": scheme,
+        "ranges": ranges,
+        "requantize": requantize,
+        "encodings": encodings,
+        "parity_inputs": inputs,
+        "seed": seed,
+        "intermediates": intermediates,
+    }
+    texts = {"shapes": shape, "states": state, "min_accuracy": min_accuracy}
+    _run(lambda: _convert(settings, texts, as_json=as_json, quiet=quiet, verbose=verbose), verbose=verbose)
 
 
-def _convert(options: ConvertOptions, *, as_json: bool, quiet: bool, verbose: bool) -> int:
-    from kwsq.converter.config import check_options
-
-    check_options(options)
+def _convert(
+    settings: Mapping[str, Any], texts: Mapping[str, Any], *, as_json: bool, quiet: bool, verbose: bool
+) -> int:
+    chosen = ConvertOptions(
+        **settings,
+        shapes=dict(parse_shape(text) for text in texts["shapes"] or ()),
+        states=dict(parse_state(text) for text in texts["states"]) if texts["states"] else None,
+        min_accuracy=None if texts["min_accuracy"] is None else parse_accuracy(texts["min_accuracy"]),
+    )
+    # Before the imports below, which take longer than everything a wrong option needs.
+    check_options(chosen)
     from kwsq.converter.driver import convert as run_driver
     from kwsq.converter.summaries import conversion_blocks
 
     with _progress(quiet=quiet, verbose=verbose) as progress:
-        result = run_driver(options, progress)
+        result = run_driver(chosen, progress)
     blocks = conversion_blocks(result.report, str(result.directory))
     _print(result.report, blocks[:1] if quiet else blocks, as_json=as_json)
     for reason in result.report["result"]["verdict"]["reasons"]:
@@ -161,12 +109,16 @@ def _convert(options: ConvertOptions, *, as_json: bool, quiet: bool, verbose: bo
 
 
 def inspect(
-    model: Model, batch: Batch = None, shape: Shapes = None, as_json: AsJson = False, verbose: Verbose = False
+    model: options.AnyModel,
+    batch: options.Batch = None,
+    shape: options.Shapes = None,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Show dialects, scales and bits of an .onnx or .tflite, and what would be refused."""
 
     def action() -> int:
-        data, shapes = _read(model), dict(parse_shape(text) for text in shape or ())
+        data, shapes = read_file(model, "model"), dict(parse_shape(text) for text in shape or ())
         from kwsq.converter.inspect import inspect_onnx, inspect_tflite
         from kwsq.converter.summaries import inspection_blocks
 
@@ -182,12 +134,16 @@ def inspect(
 
 
 def footprint(
-    model: Model, batch: Batch = None, shape: Shapes = None, as_json: AsJson = False, verbose: Verbose = False
+    model: options.AnyModel,
+    batch: options.Batch = None,
+    shape: options.Shapes = None,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Measure flash, activation memory and MACs of any .onnx or .tflite."""
 
     def action() -> int:
-        data, shapes = _read(model), dict(parse_shape(text) for text in shape or ())
+        data, shapes = read_file(model, "model"), dict(parse_shape(text) for text in shape or ())
         from kwsq.converter.summaries import footprint_blocks
 
         if _is_tflite(model, data):
@@ -207,9 +163,9 @@ def footprint(
 
 
 def ops(
-    as_json: AsJson = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/ops.md.")] = False,
-    verbose: Verbose = False,
+    as_json: options.AsJson = False,
+    markdown: options.Markdown = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """List supported operators and dialects, read off the code."""
 
@@ -251,6 +207,10 @@ def _app(**settings: Any) -> typer.Typer:
 
 
 def _start(app: typer.Typer, name: str) -> NoReturn:
+    # Idle OpenBLAS threads spin: a second of CPU for matrices this small. NumPy is not imported yet.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A short process that allocates much and drops little: a tenth of its time would go into looking for cycles.
+    gc.set_threshold(100_000)
     # A terminated process leaves as little behind as an interrupted one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
@@ -307,16 +267,6 @@ def _print(facts: Mapping[str, Any], blocks: Any, *, as_json: bool) -> None:
 
 def _titled(model: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"generator": "kwsq", "schema_version": 1, "file": model.name, **facts}
-
-
-def _read(path: Path) -> bytes:
-    from kwsq.ir.errors import Problem, UsageError
-
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise UsageError(Problem(str(path), found, "an .onnx or .tflite file", "check the path")) from error
 
 
 def _is_tflite(path: Path, data: bytes) -> bool:

@@ -12,6 +12,7 @@ from kwsq.converter.config import ConvertOptions, check_options
 from kwsq.converter.data import Samples
 from kwsq.converter.evidence import checked_parity, float_distance, measure_containers, try_runtimes
 from kwsq.converter.html import render_html
+from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes, manifest, versions
 from kwsq.converter.output import MANIFEST, REPORT_HTML, REPORT_JSON, OutputDirectory
 from kwsq.converter.references import quantized_reference, source_reference
@@ -74,7 +75,7 @@ def _claim(options: ConvertOptions, weight_bits: int) -> OutputDirectory:
 def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: None) -> Conversion:
     """Runs every stage and writes nothing; see `convert`."""
     progress("load")
-    source = load_file(options.model, batch=options.batch, shapes=options.shapes)
+    source = _load(options)
     normalized = normalize(source)
     boundary = boundary_of(source, normalized, options)
     calibration = _samples(boundary, options.calibration, "--calibration")
@@ -87,11 +88,12 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
     artefact = target.emit(graph, target_options)
     (model,) = artefact.files.values()
     progress("parity")
-    reference = quantized_reference(source, result)
+    whole = options.encodings is None
+    reference = quantized_reference(source, result, whole=whole)
     real = parity_inputs(graph, result.annotated, calibration, options)
     inputs = artefact_inputs(graph, real)
     parity = checked_parity(graph, model, reference, inputs, all_tensors=options.intermediates)
-    original = source_reference(source, result) if result.is_ptq else reference
+    original = source_reference(source, result, whole=whole) if result.is_ptq else reference
     progress("measure")
     accuracy: Accuracy | None = None
     if data is not None and parity.passed:
@@ -111,6 +113,15 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
         footprint=measure(read(model, next(iter(artefact.files)))),
         dropped_samples=sum(samples.dropped for samples in (calibration, data) if samples is not None),
     )
+
+
+def _load(options: ConvertOptions) -> Source:
+    source = load_file(options.model, batch=options.batch, shapes=options.shapes)
+    if options.encodings is None:
+        return source
+    from kwsq.passes.dialects.aimet import apply_encodings
+
+    return apply_encodings(source, read_file(options.encodings, "--encodings"))
 
 
 def _samples(boundary: Boundary, path: Path | None, flag: str, *, labelled: bool = False) -> Samples | None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
+import numpy as np
+import numpy.typing as npt
+
 from kwsq.converter.planner import ALIGNMENT_BYTES, MemoryPlan
 
 FLOAT_BYTES = 4
@@ -54,6 +57,18 @@ class Flash:
     def to_json(self) -> dict[str, int]:
         """Returns the fields and their total."""
         return {**asdict(self), "total_bytes": self.total_bytes}
+
+
+def distinct_codes(codes: npt.NDArray[np.generic]) -> int:
+    """Returns how many different integer codes occur.
+
+    >>> distinct_codes(np.array([[-1, 3], [3, -1]], np.int8))
+    2
+    """
+    if codes.dtype.itemsize == 1:
+        # np.unique would do, but its first call imports numpy.ma, which takes as long as emitting a file.
+        return int(np.count_nonzero(np.bincount(codes.reshape(-1).view(np.uint8), minlength=256)))
+    return int(np.unique(codes).size)
 
 
 @dataclass(frozen=True, slots=True)

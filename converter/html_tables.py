@@ -10,6 +10,8 @@ from kwsq.converter.terminal import number
 
 Json = Mapping[str, Any]
 Row = Sequence[object]
+LONG_CHARACTERS = 60
+"""Cells longer than this are sentences, which get a column wide enough to read."""
 
 
 def table(headers: Sequence[str], rows: Iterable[Row], numeric: frozenset[int] = frozenset()) -> str:
@@ -32,7 +34,8 @@ class Markup(str):
 
 
 def _cell(cell: object, column: int, numeric: bool) -> str:
-    style = " class=n" if numeric else " class=name" if column == 0 else ""
+    long = isinstance(cell, str) and not isinstance(cell, Markup) and len(cell) > LONG_CHARACTERS
+    style = " class=n" if numeric else " class=name" if column == 0 else " class=long" if long else ""
     return f"<td{style}>{cell if isinstance(cell, Markup) else text(cell)}</td>"
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 LIBRARIES = ("ai-edge-litert", "numpy", "onnx", "onnxruntime")
 """What the numbers in a report depend on besides kwsq."""
 
 
+@cache
 def versions() -> dict[str, str]:
     """Returns the versions of kwsq and of the libraries that run models."""
     return {name: _version(name) for name in ("kwsq", *LIBRARIES)}

@@ -8,10 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx
 
-from kwsq.converter.footprint import FLOAT_BYTES, Flash, FloatModel, LayerFootprint, MemoryReport, WeightTensor
+from kwsq.converter.footprint import (
+    FLOAT_BYTES,
+    Flash,
+    FloatModel,
+    LayerFootprint,
+    MemoryReport,
+    WeightTensor,
+    distinct_codes,
+)
 from kwsq.converter.planner import Lifetime, MemoryPlan, plan
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.graph import Graph, Node, Tensor
@@ -129,7 +136,7 @@ def _weight(tensor: Tensor) -> WeightTensor:
         container_bits=8 if quantized else 32,
         declared_bits=spec.bits if isinstance(spec, Affine | Codebook) and spec.declared else None,
         needed_bits=spec.bits if isinstance(spec, Affine | Codebook) else None,
-        distinct=int(np.unique(codes).size) if quantized else None,
+        distinct=distinct_codes(codes) if quantized else None,
         scales=spec.scale.size if isinstance(spec, Affine | Codebook) else 0,
         codebook=isinstance(spec, Codebook),
     )

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from kwsq.ir.lowered import LoweredOp
 from kwsq.passes.dialects import DIALECTS
+from kwsq.passes.dialects.aimet import apply_encodings
 from kwsq.passes.importers import IMPORTERS
 from kwsq.passes.known_ops import (
     FOLDED_OPS,
@@ -20,6 +21,7 @@ from kwsq.passes.known_ops import (
     QONNX_OPS,
     QUANTIZER_OPS,
 )
+from kwsq.passes.recover_grid import RecoverGrid
 from kwsq.targets.base import TARGETS
 from kwsq.targets.neon.constraints import CONSTRAINTS, constraint_int8
 from kwsq.targets.neon.operators import ROWS
@@ -47,7 +49,7 @@ def _quantizers() -> list[str]:
 
 
 def _dialects() -> Iterable[tuple[str, str]]:
-    for rewrite in DIALECTS:
+    for rewrite in (*DIALECTS, apply_encodings, RecoverGrid):
         module = sys.modules[rewrite.__module__]
         yield rewrite.__module__.rpartition(".")[2], _first_sentence(module.__doc__)
 
@@ -61,7 +63,7 @@ def _integer_operator(op: type[LoweredOp]) -> Json:
     rules = CONSTRAINTS.get(op, (constraint_int8,))
     return {
         "name": op.name,
-        "tflite": sorted({row.builtin for row in ROWS[op]}),
+        "tflite": sorted({row.builtin for row in ROWS.get(op, ())}),
         "rules": [_first_sentence(rule.__doc__) for rule in rules],
     }
 
@@ -103,7 +105,8 @@ def as_markdown() -> str:
 
 
 def _table_row(op: Mapping[str, Any]) -> str:
-    return f"| {op['name']} | {', '.join(op['tflite'])} | {' '.join(op['rules'])} |"
+    written_as = ", ".join(op["tflite"]) or "several of the others"
+    return f"| {op['name']} | {written_as} | {' '.join(op['rules'])} |"
 
 
 def _wrapped(values: Sequence[str]) -> list[str]:

@@ -22,13 +22,19 @@ Array = npt.NDArray[Any]
 EXECUTOR = "kwsq's float executor"
 
 
-def source_reference(source: Source, result: PipelineResult) -> SourceReference:
+def source_reference(source: Source, result: PipelineResult, *, whole: bool) -> SourceReference:
     """Returns the source model as it was given, quantisers included.
 
     onnxruntime runs models of standard operators whose outputs the artefact keeps; the float executor the others:
-    custom domains, which onnxruntime does not know, and dropped softmaxes, whose probabilities it would return.
+    custom domains, which onnxruntime does not know, dropped softmaxes, whose probabilities it would return, and
+    models whose quantisers are in a side file.
+
+    Args:
+        source: the model as read.
+        result: of the pipeline.
+        whole: whether the file alone says how the model is quantised.
     """
-    if "emits_logits" not in result.source.facts and set(map(canonical_domain, source.opsets)) <= {""}:
+    if whole and "emits_logits" not in result.source.facts and set(map(canonical_domain, source.opsets)) <= {""}:
         try:
             session = OrtSession(source.data)
         except UnsupportedModelError:
@@ -37,7 +43,7 @@ def source_reference(source: Source, result: PipelineResult) -> SourceReference:
     return _executed(result.source, EXECUTOR)
 
 
-def quantized_reference(source: Source, result: PipelineResult) -> SourceReference:
+def quantized_reference(source: Source, result: PipelineResult, *, whole: bool) -> SourceReference:
     """Returns the quantised model that the artefact must agree with.
 
     For a model quantised after training that is the graph with the codes and scales chosen, because the source itself
@@ -45,7 +51,7 @@ def quantized_reference(source: Source, result: PipelineResult) -> SourceReferen
     """
     if result.is_ptq:
         return _executed(result.annotated, f"{EXECUTOR} on the quantised graph")
-    return source_reference(source, result)
+    return source_reference(source, result, whole=whole)
 
 
 def _executed(graph: Graph, name: str) -> SourceReference:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kwsq.converter.footprint import distinct_codes
 from kwsq.ir.lowered import (
     Conv2D,
     DepthwiseConv2D,
@@ -101,7 +102,7 @@ def _weight(
         "wider_than_requested": weight.bits > expected,
         "container": "int4" if weight.name in packed else "int8",
         "why_not_int4": kept.get(weight.name),
-        "distinct_codes": int(np.unique(weight.data).size),
+        "distinct_codes": distinct_codes(weight.data),
         "levels": None if weight.levels is None else [int(level) for level in weight.levels],
         "emitted_scale": [float(s) for s in weight.scale],
         "annotated_scale": None if annotated is None else [float(s) for s in annotated],

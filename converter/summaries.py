@@ -257,7 +257,7 @@ def _problem(problem: Json) -> str:
 def ops_blocks(facts: Json) -> list[Block]:
     """Returns the summary `kwsq ops` prints."""
     opsets = facts["onnx_opsets"]
-    rows = tuple((op["name"], ", ".join(op["tflite"])) for op in facts["integer_operators"])
+    rows = tuple((op["name"], ", ".join(op["tflite"]) or "several of the others") for op in facts["integer_operators"])
     return [
         Line(f"ONNX opsets {opsets['lowest']} to {opsets['highest']}", "title"),
         Line(f"operators: {', '.join(facts['onnx_operators'])}"),

@@ -7,8 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from kwsq.converter.footprint import (
     FLOAT_BYTES,
     Flash,
@@ -16,6 +14,7 @@ from kwsq.converter.footprint import (
     LayerFootprint,
     MemoryReport,
     WeightTensor,
+    distinct_codes,
 )
 from kwsq.converter.planner import Lifetime, plan
 from kwsq.converter.tflite_flash import constants_by_operator, count_bytes, purpose_of
@@ -179,7 +178,7 @@ def _weight(graph: FileSubgraph, index: int, operator: str, declared: DeclaredWe
     needed = distinct = None
     if tensor.dtype in ("INT8", "INT4", "INT2", "INT16") and tensor.size and len(tensor.data) == tensor.size_bytes:
         codes = tensor.codes()
-        distinct = int(np.unique(codes).size)
+        distinct = distinct_codes(codes)
         needed = IntRange(min(int(codes.min()), -1), max(int(codes.max()), 0)).bits
     axis = -1 if operator == "DEPTHWISE_CONV_2D" else 0
     return WeightTensor(

@@ -75,7 +75,7 @@ def test_a_file_or_dangling_link_in_the_place_is_refused(tmp_path: Path, force: 
 
 def test_a_directory_called_like_a_file_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "report.json").mkdir()
-    with pytest.raises(UsageError, match="a directory called report.json"):
+    with pytest.raises(UsageError, match="a directory called report"):
         OutputDirectory.claim(tmp_path, force=True)
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwsq.converter.planner import Lifetime, MemoryPlan, plan
+from kwsq.converter.planner import Lifetime, MemoryPlan, Placement, plan
 
 STEPS = 6
 
@@ -44,7 +44,7 @@ def test_buffers_alive_together_never_overlap(buffers: list[Lifetime]) -> None:
 
 def test_the_overlap_check_can_fail() -> None:
     arena = plan([Lifetime("a", 32, 0, 1), Lifetime("b", 16, 1, 2)], 3)
-    moved = MemoryPlan(arena.placements[:1] + (type(arena.placements[1])(arena.placements[1].lifetime, 16),), 0, 0, ())
+    moved = MemoryPlan((arena.placements[0], Placement(arena.placements[1].lifetime, 16)), 0, 0, ())
     assert overlaps(moved)
 
 

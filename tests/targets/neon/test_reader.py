@@ -75,8 +75,7 @@ def outcome(data: bytes) -> TfliteModel | None:
     """The model, or None where the reader refused; everything else is a failure of the test."""
     try:
         model = read(data, "m.tflite")
-    except InvalidModelError as error:
-        assert error.problems[0].where.startswith("m.tflite")
+    except InvalidModelError:
         return None
     for tensor in model.main.tensors:
         if tensor.is_constant and len(tensor.data) == tensor.size_bytes and tensor.element_bits:

@@ -1,0 +1,67 @@
+"""The options and arguments of the command line; their help texts are the reference users read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Argument, Option
+
+OnnxModel = Annotated[Path, Argument(metavar="MODEL", help="The ONNX model.", show_default=False)]
+AnyModel = Annotated[Path, Argument(metavar="MODEL", help="An .onnx or .tflite file.", show_default=False)]
+
+Target = Annotated[
+    Literal["neon", "accel", "ethos-u"],
+    Option(help="What to write for. accel and ethos-u are not available yet.", show_default=False),
+]
+WeightBits = Annotated[
+    int | None,
+    Option(metavar="N", help="Weight bits to ship, 1 to 8.", show_default="the model's own; 8 for a float model"),
+]
+Container = Annotated[
+    Literal["int8", "int4"], Option(help="How weight codes are stored; int4 packs those that fit [-8, 7].")
+]
+Runtime = Annotated[Literal["litert", "tflm"], Option(help="Interpreter the artefact must run in.")]
+Calibration = Annotated[
+    Path | None,
+    Option(metavar="X.npz", help="Representative inputs by name; needed by float models.", show_default=False),
+]
+Data = Annotated[
+    Path | None, Option(metavar="EVAL.npz", help="Inputs and labels y: measures accuracy.", show_default=False)
+]
+Output = Annotated[
+    Path | None, Option("--output", "-o", metavar="DIR", help="Output directory.", show_default="STEM.TARGET-wN/")
+]
+Force = Annotated[bool, Option("--force", help="Replace kwsq's own files in a directory in use.")]
+Batch = Annotated[int | None, Option(metavar="N", help="Size of a symbolic batch dimension.", show_default="1")]
+Shapes = Annotated[
+    list[str] | None,
+    Option("--shape", metavar="NAME=1,49,10", help="Full shape of an input with symbolic dimensions. Repeatable."),
+]
+Io = Annotated[Literal["int8", "float32"], Option(help="Type of the artefact's inputs and outputs.")]
+DropSoftmax = Annotated[bool, Option("--drop-softmax", help="Emit logits in place of probabilities.")]
+StripNames = Annotated[bool, Option("--strip-names", help="Leave inner tensor names out.")]
+Scheme = Annotated[
+    Literal["auto", "per_channel", "per_tensor", "codebook"] | None,
+    Option(help="Weight grid of post-training quantization.", show_default="auto"),
+]
+Ranges = Annotated[
+    Literal["output", "minmax", "percentile", "mse"] | None,
+    Option(help="How post-training quantization chooses activation ranges.", show_default="output"),
+]
+Requantize = Annotated[bool, Option("--requantize", help="Quantize annotated weights again, to --wbits.")]
+States = Annotated[
+    list[str] | None,
+    Option("--state", metavar="S1=N1", help="Streaming state: input and the output feeding it. Repeatable."),
+]
+Encodings = Annotated[Path | None, Option(metavar="FILE", help="AIMET encodings beside the model.", show_default=False)]
+MinAccuracy = Annotated[
+    str | None, Option(metavar="A", help="Least top-1 accuracy on --data: 0.915 or 91.5.", show_default=False)
+]
+Inputs = Annotated[int, Option(metavar="N", help="Input vectors parity is checked on.")]
+Seed = Annotated[int, Option(metavar="N", help="Seed of generated inputs.")]
+Intermediates = Annotated[bool, Option("--intermediates", help="Compare every inner tensor on every input.")]
+AsJson = Annotated[bool, Option("--json", help="Print the result as JSON alone on stdout.")]
+Markdown = Annotated[bool, Option("--markdown", help="Print docs/ops.md.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Print the verdict alone.")]
+Verbose = Annotated[bool, Option("--verbose", "-v", help="Show stages and, for internal errors, the traceback.")]
