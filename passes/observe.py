@@ -58,8 +58,10 @@ def seeded_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dic
         shape = graph[name].shape
         spec = input_spec(graph, name)
         low, high = (-3.0, 3.0) if spec is None else _bounds(spec)
-        values = rng.normal((low + high) / 2, (high - low) / 4, (samples * shape[0], *shape[1:]))
-        arrays[name] = np.clip(values, low, high).astype(np.float32)
+        values = rng.standard_normal((samples * shape[0], *shape[1:]), np.float32)
+        values *= np.float32((high - low) / 4)
+        values += np.float32((low + high) / 2)
+        arrays[name] = np.clip(values, np.float32(low), np.float32(high), out=values)
     return arrays
 
 

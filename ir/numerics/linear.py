@@ -88,9 +88,17 @@ def effective_scale_conv(input_scale: float, weight_scale: ArrayLike, output_sca
 
     Source: LiteRT ``PopulateConvolutionQuantizationParams``; docs/quantization.md (14a).
     """
-    weights = [float(float32_scale(float(value), "weight scale")) for value in np.ravel(np.asarray(weight_scale))]
-    product = float(float32_scale(input_scale, "input scale")) * np.array(weights, dtype=np.float64)
+    weights = np.ravel(np.asarray(weight_scale, dtype=np.float64))
+    for value in weights[~_is_float32_scale(weights)][:1]:
+        float32_scale(float(value), "weight scale")  # raises, saying what is wrong with it
+    product = float(float32_scale(input_scale, "input scale")) * weights
     return product / float(float32_scale(output_scale, "output scale"))
+
+
+def _is_float32_scale(scales: FloatArray) -> NDArray[np.bool_]:
+    with np.errstate(over="ignore"):
+        single = scales.astype(np.float32)
+    return np.isfinite(single) & (single > 0) & (single == scales)
 
 
 def effective_scale_matmul(a_scale: float, b_scale: float, output_scale: float) -> FloatArray:
