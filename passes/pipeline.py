@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kwsq.ir.errors import InternalError, Problem, UnsupportedModelError, UsageError
@@ -207,7 +207,8 @@ def _post_train(
     reason = _needs_post_training(graph)
     if not reason:
         return graph, (), False
-    if options.calibration is None:
+    annotated = any(isinstance(node.op, FakeQuant) for node in graph.nodes)
+    if options.calibration is None and not annotated:
         raise UsageError(
             Problem(
                 "--calibration",
@@ -219,9 +220,12 @@ def _post_train(
     from kwsq.passes.ptq import PtqOptions, quantize_float_graph
 
     bits = options.weight_bits or declared_bits(widths) or DEFAULT_WEIGHT_BITS
-    chosen = options.ptq or PtqOptions(weight_bits=bits)
-    notes.append(Note("ptq", graph.name, f"quantised after training ({reason})", Level.INFO))
-    result = quantize_float_graph(graph, options.calibration, chosen)
+    if declared_bits(widths) is not None and not options.requantize:
+        # Training left these weights at full precision beside its narrow ones: they get the container's full width.
+        bits = DEFAULT_WEIGHT_BITS
+    chosen = replace(options.ptq or PtqOptions(weight_bits=bits), weight_bits=bits)
+    notes.append(Note("ptq", graph.name, f"quantised after training at {bits} bits ({reason})", Level.INFO))
+    result = quantize_float_graph(graph, _observed_inputs(graph, options), chosen)
     notes += result.notes
     return result.graph, result.records, True
 
