@@ -20,8 +20,10 @@ MAP_BOUND = 127
 def is_same_padding(size: Pair, kernel: Pair, stride: Pair, pads: Pads) -> bool:
     """Returns whether the runtime's SAME padding places the windows as `pads` do.
 
-    >>> is_same_padding((8, 6), (3, 3), (1, 1), ((1, 1), (1, 1))), is_same_padding((8, 6), (2, 2), (1, 1), ((1, 0), (1, 0)))
-    (True, False)
+    >>> is_same_padding((8, 6), (3, 3), (1, 1), ((1, 1), (1, 1)))
+    True
+    >>> is_same_padding((8, 6), (2, 2), (1, 1), ((1, 0), (1, 0)))
+    False
     """
     return all(
         same_padding(n, k, stride=s) == (valid_size(n + sum(p), k, stride=s), p[0])

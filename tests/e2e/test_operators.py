@@ -1,0 +1,235 @@
+"""Every operator kwsq reads, in models as exporters write them, from bytes to LiteRT.
+
+A case passes when the artefact keeps names, order and shapes, when LiteRT's reference kernels agree with the integer
+reference bit for bit and its default kernels within one rounding (`kwsq.converter.parity`), and when the integer
+reference is within the case's bound of onnxruntime, optimisations off, on the same quantised model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import pytest
+from operator_cases.case import Case
+from operator_cases.every import CASES
+from operator_cases.refused import REFUSED
+from qdq_models import Arrays, Scheme, as_qonnx, float_model, integer_io, quantized, random_feeds, run_onnx, shape_of
+
+from kwsq.converter import parity
+from kwsq.ir.errors import UnsupportedModelError
+from kwsq.ir.execute.integer import run_integer
+from kwsq.ir.lowered import DType, LoweredGraph
+from kwsq.passes import dialects
+from kwsq.passes.load import load_bytes
+from kwsq.passes.pipeline import PipelineOptions, run_pipeline
+from kwsq.targets.base import TargetOptions
+from kwsq.targets.neon.target import NeonTarget
+
+VECTORS = 16
+SCHEMES = {
+    "int8": Scheme(),
+    "uint8_w4": Scheme(unsigned=True, weight_bits=4, float_weights=True),
+    "symmetric": Scheme(symmetric=True, integer_bias=True, operands=True),
+}
+# Two roundings of one real number differ rarely; where the kernel's own grid or a second rounding comes between, the
+# mean distance is that of two independent roundings at most: E|u - v| of u, v uniform in a step = 1/3, doubled for two
+# such tensors in a row.
+MEAN_LSB = 2 / 3
+_SLACK = 0.01
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted model."""
+
+    graph: LoweredGraph
+    artefact: bytes
+
+
+def convert(model: onnx.ModelProto, calibration: Arrays | None, **options: object) -> Converted:
+    """Run every stage from bytes to bytes."""
+    source = load_bytes(model.SerializeToString(), "model.onnx")
+    chosen = PipelineOptions(calibration=calibration, **options)  # type: ignore[arg-type]
+    result = run_pipeline(dialects.normalize(source), source.opsets[""], chosen)
+    target = NeonTarget()
+    graph = target.legalize(result.lowered, TargetOptions())
+    return Converted(graph, target.emit(graph, TargetOptions()).files["model.tflite"])
+
+
+def codes_of(graph: LoweredGraph, feeds: Arrays) -> Arrays:
+    """Return the feeds on the grids of the graph's inputs."""
+    codes = {}
+    for name in graph.inputs:
+        tensor = graph[name]
+        if tensor.dtype is DType.FLOAT32:
+            codes[name] = feeds[name]
+            continue
+        limits = np.iinfo(tensor.dtype.numpy)
+        rounded = np.rint(feeds[name] / tensor.scale[0]) + tensor.zero_point
+        codes[name] = np.clip(rounded, limits.min, limits.max).astype(tensor.dtype.numpy)
+    return codes
+
+
+def real_of(graph: LoweredGraph, arrays: Arrays) -> Arrays:
+    """Return the real values of codes."""
+    real = {}
+    for name, array in arrays.items():
+        tensor = graph[name]
+        if tensor.dtype is DType.FLOAT32:
+            real[name] = array
+            continue
+        real[name] = ((array.astype(np.float64) - tensor.zero_point) * float(tensor.scale[0])).astype(np.float32)
+    return real
+
+
+def assert_interface(graph: LoweredGraph, model: onnx.ModelProto) -> None:
+    """Names, order, rank and dimension order are the source's."""
+    assert list(graph.inputs) == [value.name for value in model.graph.input]
+    assert list(graph.outputs) == [value.name for value in model.graph.output]
+    for value in (*model.graph.input, *model.graph.output):
+        assert graph[value.name].shape == shape_of(value), value.name
+
+
+def assert_faithful(converted: Converted, codes: Arrays) -> None:
+    """LiteRT computes what the integer reference does."""
+    states = {pair.input for pair in converted.graph.states}
+    inputs = {name: array for name, array in codes.items() if name not in states}
+    report = parity.check(converted.graph, converted.artefact, None, inputs)
+    assert report.passed, [str(mismatch) for check in report.checks for mismatch in check.mismatches][:3]
+
+
+def assert_close(graph: LoweredGraph, codes: Arrays, expected: Arrays, lsb: float) -> None:
+    """Every output is within `lsb` steps of the expected real values."""
+    found = real_of(graph, {name: np.asarray(a) for name, a in run_integer(graph, codes).items()})
+    for name in graph.outputs:
+        distance = np.abs(found[name].reshape(expected[name].shape) - expected[name]) / graph[name].scale[0]
+        assert distance.max() <= lsb + _SLACK, f"{name}: {distance.max():.2f} LSB"
+        assert distance.mean() <= MEAN_LSB * max(lsb / 2, 1), f"{name}: {distance.mean():.2f} LSB on average"
+
+
+def prepared(case: Case, scheme: Scheme) -> tuple[onnx.ModelProto, Arrays]:
+    """Return the annotated model of a case and its calibration vectors."""
+    model = float_model(case.text, case.opset, constants=case.constants)
+    feeds = random_feeds(model, VECTORS)
+    return quantized(model, feeds, replace(scheme, skip=case.skip)), feeds
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", CASES)
+def test_operator_in_standard_annotations(name: str, scheme: str) -> None:
+    case = CASES[name]
+    model, feeds = prepared(case, SCHEMES[scheme])
+    converted = convert(model, feeds)
+    graph = converted.graph
+    assert_interface(graph, model)
+    codes = codes_of(graph, feeds)
+    assert_faithful(converted, codes)
+    assert_close(graph, codes, run_onnx(model, real_of(graph, codes)), case.lsb)
+
+
+QONNX_CASES = (
+    "conv1d_depthwise",
+    "conv2d_asymmetric_pads",
+    "conv_relu",
+    "gemm_trans_b",
+    "matmul_rank3",
+    "attention",
+    "add_squeeze_excite",
+    "mul_squeeze_excite",
+    "concat_axis1",
+    "max_pool_pads",
+    "global_average_pool",
+    "softmax_last",
+    "sigmoid",
+    "streaming_conv",
+)
+
+
+@pytest.mark.parametrize("name", QONNX_CASES)
+def test_operator_in_qonnx_annotations(name: str) -> None:
+    """The QONNX twin of a standard model; its ties may round apart, which is one more rounding."""
+    case = CASES[name]
+    model, feeds = prepared(case, Scheme(weight_bits=4))
+    converted = convert(as_qonnx(model), feeds)
+    codes = codes_of(converted.graph, feeds)
+    assert_interface(converted.graph, model)
+    assert_faithful(converted, codes)
+    assert_close(converted.graph, codes, run_onnx(model, real_of(converted.graph, codes)), case.lsb)
+
+
+INTEGER_CASES = ("conv2d", "gemm", "mul_squeeze_excite", "concat_axis1", "softmax_last", "identity_only", "relu")
+
+
+@pytest.mark.parametrize("unsigned", [False, True], ids=["int8", "uint8"])
+@pytest.mark.parametrize("name", INTEGER_CASES)
+def test_integer_inputs_and_outputs_keep_type_and_codes(name: str, unsigned: bool) -> None:
+    case = CASES[name]
+    annotated, feeds = prepared(case, Scheme(unsigned=unsigned))
+    model = integer_io(annotated)
+    converted = convert(model, None)
+    graph = converted.graph
+    assert_interface(graph, model)
+    wanted = DType.UINT8 if unsigned else DType.INT8
+    assert {graph[name].dtype for name in (*graph.inputs, *graph.outputs)} == {wanted}
+    codes = codes_of(graph, feeds)
+    assert_faithful(converted, codes)
+    expected, found = run_onnx(model, codes), run_integer(graph, codes)
+    for output in graph.outputs:
+        distance = np.abs(expected[output].astype(int) - np.asarray(found[output]).astype(int))
+        assert distance.max() <= case.lsb, output
+
+
+FLOAT_CASES = ("conv2d", "gemm", "concat_axis1", "streaming_conv", "two_inputs_two_outputs", "same_value_twice")
+
+
+@pytest.mark.parametrize("name", FLOAT_CASES)
+def test_float_inputs_and_outputs(name: str) -> None:
+    """--io float32 keeps streaming states int8."""
+    case = CASES[name]
+    model, feeds = prepared(case, Scheme())
+    graph = (converted := convert(model, feeds, float_io=True)).graph
+    assert_interface(graph, model)
+    states = {name for pair in graph.states for name in (pair.input, pair.output)}
+    public = {name: graph[name].dtype for name in (*graph.inputs, *graph.outputs)}
+    assert public == {name: DType.INT8 if name in states else DType.FLOAT32 for name in public}
+    codes = codes_of(graph, feeds)
+    assert_faithful(converted, codes)
+    expected = run_onnx(model, real_of(graph, codes))
+    plain = convert(model, feeds).graph
+    found = real_of(graph, {key: np.asarray(array) for key, array in run_integer(graph, codes).items()})
+    for output in graph.outputs:
+        step = float(plain[output].scale[0])
+        assert (
+            np.abs(found[output].reshape(expected[output].shape) - expected[output]).max() <= (case.lsb + _SLACK) * step
+        )
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_by_name(name: str) -> None:
+    case, part = REFUSED[name]
+    model = float_model(case.text, case.opset, constants=case.constants)
+    feeds = random_feeds(model, 4)
+    try:
+        model = quantized(model, feeds, Scheme())
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):  # pragma: no cover - a broken case
+        pytest.fail(f"{name} is not a model")
+    with pytest.raises(UnsupportedModelError) as caught:
+        convert(model, feeds)
+    assert part in str(caught.value)
+    assert all(problem.where and problem.expected and problem.remedy for problem in caught.value.problems)
+
+
+def test_a_wrong_constant_is_noticed() -> None:
+    """The comparison with onnxruntime can fail: one flipped weight is seen."""
+    model, feeds = prepared(CASES["conv2d"], Scheme())
+    graph = convert(model, feeds).graph
+    codes = codes_of(graph, feeds)
+    expected = run_onnx(model, real_of(graph, codes))
+    weight = next(tensor for tensor in graph.tensors.values() if tensor.is_constant and len(tensor.shape) == 4)
+    wrong = np.array(weight.data)
+    wrong.reshape(-1)[int(np.abs(wrong).argmax())] *= -1
+    broken = replace(graph, tensors={**graph.tensors, weight.name: replace(weight, data=wrong)})
+    with pytest.raises(AssertionError, match="LSB"):
+        assert_close(broken, codes, expected, CASES["conv2d"].lsb)
