@@ -75,7 +75,11 @@ class LoweredModel:
             codes = self.rng.integers(-high, high + 1, shape).astype(np.int8)
         else:
             codes = self.rng.choice(np.asarray(levels, np.int8), shape)
-        scales = self.rng.uniform(0.5, 2, channels if per_channel else 1) * 0.3 / np.abs(codes).max()
+        scales = (
+            self.rng.uniform(0.5, 2, channels if per_channel else 1)
+            * 0.3
+            / max(1, int(np.abs(codes.astype(np.int32)).max()))
+        )
         scale = scales.astype(np.float32)
         extra = {"levels": None if levels is None else np.asarray(levels, np.int8)}
         weight = self.constant("weight", codes, (1.0, 0), bits=bits, quantized_dimension=axis, **extra)

@@ -5,7 +5,7 @@ step apart: ties broken differently, one rounding instead of two. How far apart 
 model. Here such differences are drawn: every operator that rounds has a share of its codes moved by one step up or
 down, and the outputs are compared with those of the undisturbed integer reference.
 
-Source: our construction; shares measured (docs/quantization.md, section 9) and rounded up.
+Source: our construction; shares measured (docs/quantization.md, section 10) and rounded up.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from tflite_mutations import (
 )
 
 from kwsq.converter import parity
+from kwsq.converter.parity.check import MAC_BUDGET, affordable_vectors
 from kwsq.converter.runtimes import tflm
 from kwsq.ir import lowered as ir
 from kwsq.ir.execute import run_integer
@@ -379,3 +380,15 @@ def test_a_refusal_by_micro_is_a_failed_check() -> None:
     result = check(graph, data, micro=True)["micro_kernels"]
     assert not result.passed
     assert result.mismatches[0].what == "run"
+
+
+def test_large_models_are_run_on_fewer_vectors() -> None:
+    model = LoweredModel()
+    x = model.input("x", (1, 32, 32, 16))
+    graph, data = emit(model.graph(model.conv(x, 64, (3, 3))))
+    # 30 * 30 positions of 64 * 3 * 3 * 16 products
+    macs = 900 * 9216
+    assert affordable_vectors(data) == MAC_BUDGET // macs == 30
+    inputs = random_inputs(graph, 40)
+    assert parity.check(graph, data, None, inputs).vectors == 30
+    assert affordable_vectors(emit(dense_network())[1]) > 256
