@@ -13,7 +13,7 @@ from kwsq.converter.parity import Check, Mismatch, ParityReport, SourceReference
 from kwsq.converter.parity.kernels import integer_outputs
 from kwsq.converter.parity.sequences import first_vectors, run_vectors
 from kwsq.converter.parity.source import output_error
-from kwsq.converter.report import Container, RuntimeVerdict
+from kwsq.converter.report import LITERT_DEFAULT, LITERT_REFERENCE, MICRO, Container, RuntimeVerdict
 from kwsq.converter.runtimes.tflm import is_installed, run_tflm
 from kwsq.converter.tflite_flash import count_bytes
 from kwsq.ir.errors import ParityError, UnsupportedModelError, UsageError
@@ -92,25 +92,24 @@ def try_runtimes(
     litert = [
         RuntimeVerdict(name, check_name in ran, ran[check_name].question if check_name in ran else "refused the file")
         for name, check_name in (
-            ("LiteRT, reference kernels", "reference_kernels"),
-            ("LiteRT, default kernels", "default_kernels"),
+            (LITERT_REFERENCE, "reference_kernels"),
+            (LITERT_DEFAULT, "default_kernels"),
         )
     ]
     return (*litert, _tflm(graph, data, inputs))
 
 
 def _tflm(graph: LoweredGraph, data: bytes, inputs: Mapping[str, Array]) -> RuntimeVerdict:
-    name = "TensorFlow Lite Micro"
     if not is_installed():
-        return RuntimeVerdict(name, None, "not tried: the package tflite-micro is not installed")
+        return RuntimeVerdict(MICRO, None, "not tried: the package tflite-micro is not installed")
     one = first_vectors(graph, inputs, 1)
     states = {pair.input: graph[pair.input] for pair in graph.states}
     zeros = {n: np.full(t.shape, t.zero_point, t.dtype.numpy) for n, t in states.items()}
     try:
         run_tflm(data, [{**one, **zeros}[n] for n in graph.inputs])
     except ParityError as error:
-        return RuntimeVerdict(name, False, error.problems[0].found)
-    return RuntimeVerdict(name, True, "ran one input")
+        return RuntimeVerdict(MICRO, False, error.problems[0].found)
+    return RuntimeVerdict(MICRO, True, "ran one input")
 
 
 def float_distance(

@@ -69,9 +69,9 @@ def _file_tensor(tensor: FileTensor) -> Json:
     }
 
 
-def _some(values: npt.NDArray[np.generic]) -> list[float]:
+def _some(values: npt.NDArray[np.generic]) -> list[float | str]:
     # Other writers' files may hold infinite or NaN scales, which JSON cannot.
-    return [float(v) if np.isfinite(v) else str(v) for v in values[:SHOWN_SCALES].tolist()]  # type: ignore[misc]
+    return [v if np.isfinite(v) else str(v) for v in values[:SHOWN_SCALES].tolist()]
 
 
 def inspect_onnx(data: bytes, path: str, batch: int | None, shapes: Mapping[str, tuple[int, ...]]) -> Json:

@@ -30,6 +30,10 @@ from kwsq.passes.pipeline import PipelineResult
 from kwsq.targets.base import Artefact
 
 SCHEMA_VERSION = 1
+LITERT_REFERENCE, LITERT_DEFAULT = "LiteRT, reference kernels", "LiteRT, default kernels"
+MICRO = "TensorFlow Lite Micro"
+REQUESTED_RUNTIMES = {"litert": LITERT_DEFAULT, "tflm": MICRO}
+"""Value of --runtime -> the runtime that must accept the artefact."""
 Json = dict[str, Any]
 
 
@@ -127,7 +131,10 @@ class Conversion:
         floor, accuracy = self.options.min_accuracy, self.accuracy
         if floor is not None and accuracy is not None and accuracy.artefact_top1 < floor:
             reasons.append(f"top-1 accuracy {accuracy.artefact_top1:.2%} is below --min-accuracy {floor:.2%}")
-        return reasons
+        refused = [
+            r for r in self.runtimes if r.name == REQUESTED_RUNTIMES[self.options.runtime] and r.accepted is False
+        ]
+        return reasons + [f"{runtime.name} refused the artefact: {runtime.detail}" for runtime in refused]
 
     @property
     def exit_code(self) -> int:

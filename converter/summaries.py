@@ -109,7 +109,10 @@ def _containers_table(containers: Sequence[Json], runtimes: Sequence[Json]) -> B
         )
         for c in containers
     ]
-    rows += [(f"runs in {r['name']}", "yes" if r["accepted"] else f"no: {r['detail']}") for r in runtimes]
+    answers = {True: "yes", False: "no: ", None: ""}
+    rows += [
+        (f"runs in {r['name']}", answers[r["accepted"]] + (r["detail"] if not r["accepted"] else "")) for r in runtimes
+    ]
     return Table("Containers and runtimes", ("", ""), tuple((a, printable(b)) for a, b in rows), left=2)
 
 

@@ -164,8 +164,8 @@ def test_names_from_the_model_stay_text(hostile: tuple[Outcome, Path], report: d
     names = {tensor["name"] for tensor in report["result"]["activations"]}
     assert HOSTILE["x"] in names, "the report itself keeps the source's names"
     page = rendered(hostile)
-    for raw in ("<script", "<img", "\x1b", "\u202e", "<b>"):
-        assert raw not in page.replace("<b>not assessed", "").replace("<b class", "") or raw == "<b>"
+    for raw in ("<script", "<img", "\x1b", "\u202e"):
+        assert raw not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "m&lt;b&gt;.onnx" in page
     for text in (hostile[0].stdout, kwsq("inspect", hostile[1] / "model.tflite").stdout):

@@ -1,0 +1,132 @@
+"""What each option changes in a conversion, and what the stages are given."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_runs import Outcome, kwsq_convert, left, quantized_dense, samples, save
+from qdq_models import Scheme, float_model, quantized, random_feeds, run_onnx
+
+from kwsq.converter.config import ConvertOptions
+from kwsq.converter.driver import run_conversion
+from kwsq.converter.report import MICRO, RuntimeVerdict
+from kwsq.converter.vectors import boundary_of, real_samples, with_states
+from kwsq.passes.dialects import normalize
+from kwsq.passes.load import load_file
+
+STREAM = """(float[1,4] x, float[1,6] s, float[10,6] w1, float[6,3] w2) => (float[1,3] y, float[1,6] n)
+{ c = Concat<axis=-1>(x, s) h = MatMul(c, w1) n = Relu(h) y = MatMul(n, w2) }"""
+PROBABILITIES = """(float[1,12] x, float[12,5] w) => (float[1,5] y) { h = MatMul(x, w) y = Softmax<axis=-1>(h) }"""
+
+
+def report(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.code == 0, outcome.stderr
+    result: dict[str, Any] = json.loads(outcome.stdout)["result"]
+    return result
+
+
+def annotated(text: str, path: Path) -> Path:
+    model = float_model(text)
+    return save(quantized(model, random_feeds(model, 64), Scheme(weight_bits=4)), path)
+
+
+def test_float_inputs_and_outputs(tmp_path: Path) -> None:
+    model = quantized_dense(tmp_path)
+    result = report(kwsq_convert(model, "--target", "neon", "--io", "float32", "-o", tmp_path / "out", "--json"))
+    assert [t["dtype"] for t in (*result["inputs"], *result["outputs"])] == ["float32", "float32"]
+    assert {"QUANTIZE", "DEQUANTIZE"} <= set(result["artefact"]["operators"])
+
+
+def test_the_report_knows_both_containers_whichever_is_written(tmp_path: Path) -> None:
+    model, found = quantized_dense(tmp_path), {}
+    for container in ("int8", "int4"):
+        out = tmp_path / container
+        result = report(kwsq_convert(model, "--target", "neon", "--container", container, "-o", out, "--json"))
+        assert result["artefact"]["bytes"] == (out / "model.tflite").stat().st_size
+        found[container] = {c["container"]: c["file_bytes"] for c in result["containers"]}
+        assert found[container][container] == result["artefact"]["bytes"]
+    assert found["int8"] == found["int4"]
+
+
+def test_a_container_nothing_fits_is_a_usage_error(tmp_path: Path) -> None:
+    model = quantized_dense(tmp_path, bits=8)
+    result = report(kwsq_convert(model, "--target", "neon", "-o", tmp_path / "a", "--json"))
+    assert [c["available"] for c in result["containers"]] == [True, False]
+    outcome = kwsq_convert(model, "--target", "neon", "--container", "int4", "-o", tmp_path / "b")
+    assert outcome.code == 2
+    assert "no weight tensor fits int4" in outcome.stderr
+    assert "b" not in left(tmp_path)
+
+
+def test_stripped_names_and_dropped_softmax(tmp_path: Path) -> None:
+    model = annotated(PROBABILITIES, tmp_path / "p.onnx")
+    plain = report(kwsq_convert(model, "--target", "neon", "-o", tmp_path / "a", "--json"))
+    options = ["--strip-names", "--drop-softmax", "-o", tmp_path / "b", "--json"]
+    other = report(kwsq_convert(model, "--target", "neon", *options))
+    assert other["footprint"]["flash"]["names_bytes"] < plain["footprint"]["flash"]["names_bytes"]
+    assert "SOFTMAX" in plain["artefact"]["operators"]
+    assert "SOFTMAX" not in other["artefact"]["operators"]
+    assert any(note["source"] == "drop_softmax" for note in other["notes"])
+    assert other["parity"]["passed"] is True
+
+
+def test_the_width_defaults_to_the_models_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert kwsq_convert(quantized_dense(tmp_path), "--target", "neon").code == 0
+    assert "dense_w4.neon-w4" in left(tmp_path)
+
+
+def test_streaming_models_carry_their_states(tmp_path: Path) -> None:
+    path = annotated(STREAM, tmp_path / "stream.onnx")
+    rng = np.random.default_rng(2)
+    chunks = rng.normal(0.25, 1, (7, 4)).astype(np.float32)
+    np.savez(tmp_path / "chunks.npz", x=chunks)
+    options = ConvertOptions(path, "neon", calibration=tmp_path / "chunks.npz")
+    source = load_file(path)
+    normalized = normalize(source)
+    boundary = boundary_of(source, normalized, options)
+    assert boundary.states == {"s"}
+    states = with_states(boundary, real_samples(boundary, tmp_path / "chunks.npz", "--calibration"))["s"]
+    import onnx
+
+    state, model = np.zeros((1, 6), np.float32), onnx.load(path)
+    for step in range(7):
+        # Both compute the same quantised model in float32; a tie may round the other way, one step apart.
+        assert np.abs(states[step] - state).max() <= 0.05
+        state = run_onnx(model, {"x": chunks[step : step + 1], "s": state})["n"]
+    result = report(
+        kwsq_convert(
+            path, "--target", "neon", "--calibration", tmp_path / "chunks.npz", "--json", "-o", tmp_path / "out"
+        )
+    )
+    assert result["model"]["states"] == [{"input": "s", "output": "n"}]
+    assert result["parity"]["vectors"] == 7
+
+
+def test_a_runtime_that_was_asked_for_must_accept_the_artefact(tmp_path: Path) -> None:
+    conversion = run_conversion(ConvertOptions(quantized_dense(tmp_path), "neon"))
+    assert conversion.failures() == []
+    refusal = (RuntimeVerdict(MICRO, False, "no kernel"),)
+    wanted = replace(conversion, options=replace(conversion.options, runtime="tflm"), runtimes=refusal)
+    assert wanted.failures() == ["TensorFlow Lite Micro refused the artefact: no kernel"]
+    assert replace(conversion, runtimes=refusal).failures() == [], "nobody asked for it"
+
+
+def test_parity_runs_on_the_calibration_samples(tmp_path: Path) -> None:
+    calibration = samples(tmp_path, 10)
+    options = [quantized_dense(tmp_path), "--target", "neon", "--calibration", calibration, "--json"]
+    assert report(kwsq_convert(*options, "-o", tmp_path / "a"))["parity"]["vectors"] == 10
+    assert report(kwsq_convert(*options, "--inputs", 3, "-o", tmp_path / "b"))["parity"]["vectors"] == 3
+
+
+def test_forcing_a_scheme_on_a_quantized_model_is_remarked(tmp_path: Path) -> None:
+    options = [quantized_dense(tmp_path), "--target", "neon", "--scheme", "per_tensor", "-o", tmp_path / "out"]
+    outcome = kwsq_convert(*options)
+    assert outcome.code in (0, 70)
+    if outcome.code == 0:
+        assert "--scheme and --ranges have no effect" in outcome.stdout
