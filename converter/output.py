@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,14 +65,13 @@ class OutputDirectory:
     def _create(self, files: Mapping[str, bytes]) -> None:
         created = [folder for folder in self.path.parents if not folder.exists()]
         staging = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
+        with ExitStack() as undo:  # last in, first out
+            for folder in reversed(created):
+                undo.callback(_remove_empty, folder)
+            undo.callback(shutil.rmtree, staging, ignore_errors=True)
             _write(staging, files)
             staging.rename(self.path)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            for folder in created:  # innermost first
-                _remove_empty(folder)
-            raise
+            undo.pop_all()
 
     def _replace(self, files: Mapping[str, bytes]) -> None:
         staging = self.path / f".kwsq.{os.getpid()}"
