@@ -103,11 +103,11 @@ def _is_inverse(head: ChainState, tail: ChainState, shift: float) -> bool:
 
 def _code_bounds(head: ChainState, tail: ChainState, shift: float) -> tuple[float, float]:
     """Tightest bounds of the rounded value over all channels; not finite where a side is open."""
-    low = np.maximum(np.rint(head.low - shift), np.rint(tail.low))
-    high = np.minimum(np.rint(head.high - shift), np.rint(tail.high))
-    if np.ptp(low) > 0 or np.ptp(high) > 0:
+    low = np.maximum(np.rint(head.low - shift), np.rint(tail.low)).reshape(-1)
+    high = np.minimum(np.rint(head.high - shift), np.rint(tail.high)).reshape(-1)
+    if np.any(low != low[0]) or np.any(high != high[0]):
         return -np.inf, np.inf
-    return float(low.reshape(-1)[0]), float(high.reshape(-1)[0])
+    return float(low[0]), float(high[0])
 
 
 def _activation_grid(

@@ -59,6 +59,7 @@ class DialectContext:
         metadata: the model's metadata_props.
         findings: problems so far.
         refused: names of nodes that have a problem already.
+        expanded: dialects that were written out in another one, which names the quantizers.
         notes: remarks for the report.
     """
 
@@ -68,6 +69,7 @@ class DialectContext:
     metadata: Mapping[str, str]
     findings: Findings = field(default_factory=Findings)
     refused: set[str] = field(default_factory=set)
+    expanded: set[str] = field(default_factory=set)
     notes: list[Note] = field(default_factory=list)
 
     def refuse(self, node: gs.Node, found: str, expected: str, remedy: str) -> Refused:

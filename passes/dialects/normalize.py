@@ -87,14 +87,15 @@ def normalize(source: Source) -> Normalized:
     if context.findings.unsupported:
         raise UnsupportedModelError(context.findings.unsupported)
     graph = editor.finish()
-    return Normalized(graph, _dialect_names(graph), tuple(context.notes))
+    return Normalized(graph, _dialect_names(graph, context.expanded), tuple(context.notes))
 
 
-def _dialect_names(graph: gs.Graph) -> tuple[str, ...]:
-    """QCDQ files quantize 8-bit activations without a clip: where there is any, the file is QCDQ."""
-    names = dict.fromkeys(str(node.attrs["dialect"]) for node in graph.nodes if node.op in CANONICAL)
-    clipped = qdq.DIALECT_CLIPPED in names
-    return tuple(name for name in names if name != qdq.DIALECT or not clipped)
+def _dialect_names(graph: gs.Graph, expanded: set[str]) -> tuple[str, ...]:
+    """Names in order of first use; plain Q/DQ goes without saying in a file that is QCDQ or QOperator."""
+    found = (str(node.attrs["dialect"]) for node in graph.nodes if node.op in CANONICAL)
+    names = dict.fromkeys([*sorted(expanded), *found])
+    implied = expanded or qdq.DIALECT_CLIPPED in names
+    return tuple(name for name in names if name != qdq.DIALECT or not implied)
 
 
 def _refuse_leftovers(context: DialectContext) -> None:

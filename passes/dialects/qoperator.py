@@ -18,6 +18,8 @@ import onnx_graphsurgeon as gs
 from kwsq.passes.dialects.canonical import DialectContext, Refused
 from kwsq.passes.known_ops import MICROSOFT_DOMAIN
 
+DIALECT = "qoperator"
+
 
 @dataclass(slots=True)
 class _Operator:
@@ -86,6 +88,7 @@ def rewrite(context: DialectContext) -> None:
             continue
         with suppress(Refused):
             reader(_Operator(context, node))
+            context.expanded.add(DIALECT)
 
 
 def _conv(operator: _Operator) -> None:
