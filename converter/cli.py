@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO
 
@@ -213,6 +214,9 @@ def _start(app: typer.Typer, name: str) -> NoReturn:
     gc.set_threshold(100_000)
     # A terminated process leaves as little behind as an interrupted one.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a sign must not end the command
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name=name)
     except KeyboardInterrupt:
@@ -258,6 +262,8 @@ def _print(facts: Mapping[str, Any], blocks: Any, *, as_json: bool) -> None:
     if as_json:
         from kwsq.converter.manifest import json_bytes
 
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 wherever it is read
         sys.stdout.write(json_bytes(facts).decode())
         return
     from kwsq.converter.terminal import show
@@ -283,8 +289,11 @@ def _progress(*, quiet: bool, verbose: bool) -> Iterator[Callable[[str], None]]:
     else:
         from rich.console import Console
 
-        with Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))).status("start") as status:
-            yield status.update
+        # A descriptor of its own: runtimes' messages are caught by redirecting descriptor 2 for a while.
+        with os.fdopen(os.dup(sys.stderr.fileno()), "w", errors="backslashreplace") as terminal:
+            console = Console(file=terminal, no_color=bool(os.environ.get("NO_COLOR")))
+            with console.status("start") as status:
+                yield status.update
 
 
 class _StageLog:

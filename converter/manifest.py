@@ -27,7 +27,9 @@ def _version(name: str) -> str:
 
 def json_bytes(value: object) -> bytes:
     """Returns `value` as UTF-8 JSON with a final newline; NaN and infinity are refused."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # A file name that is not UTF-8 reaches Python as surrogates, whose backslash form is JSON's own.
+    return text.encode(errors="backslashreplace")
 
 
 def manifest(

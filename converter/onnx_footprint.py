@@ -20,7 +20,7 @@ from kwsq.converter.footprint import (
     distinct_codes,
 )
 from kwsq.converter.planner import Lifetime, MemoryPlan, plan
-from kwsq.ir.errors import UnsupportedModelError
+from kwsq.ir.errors import UnsupportedModelError, UsageError
 from kwsq.ir.graph import Graph, Node, Tensor
 from kwsq.ir.ops import Conv, Dense, MatMul
 from kwsq.ir.quant import Affine, Codebook
@@ -33,7 +33,9 @@ Shape = tuple[int, ...]
 
 
 def measure_onnx(data: bytes, path: str, batch: int | None, shapes: Mapping[str, Shape]) -> MemoryReport:
-    """Returns the footprint of an ONNX model; a model kwsq cannot convert is measured by its constants alone.
+    """Returns the footprint of an ONNX model.
+
+    A model that kwsq cannot convert, or whose dimensions stay symbolic, is measured by its constants alone.
 
     Args:
         data: the file.
@@ -43,12 +45,14 @@ def measure_onnx(data: bytes, path: str, batch: int | None, shapes: Mapping[str,
 
     Raises:
         InvalidModelError: broken or unsafe.
-        UsageError: symbolic dimensions that no option resolves.
+        UsageError: `shapes` does not fit the model.
     """
     try:
         source = load_bytes(data, path, batch=batch, shapes=shapes)
         graph = import_graph(normalize(source).graph, source.opsets[""])
-    except UnsupportedModelError as error:
+    except (UnsupportedModelError, UsageError) as error:
+        if isinstance(error, UsageError) and shapes:
+            raise
         return _by_constants(data, tuple(str(problem) for problem in error.problems))
     return _by_graph(data, graph)
 

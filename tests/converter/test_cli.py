@@ -302,6 +302,32 @@ def test_footprint_of_onnx_files(models: Path, here: Path) -> None:
     assert any("Erf" in note for note in measured["notes"])
 
 
+def test_footprint_of_symbolic_dimensions(here: Path) -> None:
+    model = build(
+        [node("MatMul", ["x", "w"], ["y"])],
+        inputs={"x": ("N", "time", 4)},
+        constants={"w": np.ones((4, 3), np.float32)},
+    )
+    save(model, here / "open.onnx")
+    facts = json.loads(kwsq("footprint", "open.onnx", "--json").stdout)
+    assert (facts["parameters"], facts["macs"], facts["activations"]) == (12, 0, None)
+    assert any("--shape" in note for note in facts["notes"])
+    facts = json.loads(kwsq("footprint", "open.onnx", "--shape", "x=1,5,4", "--json").stdout)
+    assert (facts["parameters"], facts["macs"]) == (12, 60)
+    assert kwsq("footprint", "open.onnx", "--shape", "z=1,5,4").code == 2
+
+
+def test_a_terminal_that_cannot_show_a_sign(models: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path / "m") + b"\xff.onnx"
+    Path(os.fsdecode(name)).write_bytes((models / "dense_w4.onnx").read_bytes())
+    command = [script("kwsq-convert"), os.fsdecode(name), "--target", "neon", "-o", "out"]
+    done = run(*command, cwd=tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stderr
+    done = run(*command, "--force", "--json", cwd=tmp_path, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert json.loads(done.stdout)["result"]["options"]["model"] == "m\udcff.onnx"
+    assert done.stdout == (tmp_path / "out" / "report.json").read_text(encoding="utf-8")
+
+
 def test_inspect_says_what_would_happen(models: Path, here: Path) -> None:
     facts = json.loads(kwsq("inspect", models / "dense_w4.onnx", "--json").stdout)
     assert facts["convertible"] is True
