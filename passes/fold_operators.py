@@ -138,6 +138,10 @@ def _cast(call: Call) -> Array:
     return call.array(0).astype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
 
 
+def _cast_like(call: Call) -> Array:
+    return call.array(0).astype(call.array(1).dtype)
+
+
 _CAST_TARGETS = frozenset(
     {
         TensorProto.FLOAT,
@@ -285,6 +289,7 @@ FOLD_TABLE: Mapping[str, Callable[[Call], Array]] = {
     "Add": _elementwise(np.add),
     "And": _elementwise(np.logical_and),
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Ceil": _elementwise(np.ceil),
     "Clip": _clip,
     "Concat": _concat,

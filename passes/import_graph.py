@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.errors import Problem, UnsupportedModelError, UsageError
 from kwsq.ir.graph import Graph, StatePair, Tensor
+from kwsq.passes.caps import check_caps
 from kwsq.passes.importers import IMPORTERS
 from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
 
@@ -22,6 +23,7 @@ def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | No
 
     Raises:
         UnsupportedModelError: naming every node that cannot be expressed.
+        InvalidModelError: evaluating the graph would take too much memory or time.
         UsageError: a stated pair of states does not exist or does not match.
     """
     ctx = ImportContext(opset)
@@ -34,7 +36,9 @@ def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | No
         raise UnsupportedModelError(problems)
     ctx.builder.outputs = _outputs(ctx, source)
     ctx.builder.states = _states(ctx.builder.tensors, ctx.builder.inputs, ctx.builder.outputs, states)
-    return ctx.builder.finish("imported")
+    graph = ctx.builder.finish("imported")
+    check_caps(graph)
+    return graph
 
 
 def _import_nodes(ctx: ImportContext, source: gs.Graph) -> list[Problem]:
