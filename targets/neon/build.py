@@ -10,7 +10,8 @@ from kwsq.ir.lowered import Array, LoweredGraph, LoweredNode, LoweredTensor
 from kwsq.targets.base import TargetOptions
 from kwsq.targets.neon.container import Containers, pack_int4
 from kwsq.targets.neon.metadata import metadata
-from kwsq.targets.neon.operators import Call, row_of
+from kwsq.targets.neon.operators import row_of
+from kwsq.targets.neon.options import Call
 from kwsq.targets.neon.program import OperatorRecord, Program, TensorRecord
 
 

@@ -70,6 +70,30 @@ def constraint_adjacent_axes(graph: LoweredGraph, node: LoweredNode) -> str | No
     return f"axes {node.op.axes}"
 
 
+def constraint_symmetric_weights(graph: LoweredGraph, node: LoweredNode) -> str | None:
+    """Weights have zero point 0."""
+    zero_point = graph[node.inputs[1]].zero_point
+    return None if zero_point == 0 else f"zero point {zero_point} of {node.inputs[1]}"
+
+
+def constraint_rank(graph: LoweredGraph, node: LoweredNode) -> str | None:
+    """No tensor has more dimensions than the kernel takes."""
+    most, rank = MAX_RANK[type(node.op)], max(len(graph[n].shape) for n in _names(node))
+    return None if rank <= most else f"{rank} dimensions where {node.op.name} takes {most}"
+
+
+MAX_RANK: Mapping[type[ir.LoweredOp], int] = {
+    ir.BatchMatMul: 5,
+    ir.Concat: 6,
+    ir.FullyConnected: 6,
+    ir.Mean: 6,
+    ir.Pad: 5,
+    ir.ReduceMax: 6,
+    ir.Split: 6,
+}
+"""Found by running each; the other operators take at least 7 dimensions."""
+
+
 def constraint_scales(graph: LoweredGraph, node: LoweredNode) -> str | None:
     """The kernel can hold the ratios of the scales as multipliers and the sums in 32 bits."""
     inputs = tuple(dict.fromkeys(n for n in node.inputs if n and not graph[n].is_constant))
@@ -86,14 +110,19 @@ _LAYERS = (ir.Conv2D, ir.DepthwiseConv2D, ir.FullyConnected)
 _ONE_GRID = (constraint_int8, constraint_one_grid)
 
 CONSTRAINTS: Mapping[type[ir.LoweredOp], tuple[Constraint, ...]] = {
+    ir.Conv2D: (constraint_int8, constraint_symmetric_weights),
+    ir.DepthwiseConv2D: (constraint_int8, constraint_symmetric_weights),
+    ir.FullyConnected: (constraint_int8, constraint_symmetric_weights, constraint_rank),
+    ir.BatchMatMul: (constraint_int8, constraint_rank),
+    ir.Mean: (constraint_int8, constraint_rank),
     ir.AveragePool2D: (*_ONE_GRID, constraint_padding),
     ir.MaxPool2D: _ONE_GRID,
-    ir.ReduceMax: _ONE_GRID,
+    ir.ReduceMax: (*_ONE_GRID, constraint_rank),
     ir.Maximum: _ONE_GRID,
     ir.Minimum: _ONE_GRID,
-    ir.Concat: _ONE_GRID,
-    ir.Pad: _ONE_GRID,
-    ir.Split: _ONE_GRID,
+    ir.Concat: (*_ONE_GRID, constraint_rank),
+    ir.Pad: (*_ONE_GRID, constraint_rank),
+    ir.Split: (*_ONE_GRID, constraint_rank),
     ir.StridedSlice: (*_ONE_GRID, constraint_forward_steps),
     ir.Reshape: (constraint_one_grid,),
     ir.Transpose: (constraint_one_grid,),

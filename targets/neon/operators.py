@@ -18,35 +18,25 @@ import numpy.typing as npt
 from kwsq.ir import lowered as ir
 from kwsq.ir.ops import Activation
 from kwsq.targets.neon import schema
-from kwsq.targets.neon.padding import padding_scheme
+from kwsq.targets.neon.options import (
+    Call,
+    activation_options,
+    concat_options,
+    conv_options,
+    dense_options,
+    depthwise_options,
+    empty_options,
+    keeps_dims,
+    leaky_options,
+    no_options,
+    pool_options,
+    reducer_options,
+    reshape_options,
+    slice_options,
+    softmax_options,
+    split_options,
+)
 from kwsq.targets.neon.program import Options, TensorRecord
-
-ACTIVATION_CODE = {
-    Activation.NONE: 0,
-    Activation.RELU: 1,
-    Activation.RELU_N1_TO_1: 2,
-    Activation.RELU6: 3,
-}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
-    """An operator with the tensors it is applied to, as they will be stored."""
-
-    op: ir.LoweredOp
-    inputs: tuple[TensorRecord, ...]
-    outputs: tuple[TensorRecord, ...]
-
-    @property
-    def rank(self) -> int:
-        """Largest number of dimensions of an input."""
-        return max(len(tensor.shape) for tensor in self.inputs)
-
-    @property
-    def broadcasts(self) -> bool:
-        """Whether the two inputs differ in shape."""
-        return self.inputs[0].shape != self.inputs[1].shape
-
 
 Operand = int | TensorRecord
 """Position among the node's inputs, or a constant kwsq adds."""
@@ -81,134 +71,6 @@ def row_of(op: ir.LoweredOp) -> Row:
 def _constant(values: npt.ArrayLike) -> TensorRecord:
     array = np.asarray(values, "<i4")
     return TensorRecord(array.shape, "INT32", data=array.tobytes())
-
-
-# ---- options ----
-
-
-def _none(_: Call) -> Options:
-    return Options()
-
-
-def _empty(table: type) -> Callable[[Call], Options]:
-    return lambda _: Options(table.UNION_CODE)  # type: ignore[attr-defined]  # every options class has it
-
-
-def _conv_options(call: Call) -> Options:
-    op, table = call.op, schema.Conv2DOptions
-    assert isinstance(op, ir.Conv2D)
-    kernel = call.inputs[1].shape[1:3]
-    fields = {
-        table.PADDING: _padding(call, (kernel[0], kernel[1]), op.stride, op.dilation, op.pads),
-        table.STRIDE_W: op.stride[1],
-        table.STRIDE_H: op.stride[0],
-        table.FUSED_ACTIVATION_FUNCTION: ACTIVATION_CODE[op.activation],
-        table.DILATION_W_FACTOR: op.dilation[1],
-        table.DILATION_H_FACTOR: op.dilation[0],
-    }
-    return Options(table.UNION_CODE, fields)
-
-
-def _depthwise_options(call: Call) -> Options:
-    op, table = call.op, schema.DepthwiseConv2DOptions
-    assert isinstance(op, ir.DepthwiseConv2D)
-    kernel = call.inputs[1].shape[1:3]
-    fields = {
-        table.PADDING: _padding(call, (kernel[0], kernel[1]), op.stride, op.dilation, op.pads),
-        table.STRIDE_W: op.stride[1],
-        table.STRIDE_H: op.stride[0],
-        table.DEPTH_MULTIPLIER: call.inputs[1].shape[3] // call.inputs[0].shape[3],
-        table.FUSED_ACTIVATION_FUNCTION: ACTIVATION_CODE[op.activation],
-        table.DILATION_W_FACTOR: op.dilation[1],
-        table.DILATION_H_FACTOR: op.dilation[0],
-    }
-    return Options(table.UNION_CODE, fields)
-
-
-def _pool_options(call: Call) -> Options:
-    op, table = call.op, schema.Pool2DOptions
-    assert isinstance(op, ir.AveragePool2D | ir.MaxPool2D)
-    fields = {
-        table.PADDING: _padding(call, op.kernel, op.stride, (1, 1), op.pads),
-        table.STRIDE_W: op.stride[1],
-        table.STRIDE_H: op.stride[0],
-        table.FILTER_WIDTH: op.kernel[1],
-        table.FILTER_HEIGHT: op.kernel[0],
-    }
-    return Options(table.UNION_CODE, fields)
-
-
-def _padding(call: Call, kernel: ir.Pair, stride: ir.Pair, dilation: ir.Pair, pads: ir.Pads) -> int:
-    height, width = call.inputs[0].shape[1:3]
-    scheme = padding_scheme((height, width), kernel, stride, dilation, pads)
-    assert scheme is not None, "legalize leaves only SAME and VALID"
-    return scheme
-
-
-def _dense_options(call: Call) -> Options:
-    op, table = call.op, schema.FullyConnectedOptions
-    assert isinstance(op, ir.FullyConnected)
-    fields = {
-        table.FUSED_ACTIVATION_FUNCTION: ACTIVATION_CODE[op.activation],
-        table.KEEP_NUM_DIMS: _keeps_dims(call),
-    }
-    return Options(table.UNION_CODE, fields)
-
-
-def _keeps_dims(call: Call) -> bool:
-    return len(call.outputs[0].shape) != 2
-
-
-def _activation_options(
-    table: type[schema.AddOptions | schema.SubOptions | schema.MulOptions],
-) -> Callable[[Call], Options]:
-    def options(call: Call) -> Options:
-        assert isinstance(call.op, ir.Add | ir.Sub | ir.Mul)
-        return Options(table.UNION_CODE, {table.FUSED_ACTIVATION_FUNCTION: ACTIVATION_CODE[call.op.activation]})
-
-    return options
-
-
-def _reducer_options(call: Call) -> Options:
-    assert isinstance(call.op, ir.Mean | ir.ReduceMax)
-    return Options(schema.ReducerOptions.UNION_CODE, {schema.ReducerOptions.KEEP_DIMS: call.op.keepdims})
-
-
-def _reshape_options(call: Call) -> Options:
-    assert isinstance(call.op, ir.Reshape)
-    return Options(
-        schema.ReshapeOptions.UNION_CODE, {schema.ReshapeOptions.NEW_SHAPE: np.array(call.op.shape, np.int32)}
-    )
-
-
-def _concat_options(call: Call) -> Options:
-    assert isinstance(call.op, ir.Concat)
-    return Options(schema.ConcatenationOptions.UNION_CODE, {schema.ConcatenationOptions.AXIS: call.op.axis})
-
-
-def _split_options(table: type[schema.SplitOptions | schema.SplitVOptions]) -> Callable[[Call], Options]:
-    return lambda call: Options(table.UNION_CODE, {table.NUM_SPLITS: len(call.outputs)})
-
-
-def _leaky_options(call: Call) -> Options:
-    assert isinstance(call.op, ir.LeakyRelu)
-    return Options(schema.LeakyReluOptions.UNION_CODE, {schema.LeakyReluOptions.ALPHA: call.op.alpha})
-
-
-def _softmax_options(_: Call) -> Options:
-    return Options(schema.SoftmaxOptions.UNION_CODE, {schema.SoftmaxOptions.BETA: 1.0})
-
-
-def _slice_options(call: Call) -> Options:
-    # A dimension taken whole is masked, so that the operator also runs on another batch size.
-    assert isinstance(call.op, ir.StridedSlice)
-    whole = [
-        begin == 0 and end == size and step == 1
-        for begin, end, step, size in zip(call.op.begin, call.op.end, call.op.step, call.inputs[0].shape, strict=True)
-    ]
-    mask = sum(1 << i for i, flag in enumerate(whole) if flag)
-    table = schema.StridedSliceOptions
-    return Options(table.UNION_CODE, {table.BEGIN_MASK: mask, table.END_MASK: mask})
 
 
 # ---- constant operands ----
@@ -278,7 +140,7 @@ def _dense_version(call: Call) -> int:
         return 10
     if len(call.inputs) == 2:
         return 6
-    return 5 if _keeps_dims(call) else 4
+    return 5 if keeps_dims(call) else 4
 
 
 def _mul_version(call: Call) -> int:
@@ -305,49 +167,51 @@ def _broadcast_many_dims(call: Call) -> int:
 
 
 ROWS: Mapping[type[ir.LoweredOp], tuple[Row, ...]] = {
-    ir.Conv2D: (Row("CONV_2D", _conv_options, _conv_version, {3: "1.14.0", 6: "2.9.0", 7: "2.11.0"}),),
-    ir.DepthwiseConv2D: (Row("DEPTHWISE_CONV_2D", _depthwise_options, _depthwise_version, {3: "1.14.0", 6: "2.11.0"}),),
+    ir.Conv2D: (Row("CONV_2D", conv_options, _conv_version, {3: "1.14.0", 6: "2.9.0", 7: "2.11.0"}),),
+    ir.DepthwiseConv2D: (Row("DEPTHWISE_CONV_2D", depthwise_options, _depthwise_version, {3: "1.14.0", 6: "2.11.0"}),),
     ir.FullyConnected: (
-        Row("FULLY_CONNECTED", _dense_options, _dense_version, {4: "1.14.0", 5: "2.0.0", 6: "2.1.0", 10: "2.11.0"}),
+        Row("FULLY_CONNECTED", dense_options, _dense_version, {4: "1.14.0", 5: "2.0.0", 6: "2.1.0", 10: "2.11.0"}),
     ),
-    ir.BatchMatMul: (Row("BATCH_MATMUL", _empty(schema.BatchMatMulOptions), _fixed(2), {2: "2.3.0"}),),
-    ir.Add: (Row("ADD", _activation_options(schema.AddOptions), _int8, {2: "1.14.0"}),),
-    ir.Sub: (Row("SUB", _activation_options(schema.SubOptions), _broadcast_many_dims, {2: "1.14.0", 3: "2.3.0"}),),
-    ir.Mul: (Row("MUL", _activation_options(schema.MulOptions), _mul_version, {2: "1.14.0", 3: "1.15.0"}),),
-    ir.SquaredDifference: (Row("SQUARED_DIFFERENCE", _empty(schema.SquaredDifferenceOptions), _int8, {2: "2.5.0"}),),
+    ir.BatchMatMul: (Row("BATCH_MATMUL", empty_options(schema.BatchMatMulOptions), _fixed(2), {2: "2.3.0"}),),
+    ir.Add: (Row("ADD", activation_options(schema.AddOptions), _int8, {2: "1.14.0"}),),
+    ir.Sub: (Row("SUB", activation_options(schema.SubOptions), _broadcast_many_dims, {2: "1.14.0", 3: "2.3.0"}),),
+    ir.Mul: (Row("MUL", activation_options(schema.MulOptions), _mul_version, {2: "1.14.0", 3: "1.15.0"}),),
+    ir.SquaredDifference: (
+        Row("SQUARED_DIFFERENCE", empty_options(schema.SquaredDifferenceOptions), _int8, {2: "2.5.0"}),
+    ),
     ir.Maximum: (
-        Row("MAXIMUM", _empty(schema.MaximumMinimumOptions), _broadcast_many_dims, {2: "1.14.0", 3: "2.3.0"}),
+        Row("MAXIMUM", empty_options(schema.MaximumMinimumOptions), _broadcast_many_dims, {2: "1.14.0", 3: "2.3.0"}),
     ),
     ir.Minimum: (
-        Row("MINIMUM", _empty(schema.MaximumMinimumOptions), _broadcast_many_dims, {2: "1.14.0", 3: "2.3.0"}),
+        Row("MINIMUM", empty_options(schema.MaximumMinimumOptions), _broadcast_many_dims, {2: "1.14.0", 3: "2.3.0"}),
     ),
-    ir.Rsqrt: (Row("RSQRT", _none, _int8, {2: "2.5.0"}),),
-    ir.Abs: (Row("ABS", _empty(schema.AbsOptions), _int8, {2: "2.4.0"}),),
-    ir.AveragePool2D: (Row("AVERAGE_POOL_2D", _pool_options, _int8, {2: "1.14.0"}),),
-    ir.MaxPool2D: (Row("MAX_POOL_2D", _pool_options, _int8, {2: "1.14.0"}),),
-    ir.Mean: (Row("MEAN", _reducer_options, _int8, {2: "1.14.0"}, _axes_operands),),
-    ir.ReduceMax: (Row("REDUCE_MAX", _reducer_options, _int8, {2: "1.14.0"}, _axes_operands),),
+    ir.Rsqrt: (Row("RSQRT", no_options, _int8, {2: "2.5.0"}),),
+    ir.Abs: (Row("ABS", empty_options(schema.AbsOptions), _int8, {2: "2.4.0"}),),
+    ir.AveragePool2D: (Row("AVERAGE_POOL_2D", pool_options, _int8, {2: "1.14.0"}),),
+    ir.MaxPool2D: (Row("MAX_POOL_2D", pool_options, _int8, {2: "1.14.0"}),),
+    ir.Mean: (Row("MEAN", reducer_options, _int8, {2: "1.14.0"}, _axes_operands),),
+    ir.ReduceMax: (Row("REDUCE_MAX", reducer_options, _int8, {2: "1.14.0"}, _axes_operands),),
     ir.Rectify: (
-        Row("RELU", _none, _int8, {2: "2.1.0"}, applies=lambda op: op == ir.Rectify(Activation.RELU)),
-        Row("RELU6", _none, _int8, {2: "1.14.0"}, applies=lambda op: op == ir.Rectify(Activation.RELU6)),
+        Row("RELU", no_options, _int8, {2: "2.1.0"}, applies=lambda op: op == ir.Rectify(Activation.RELU)),
+        Row("RELU6", no_options, _int8, {2: "1.14.0"}, applies=lambda op: op == ir.Rectify(Activation.RELU6)),
         Row(
             "RELU_N1_TO_1",
-            _none,
+            no_options,
             _fixed(1),
             {1: "1.5.0"},
             applies=lambda op: op == ir.Rectify(Activation.RELU_N1_TO_1),
         ),
     ),
-    ir.LeakyRelu: (Row("LEAKY_RELU", _leaky_options, _fixed(1), {1: "1.13.1"}),),
-    ir.PRelu: (Row("PRELU", _none, _fixed(1), {1: "1.8.0"}),),
-    ir.Logistic: (Row("LOGISTIC", _none, _int8, {2: "1.14.0"}),),
-    ir.Tanh: (Row("TANH", _none, _int8, {2: "1.14.0"}),),
-    ir.HardSwish: (Row("HARD_SWISH", _empty(schema.HardSwishOptions), _fixed(1), {1: "1.15.0"}),),
-    ir.Softmax: (Row("SOFTMAX", _softmax_options, _int8, {2: "1.14.0"}),),
+    ir.LeakyRelu: (Row("LEAKY_RELU", leaky_options, _fixed(1), {1: "1.13.1"}),),
+    ir.PRelu: (Row("PRELU", no_options, _fixed(1), {1: "1.8.0"}),),
+    ir.Logistic: (Row("LOGISTIC", no_options, _int8, {2: "1.14.0"}),),
+    ir.Tanh: (Row("TANH", no_options, _int8, {2: "1.14.0"}),),
+    ir.HardSwish: (Row("HARD_SWISH", empty_options(schema.HardSwishOptions), _fixed(1), {1: "1.15.0"}),),
+    ir.Softmax: (Row("SOFTMAX", softmax_options, _int8, {2: "1.14.0"}),),
     ir.Pad: (
         Row(
             "PAD",
-            _empty(schema.PadOptions),
+            empty_options(schema.PadOptions),
             _many_dims(2, 4),
             {1: "1.5.0", 2: "1.14.0", 4: "2.6.0"},
             _pad_operands,
@@ -355,27 +219,27 @@ ROWS: Mapping[type[ir.LoweredOp], tuple[Row, ...]] = {
         ),
         Row(
             "PADV2",
-            _empty(schema.PadV2Options),
+            empty_options(schema.PadV2Options),
             _many_dims(2, 4),
             {1: "1.9.0", 2: "1.14.0", 4: "2.6.0"},
             _pad_operands,
         ),
     ),
-    ir.Reshape: (Row("RESHAPE", _reshape_options, _fixed(1), {1: "1.5.0"}),),
+    ir.Reshape: (Row("RESHAPE", reshape_options, _fixed(1), {1: "1.5.0"}),),
     ir.Transpose: (
         Row(
             "TRANSPOSE",
-            _empty(schema.TransposeOptions),
+            empty_options(schema.TransposeOptions),
             _many_dims(2, 4),
             {1: "1.6.0", 2: "1.14.0", 4: "2.3.0"},
             _transpose_operands,
         ),
     ),
-    ir.Concat: (Row("CONCATENATION", _concat_options, _int8, {1: "1.5.0", 2: "1.14.0"}),),
+    ir.Concat: (Row("CONCATENATION", concat_options, _int8, {1: "1.5.0", 2: "1.14.0"}),),
     ir.StridedSlice: (
         Row(
             "STRIDED_SLICE",
-            _slice_options,
+            slice_options,
             _many_dims(2, 4),
             {1: "1.6.0", 2: "1.14.0", 4: "2.2.0"},
             _slice_operands,
@@ -384,15 +248,15 @@ ROWS: Mapping[type[ir.LoweredOp], tuple[Row, ...]] = {
     ir.Split: (
         Row(
             "SPLIT",
-            _split_options(schema.SplitOptions),
+            split_options(schema.SplitOptions),
             _int8,
             {1: "1.5.0", 2: "1.14.0"},
             _split_operands,
             applies=lambda op: isinstance(op, ir.Split) and len(set(op.sizes)) == 1,
         ),
-        Row("SPLIT_V", _split_options(schema.SplitVOptions), _int8, {1: "1.13.1", 2: "2.3.0"}, _split_v_operands),
+        Row("SPLIT_V", split_options(schema.SplitVOptions), _int8, {1: "1.13.1", 2: "2.3.0"}, _split_v_operands),
     ),
-    ir.Quantize: (Row("QUANTIZE", _empty(schema.QuantizeOptions), _fixed(1), {1: "1.14.0"}),),
-    ir.Dequantize: (Row("DEQUANTIZE", _empty(schema.DequantizeOptions), _int8, {1: "1.13.1", 2: "1.14.0"}),),
+    ir.Quantize: (Row("QUANTIZE", empty_options(schema.QuantizeOptions), _fixed(1), {1: "1.14.0"}),),
+    ir.Dequantize: (Row("DEQUANTIZE", empty_options(schema.DequantizeOptions), _int8, {1: "1.13.1", 2: "1.14.0"}),),
 }
 """Every lowered operator but Sum, which `legalize` rewrites."""

@@ -105,7 +105,12 @@ DEFECTS: Mapping[str, tuple[Edit, str, str, str | None]] = {
     "one stride": (set_option("depthwiseconv2d", "strideW", 1), "depthwiseconv2d", "stride w", None),
     "one padding": (set_option("conv2d", "padding", 1), "conv2d", "padding", None),
     "one dilation": (set_option("depthwiseconv2d", "dilationHFactor", 2), "depthwiseconv2d", "dilation h factor", None),
-    "one multiplier": (set_option("depthwiseconv2d", "depthMultiplier", 2), "depthwiseconv2d", "depth multiplier", None),
+    "one multiplier": (
+        set_option("depthwiseconv2d", "depthMultiplier", 2),
+        "depthwiseconv2d",
+        "depth multiplier",
+        None,
+    ),
     "one shape": (set_option("reshape", "newShape", np.array([36, 1], np.int32)), "reshape", "new shape", None),
     "one version": (drop_relu_operator_code_version, "conv2d", "operator version", None),
     "the outputs": (swap_operands, "model", "outputs", None),
@@ -290,7 +295,7 @@ def test_the_tolerance_is_one_step_for_99_of_100_and_two_for_all(share: float, s
 
 
 def test_a_model_that_amplifies_rounding_is_judged_by_rounding() -> None:
-    """Layers that multiply a one-step difference: the usual tolerance fails, the simulated one holds, defects do not."""
+    """Layers that multiply a difference: the usual tolerance fails, the simulated one holds, but not for a defect."""
     model = LoweredModel(8)
     h = model.input("x", (1, 64), (0.05, -3))
     for _ in range(4):
@@ -392,3 +397,11 @@ def test_large_models_are_run_on_fewer_vectors() -> None:
     inputs = random_inputs(graph, 40)
     assert parity.check(graph, data, None, inputs).vectors == 30
     assert affordable_vectors(emit(dense_network())[1]) > 256
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-20], lambda d: b"", lambda d: d[:4] + b"TFL9" + d[8:]])
+def test_a_damaged_file_is_a_failed_check(damage: Callable[[bytes], bytes]) -> None:
+    graph, data = emit(network())
+    report = check(graph, damage(data))
+    assert not report.passed
+    assert report.checks[0].mismatches[0].what == "file"

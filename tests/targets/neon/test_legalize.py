@@ -14,6 +14,7 @@ from kwsq.ir import lowered as ir
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_integer
 from kwsq.targets.base import TargetOptions
+from kwsq.targets.neon.constraints import MAX_RANK
 from kwsq.targets.neon.legalize import legalize
 from kwsq.targets.neon.reader import read
 
@@ -141,3 +142,47 @@ def test_micro_gets_a_convolution_for_a_per_channel_int4_dense_layer() -> None:
     # One rounding instead of two: a code apart at most.
     apart = expected[graph.outputs[0]].astype(int) - run_integer(graph, inputs)[graph.outputs[0]]
     assert np.abs(apart).max() <= 1
+
+
+def high_rank(op: type[ir.LoweredOp], rank: int) -> ir.LoweredGraph:
+    """One operator of the type on tensors with `rank` dimensions."""
+    model, shape, grid = LoweredModel(), (1, 2, 3, 2, 2, 2, 2)[:rank], (0.05, -3)
+    x = model.input("x", shape)
+    if op is ir.FullyConnected:
+        return model.graph(model.dense(x, 3))
+    if op is ir.Mean:
+        return model.graph(model.reduce(ir.Mean((1,), True), x, (0.03, 0)))
+    if op is ir.ReduceMax:
+        return model.graph(model.reduce(ir.ReduceMax((1,), True), x, grid))
+    if op is ir.BatchMatMul:
+        y = model.input("y", (*shape[:-2], shape[-1], shape[-2]))
+        return model.graph(model.node(ir.BatchMatMul(), [x, y], (*shape[:-1], shape[-2]), (0.1, 0)))
+    if op is ir.Concat:
+        return model.graph(model.node(ir.Concat(1), [x, model.input("y", shape)], (1, 4, *shape[2:]), grid))
+    if op is ir.Pad:
+        return model.graph(model.node(ir.Pad(((0, 0), (1, 0), *[(0, 0)] * (rank - 2))), [x], (1, 3, *shape[2:]), grid))
+    part = (1, 1, *shape[2:])
+    outputs = [model.tensor(name, part, grid) for name in ("left", "right")]
+    model.nodes.append(ir.LoweredNode("split", ir.Split(1, (1, 1)), (x,), tuple(outputs)))
+    return model.graph(*outputs)
+
+
+@pytest.mark.parametrize("op", MAX_RANK)
+def test_the_largest_rank_runs_and_one_more_is_refused(op: type[ir.LoweredOp]) -> None:
+    graph, data = emit(high_rank(op, MAX_RANK[op]))
+    inputs = random_inputs(graph, 2)
+    expected = run_integer(graph, inputs)
+    for kernels in (KernelSet.REFERENCE, KernelSet.DEFAULT):
+        found = run_litert(data, [inputs[n] for n in graph.inputs], kernels)
+        for array, name in zip(found.outputs, graph.outputs, strict=True):
+            assert np.abs(array.astype(int) - expected[name]).max() <= (kernels is not KernelSet.REFERENCE)
+    with pytest.raises(UnsupportedModelError, match=f"{MAX_RANK[op] + 1} dimensions"):
+        legalize(high_rank(op, MAX_RANK[op] + 1), DEFAULTS)
+
+
+def test_asymmetric_weights_are_refused() -> None:
+    graph = build("conv")
+    tensors = dict(graph.tensors)
+    tensors["weight"] = replace(tensors["weight"], zero_point=1)
+    with pytest.raises(UnsupportedModelError, match="zero point 1 of weight"):
+        legalize(replace(graph, tensors=tensors), DEFAULTS)

@@ -6,7 +6,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as generated
 
 from kwsq.targets.neon import schema
-from kwsq.targets.neon.operators import ACTIVATION_CODE
+from kwsq.targets.neon.options import ACTIVATION_CODE
 from kwsq.targets.neon.schema import Field
 
 TABLES = {
