@@ -139,11 +139,10 @@ def _worst(check: Json) -> str:
 def footprint_totals(footprint: Json) -> list[Block]:
     """Returns the six columns embedded tools compare, the file by purpose, and the float model beside them."""
     totals, floats = footprint["totals"], footprint["float_model"]
-    headers = ("", "Activation RAM", "Runtime RAM", "Weights flash", "Code flash", "Total RAM", "Total flash")
-    this = tuple(number(totals[key], "B") for key in totals)
-    real = number(floats["parameter_bytes"], "B")
-    ram = number(floats["activation_bytes"], "B")
-    float_row = ("float32 model", ram, "not measured", real, "not measured", ram, real)
+    headers = ("bytes", "act. RAM", "runtime RAM", "weights", "code", "total RAM", "total flash")
+    this = tuple("-" if totals[key] is None else number(totals[key]) for key in totals)
+    real, ram = number(floats["parameter_bytes"]), number(floats["activation_bytes"])
+    float_row = ("float32 model", ram, "-", real, "-", ram, real)
     flash = footprint["flash"]
     purposes = tuple((PURPOSES[key], number(flash[key])) for key in PURPOSES)
     facts = (
@@ -155,7 +154,7 @@ def footprint_totals(footprint: Json) -> list[Block]:
         Table("Flash by purpose", ("purpose", "bytes"), (*purposes, ("file", number(flash["total_bytes"])))),
         Line(""),
         Line(facts),
-        Table("Footprint", headers, (("this file", *this), float_row)),
+        Table("Footprint (-: not measured)", headers, (("this file", *this), float_row)),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from kwsq.converter.safe_text import printable
 
-NAME_CHARACTERS = 48
+NAME_CHARACTERS = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Table:
 
 
 Block = Line | Table
+_COLUMN_GAP = 3
 _RICH_STYLES = {"good": "bold green", "bad": "bold red", "warning": "yellow", "title": "bold", "": ""}
 
 
@@ -83,8 +84,7 @@ def plain(blocks: Iterable[Block]) -> str:
 
 
 def _aligned(table: Table) -> Sequence[str]:
-    cells = (table.headers, *table.rows)
-    widths = [max(len(row[i]) for row in cells) for i in range(len(table.headers))]
+    cells, widths = (table.headers, *table.rows), _column_widths(table)
     rows = (
         "  ".join(
             c.ljust(w) if i < table.left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
@@ -92,6 +92,10 @@ def _aligned(table: Table) -> Sequence[str]:
         for row in cells
     )
     return [f"  {row}".rstrip() for row in rows]
+
+
+def _column_widths(table: Table) -> list[int]:
+    return [max(map(len, column)) for column in zip(table.headers, *table.rows, strict=True)]
 
 
 def _show_rich(blocks: Iterable[Block], stream: TextIO, *, color: bool) -> None:
@@ -107,11 +111,16 @@ def _show_rich(blocks: Iterable[Block], stream: TextIO, *, color: bool) -> None:
             case Line(text, style):
                 console.print(Text(text, _RICH_STYLES[style]))
             case Table():
-                table = RichTable(
-                    title=block.title or None, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold"
-                )
-                for i, header in enumerate(block.headers):
-                    table.add_column(header, justify="left" if i < block.left else "right", overflow="fold")
+                if block.title:
+                    console.print(Text(f"\n{block.title}", "bold"))
+                table = RichTable(box=box.SIMPLE_HEAD)
+                first, *others = _column_widths(block)
+                rest = sum(others) + _COLUMN_GAP * len(block.headers) + 1
+                # Where a line is too long, names are cut and sentences folded, never numbers.
+                table.add_column(block.headers[0], max_width=max(min(first, console.width - rest), 12), no_wrap=True)
+                for i, header in enumerate(block.headers[1:], 1):
+                    numeric = i >= block.left
+                    table.add_column(header, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
                 for row in block.rows:
                     table.add_row(*(Text(cell) for cell in row))
                 console.print(table)
