@@ -101,7 +101,16 @@ class ImportContext:
             inputs: tensor names.
             last: whether the outputs are the source node's own.
             part: suffix of the node name for the other parts of a decomposition.
+
+        Raises:
+            UnsupportedNodeError: all inputs are constants; those that are not folded yet are on a grid.
         """
+        if all(not name or self.builder.tensors[name].is_constant for name in inputs):
+            raise UnsupportedNodeError(
+                f"an operator on the quantised constant {inputs[0]!r}",
+                "a quantiser as the last step before the layer",
+                "quantise the constant after this operator",
+            )
         base = node.name + (f"/{part}" if part else "")
         outputs = [tensor.name for tensor in node.outputs if not tensor.is_empty()] if last else []
         source = f"{node.op} (opset {self.opset})"

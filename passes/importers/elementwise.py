@@ -115,9 +115,18 @@ def import_pow(ctx: ImportContext, node: gs.Node) -> None:
 
 
 def import_identity(ctx: ImportContext, node: gs.Node) -> None:
-    """Identity and inference-mode Dropout need no operator."""
+    """Identity needs no operator."""
+    ctx.alias(node, ctx.name(node.inputs[0]))
+
+
+def import_dropout(ctx: ImportContext, node: gs.Node) -> None:
+    """Dropout in inference mode is the identity."""
     if len([t for t in node.outputs if not t.is_empty()]) > 1:
         raise UnsupportedNodeError("a mask output", "the data output only", "export the model in eval mode")
+    ratio, training = ctx.constant(node, 1), ctx.constant(node, 2)
+    drops = ratio is None or bool(np.any(ratio))
+    if training is not None and bool(np.any(training)) and drops:
+        raise UnsupportedNodeError("training mode", "inference mode", "export the model in eval mode")
     ctx.alias(node, ctx.name(node.inputs[0]))
 
 

@@ -78,6 +78,8 @@ def import_layernorm(ctx: ImportContext, node: gs.Node) -> None:
 
     Source: ONNX operator specification, LayerNormalization function body.
     """
+    if len([t for t in node.outputs if not t.is_empty()]) > 1:
+        raise UnsupportedNodeError("the mean and deviation outputs", "the normalised output only", "remove them")
     x = ctx.tensor(node.inputs[0])
     axis = int(node.attrs.get("axis", -1)) % x.rank
     axes = tuple(range(axis, x.rank))

@@ -130,6 +130,49 @@ def import_slice(ctx: ImportContext, node: gs.Node) -> None:
     ctx.add(node, Slice(tuple(begin), tuple(end), tuple(step)), ctx.inputs(node)[:1])
 
 
+def import_gather(ctx: ImportContext, node: gs.Node) -> None:
+    """Gather of constant places as slices: one place drops the dimension, evenly spaced ones are a single slice."""
+    x, indices = ctx.shape(node), ctx.constant(node, 1)
+    axis = int(node.attrs.get("axis", 0)) % len(x)
+    assert indices is not None
+    if indices.dtype.kind not in "iu" or indices.ndim > 1 or not indices.size:
+        raise UnsupportedNodeError(f"indices of shape {list(indices.shape)}", "one index or a list of them")
+    places = [int(place) for place in indices.reshape(-1)]
+    if min(places) < -x[axis] or max(places) >= x[axis]:
+        raise UnsupportedNodeError(f"indices {places} of {x[axis]}", "indices inside the dimension")
+    places = [place % x[axis] for place in places]
+    runs = _even_runs(places)
+    is_single = indices.ndim == 1 and len(runs) == 1
+    parts = [ctx.add(node, _slice_of(x, axis, run), ctx.inputs(node)[:1], last=is_single, part="place") for run in runs]
+    if indices.ndim == 0:
+        ctx.add(node, Reshape((*x[:axis], *x[axis + 1 :])), parts)
+    elif not is_single:
+        ctx.add(node, Concat(axis), parts)
+
+
+def _even_runs(places: list[int]) -> list[range]:
+    """Returns the places as few ascending, evenly spaced runs.
+
+    >>> _even_runs([0, 2, 4, 3, 1])
+    [range(0, 5, 2), range(3, 4), range(1, 2)]
+    """
+    runs: list[range] = []
+    for place in places:
+        last = runs[-1] if runs else None
+        step = place - last[-1] if last is not None else 0
+        if last is not None and step > 0 and (len(last) == 1 or step == last.step):
+            runs[-1] = range(last.start, place + 1, step)
+        else:
+            runs.append(range(place, place + 1))
+    return runs
+
+
+def _slice_of(x: tuple[int, ...], axis: int, run: range) -> Slice:
+    begin, end, step = [0] * len(x), list(x), [1] * len(x)
+    begin[axis], end[axis], step[axis] = run.start, run.stop, run.step
+    return Slice(tuple(begin), tuple(end), tuple(step))
+
+
 def import_split(ctx: ImportContext, node: gs.Node) -> None:
     """Split into equal or stated parts."""
     x = ctx.shape(node)

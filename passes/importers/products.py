@@ -68,6 +68,8 @@ def import_matmul(ctx: ImportContext, node: gs.Node) -> None:
     parts, (a, b) = _Parts(ctx, node), ctx.inputs(node)
     shapes = parts.tensor(a).shape, parts.tensor(b).shape
     shape = np.matmul(*(np.broadcast_to(np.float32(0), shape) for shape in shapes)).shape
+    if not shape:
+        raise UnsupportedNodeError("a product of two vectors, a scalar", "at least one dimension left", "use a matrix")
     parts.finish(_product(parts, a, b, ""), shape)
 
 
