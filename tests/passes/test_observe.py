@@ -1,11 +1,13 @@
 """Grids from observed values, seeded inputs, and states carried along a stream."""
 
 import numpy as np
+import pytest
 from builders import Model, grid
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kwsq.ir import ops
+from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_float
 from kwsq.ir.quant import dequantize, fake_quantize
 from kwsq.passes.observe import Observer, affine_from_range, carry_states, input_spec, seeded_inputs
@@ -62,6 +64,13 @@ def test_observer_runs_for_what_it_has_not_seen() -> None:
     for name in ("tanh.out", "relu.out"):
         assert observer.ranges([name])[name] == (values[name].min(), values[name].max())
     assert set(observer.ranges(["tanh.out", "relu.out"])) == {"tanh.out", "relu.out"}
+
+
+def test_values_without_a_range_are_refused_by_name() -> None:
+    model = Model()
+    graph = model.graph(model.node(ops.Sqrt(), model.input("x", (1, 8))))
+    with pytest.raises(UnsupportedModelError, match=r"tensor 'sqrt.out': found values in \[nan, nan\]"):
+        Observer(graph, seeded_inputs(graph, 0, 9)).ranges(["sqrt.out"])
 
 
 def test_states_are_carried_from_zero() -> None:
