@@ -111,7 +111,10 @@ def import_pow(ctx: ImportContext, node: gs.Node) -> None:
     if exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 0.5:
         ctx.add(node, Pow(), ctx.inputs(node))
         return
-    raise UnsupportedNodeError(f"exponent {exponent}", "2 (or 0.5 inside a reciprocal root)")
+    found = "a computed exponent" if exponent is None else f"exponents of shape {list(exponent.shape)}"
+    if exponent is not None and exponent.size == 1:
+        found = f"exponent {float(exponent.reshape(()))}"
+    raise UnsupportedNodeError(found, "2 (or 0.5 inside a reciprocal root)")
 
 
 def import_identity(ctx: ImportContext, node: gs.Node) -> None:

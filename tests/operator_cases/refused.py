@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
     ),
     "pow_cube": (
         Case("(float[1,4,6] x, float c) => (float[1,4,6] y) { y = Pow(x, c) }", constants={"c": 3.0}),
-        "exponent 3",
+        "exponent 3.0",
     ),
     "pad_reflect": (
         Case(
