@@ -11,6 +11,7 @@ from kwsq.ir.graph import Graph, StatePair, Tensor
 from kwsq.passes.caps import check_caps
 from kwsq.passes.importers import IMPORTERS
 from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
+from kwsq.passes.operand_shapes import check_operands
 
 
 def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | None = None) -> Graph:
@@ -23,7 +24,7 @@ def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | No
 
     Raises:
         UnsupportedModelError: naming every node that cannot be expressed.
-        InvalidModelError: evaluating the graph would take too much memory or time.
+        InvalidModelError: operands do not fit, or evaluating would take too much memory or time.
         UsageError: a stated pair of states does not exist or does not match.
     """
     ctx = ImportContext(opset)
@@ -37,6 +38,7 @@ def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | No
     ctx.builder.outputs = _outputs(ctx, source)
     ctx.builder.states = _states(ctx.builder.tensors, ctx.builder.inputs, ctx.builder.outputs, states)
     graph = ctx.builder.finish("imported")
+    check_operands(graph)
     check_caps(graph)
     return graph
 
