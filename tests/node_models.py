@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
@@ -65,6 +66,44 @@ def node_tests() -> Iterator[NodeTest]:
             del model.graph.output[1:], model.graph.node[0].output[1:]
         if _in_reach(model):
             yield from _variants(test.name, model, folder / "test_data_set_0")
+
+
+def exported_tests() -> Iterator[NodeTest]:
+    """Yield the small networks and operators that PyTorch exported for opsets 6 to 9, brought to opset 13.
+
+    Left out: models onnxruntime cannot run after that (slopes of PRelu were broadcast differently in opset 6).
+    """
+    for kind in ("pytorch-converted", "pytorch-operator"):
+        for test in load_model_tests(kind=kind):
+            assert test.model_dir is not None
+            folder = Path(test.model_dir)
+            model = _modern(onnx.load(folder / "model.onnx"))
+            names = [value.name for value in model.graph.input]
+            arrays = _arrays(folder / "test_data_set_0", "input", names)
+            outputs = _arrays(folder / "test_data_set_0", "output", [value.name for value in model.graph.output])
+            if _is_exported_in_reach(model, arrays, outputs):
+                yield NodeTest(test.name, model, arrays, outputs)
+
+
+def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model at opset 13, its initializers no longer listed as inputs, its nodes named."""
+    model.ir_version = 10
+    if model.opset_import[0].version < 13:
+        model = onnx.version_converter.convert_version(model, 13)
+    constants = {init.name for init in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in constants]:
+        model.graph.input.remove(value)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type.lower()}{number}"
+    return model
+
+
+def _is_exported_in_reach(model: onnx.ModelProto, arrays: dict[str, Array], outputs: dict[str, Array]) -> bool:
+    values = [*arrays.values(), *outputs.values()]
+    slopes = {init.name for init in model.graph.initializer if len(init.dims) == 1 and init.dims[0] > 1}
+    if any(node.op_type == "PRelu" and node.input[1] in slopes for node in model.graph.node):
+        return False
+    return all(v.dtype == np.float32 and 1 <= v.ndim <= 5 and 0 < max(v.shape) <= 2**16 for v in values)
 
 
 def _in_reach(model: onnx.ModelProto) -> bool:

@@ -1,4 +1,4 @@
-"""ONNX's operator tests: every one in reach converts to nearly the expected result or is refused by name.
+"""ONNX's own tests: every one in reach converts to nearly the expected result or is refused by name.
 
 Never a wrong output, never a traceback. `conformance.toml` lists the refused ones with a part of the message, and the
 bounds that are not the default; a test that stops being refused fails until it is taken off the list.
@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from conversion import assert_faithful, assert_interface, codes_of, convert, real_of
-from node_models import NodeTest, node_tests
+from node_models import NodeTest, exported_tests, node_tests
 from numpy.typing import NDArray
 from qdq_models import Arrays, Scheme, quantized, run_onnx
 
@@ -22,7 +22,7 @@ from kwsq.ir.errors import UnsupportedModelError, UsageError
 from kwsq.ir.execute.integer import run_integer
 
 LISTS = tomllib.loads(Path(__file__).with_name("conformance.toml").read_text(encoding="utf-8"))
-TESTS = {test.name: test for test in node_tests()}
+TESTS = {test.name: test for test in (*node_tests(), *exported_tests())}
 VECTORS = 8
 DEFAULT_LSB = 1
 # The annotated model rounds its input, its weights and its output; each rounding is half a step of a range of 255.
