@@ -73,6 +73,22 @@ def test_operands_that_do_not_fit(name: str) -> None:
     assert caught.value.problems[0].remedy
 
 
+AXES: dict[str, onnx.ModelProto] = {
+    "Concat": build([node("Concat", ["x", "x"], ["y"], axis=2)], inputs={"x": [1, 4]}),
+    "Concat of scalars": build([node("Concat", ["x", "x"], ["y"], axis=0)], inputs={"x": []}),
+    "Softmax": build([node("Softmax", ["x"], ["y"], axis=-3)], inputs={"x": [1, 4]}),
+    "Split": build([node("Split", ["x"], ["y", "z"], axis=2)], inputs={"x": [1, 4]}),
+    "Squeeze": build([node("Squeeze", ["x"], ["y"], axes=[2])], inputs={"x": [1, 4]}, opset=11),
+    "ReduceMean": build([node("ReduceMean", ["x"], ["y"], axes=[2])], inputs={"x": [1, 4]}, opset=13),
+}
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_an_axis_the_tensor_does_not_have_is_refused_and_not_wrapped(name: str) -> None:
+    with pytest.raises(UnsupportedModelError, match="axis"):
+        import_model(AXES[name])
+
+
 def test_a_gemm_of_vectors_is_refused_by_name() -> None:
     model = build([node("Gemm", ["x", "w"], ["y"])], inputs={"x": [4]}, constants={"w": ones(4, 3)})
     with pytest.raises(UnsupportedModelError, match="Gemm_y"):
