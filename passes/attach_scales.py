@@ -188,7 +188,8 @@ class _Work:
     def settle(self) -> None:
         """Propagates grids until nothing changes, then gives the first open group one, and again."""
         while True:
-            while self._propagate_forward() or self._propagate_backward() or self._propagate_states():
+            # States first: what feeds a state knows its range, what it is concatenated with does not.
+            while self._propagate_states() or self._propagate_forward() or self._propagate_backward():
                 pass
             open_name = self._first_open()
             if open_name is None:
@@ -210,7 +211,9 @@ class _Work:
         for inputs, outputs, introduced in self._movers():
             known = [spec for spec in map(self.spec, inputs) if spec is not None]
             opened = [name for name in outputs if self.spec(name) is None]
-            if known and opened and holds(_widest(known), introduced):
+            # An input whose range is still open may be wider than the others.
+            complete = bool(known) and len(known) == len(inputs)
+            if complete and opened and holds(_widest(known), introduced):
                 for name in opened:
                     self.assign(name, _widest(known))
                 changed = True

@@ -10,6 +10,7 @@ from builders import (
     kinds,
     lowered,
     lsb_distance,
+    lsb_distances,
     op_node,
     real_inputs,
     texts,
@@ -120,6 +121,15 @@ def test_concat_of_different_grids_goes_to_its_own() -> None:
     assert lsb_distance(before) <= 2.03
 
 
+def test_concat_with_an_unquantised_part_does_not_clip_it() -> None:
+    model = Model()
+    x = model.input("x", (1, 3, 4, 4), X)
+    a, b = model.quantize(model.conv(x, 4, (1, 1)), grid(0.002)), model.conv(x, 2, (1, 1))
+    before = model.graph(model.node(ops.Concat(1), a, b))
+    # b keeps its range; a is off by a code of its own (0.002) next to a tie, and both are rounded to one observed grid.
+    assert lsb_distance(before) <= 1.1
+
+
 def test_concat_without_a_grid_takes_the_widest() -> None:
     model = Model()
     x = model.input("x", (1, 3, 4, 4), X)
@@ -194,6 +204,29 @@ def test_residual_reader_is_not_clipped_by_a_quantiser_it_bypasses() -> None:
     assert lsb_distance(before) < 40  # 1/128 codes after a quantiser of 0.13 width: tanh moves by a step of y at most
 
 
+@pytest.mark.parametrize("op", [ops.Relu(), ops.Clip(0.0, 0.5), ops.MaxPool((2, 2), (1, 1), ((0, 0), (0, 0)))])
+def test_grid_after_a_clamp_does_not_clip_other_readers(op: Op) -> None:
+    """The residual path reads what the clamp does not let through."""
+    model = Model()
+    y = model.conv(model.input("x", (1, 3, 4, 4), X), 4, (1, 1))
+    clamped = model.quantize(model.node(op, y), grid(0.5 / 255, -128))
+    before = model.graph(model.node(ops.Tanh(), clamped), model.quantize(model.node(ops.Mul(), y, y), grid(0.3)))
+    distances = lsb_distances(before)
+    # y is off by half a code of its observed grid (about 10 / 255), its square by |y| <= 6 times that, over 0.3.
+    assert distances[before.outputs[1]].max() <= 6 * 10 / 255 / 0.3 + 1
+    # Half a code of y is ten of the clamped one's, 0.02: five of tanh's at most; and its own rounding.
+    assert distances[before.outputs[0]].max() <= 6
+
+
+def test_parts_with_equal_grids_share_it_with_the_whole() -> None:
+    model = Model()
+    y = model.dense(model.input("x", (1, 8), X), 8)
+    parts = [model.quantize(part, grid(0.011)) for part in model.nodes(ops.Split(1, (3, 5)), y)]
+    before = model.graph(*parts)
+    assert kinds(attached(before).graph) == ["Dense", "Split"]
+    assert_one_rounding(before, share=0.02)
+
+
 def test_quantiser_of_an_output_keeps_the_outputs_name() -> None:
     model = Model()
     y = model.quantize(model.dense(model.input("x", (1, 8), X), 4), A, output="probabilities")
@@ -226,6 +259,13 @@ def test_states_share_a_grid() -> None:
         after = attached(graph).graph
         (pair,) = after.states
         assert spec(after, pair.input).same_as(spec(after, pair.output))
+        assert after.producers()[pair.output].op.name == "Dense"  # written on that grid, not requantised to it
+
+
+def test_state_takes_the_grid_its_partner_was_annotated_with() -> None:
+    for graph in (streaming(B, None), streaming(None, B)):
+        after = attached(graph).graph
+        assert spec(after, after.states[0].input).same_as(B)
 
 
 def test_state_of_another_grid_is_requantised_for_the_next_step_only() -> None:
