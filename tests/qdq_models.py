@@ -103,6 +103,7 @@ class Scheme:
         symmetric: zero point 0 (128 for uint8).
         integer_bias: int32 bias codes behind a DequantizeLinear.
         operands: put constant operands of elementwise nodes on an int8 grid too.
+        fused: no quantiser between a layer, its batch norm or bias, and its activation.
     """
 
     unsigned: bool = False
@@ -113,6 +114,7 @@ class Scheme:
     symmetric: bool = False
     integer_bias: bool = False
     operands: bool = False
+    fused: bool = False
 
 
 def quantized(model: onnx.ModelProto, feeds: Arrays, scheme: Scheme = Scheme()) -> onnx.ModelProto:
@@ -128,7 +130,28 @@ def quantized(model: onnx.ModelProto, feeds: Arrays, scheme: Scheme = Scheme()) 
     floats = {v.name for v in typed if v.type.tensor_type.elem_type == TensorProto.FLOAT}
     computed = tuple(n for node in model.graph.node for n in node.output if n in floats)
     values = run_onnx(model, feeds, keep=computed) | dict(feeds)
-    return _Annotator(model, values, scheme).build([n for n in (*feeds, *computed) if n not in scheme.skip])
+    skipped = {*scheme.skip, *(_inside_layers(model) if scheme.fused else ())}
+    return _Annotator(model, values, scheme).build([n for n in (*feeds, *computed) if n not in skipped])
+
+
+_BEFORE = ("Conv", "Gemm", "MatMul", "BatchNormalization", "Add")
+_AFTER = ("BatchNormalization", "Relu", "Clip", "HardSwish")
+
+
+def _inside_layers(model: onnx.ModelProto) -> list[str]:
+    """Tensors that one following batch norm or activation alone reads."""
+    constants = {init.name for init in model.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    inner = []
+    for node in model.graph.node:
+        after = readers.get(node.output[0], [])
+        has_bias = len(after) == 1 and after[0].op_type == "Add" and constants & set(after[0].input)
+        if node.op_type in _BEFORE and len(after) == 1 and (after[0].op_type in _AFTER or has_bias):
+            inner.append(node.output[0])
+    return inner
 
 
 class _Annotator:
