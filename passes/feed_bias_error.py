@@ -158,12 +158,14 @@ class _Feeder:
             return bias
         few = dict(values)
         few[node.inputs[0]] = values[node.inputs[0]][: count * graph[node.inputs[0]].shape[0]]
+        # The nearest first: where codes do not tell the integers apart, (41) decides.
+        offsets = np.array(sorted(range(-criterion.reach, criterion.reach + 1), key=abs), np.int32)
         losses = []
-        for offset in range(-criterion.reach, criterion.reach + 1):
-            few[bias.name] = codes + np.int32(offset)
+        for offset in offsets:
+            few[bias.name] = codes + offset
             error = (run_node(graph, node, few, count)[output].astype(np.float32) - wanted).reshape(-1, codes.size)
             losses.append((error**2).mean(axis=0) + criterion.focus * error.mean(axis=0) ** 2)
-        return _with_codes(bias, codes + np.argmin(losses, axis=0) - criterion.reach)
+        return _with_codes(bias, codes + offsets[np.argmin(losses, axis=0)])
 
 
 def _with_codes(bias: LoweredTensor, codes: npt.NDArray[Any]) -> LoweredTensor:
