@@ -43,6 +43,8 @@ from kwsq.passes.lowering.context import View
 Float64 = npt.NDArray[np.float64]
 NAME = "feed_bias_error"
 
+PRIOR_SAMPLES = 16
+"""How many positions it takes before codes outweigh (41): a step off it is expected to change that share of codes."""
 CLOSE_SHARE = 0.99
 """Target of the source parity check: this share of outputs within CLOSE_LSB."""
 
@@ -130,42 +132,45 @@ class _Feeder:
         for node in graph.nodes:
             name = self._bias_of(node)
             if name:
-                fed = self._fed(node, values[node.inputs[0]])
-                tensors[name] = self._closest(node, fed, values, criterion)
+                tensors[name] = self._closest(node, values, criterion)
                 values[name] = np.asarray(tensors[name].data)
             values |= run_node(graph, node, values, self.reference.count)
         moved = sum(int(np.count_nonzero(tensors[n].data != graph[n].data)) for n in self.result.real_biases)
         rms, close = self.reference.distance(graph, values)
         return _Fed(tensors, moved, rms, close)
 
-    def _fed(self, node: LoweredNode, x: Array) -> LoweredTensor:
-        """Returns the bias by equation (41)."""
+    def _target(self, node: LoweredNode, x: Array) -> Float64:
+        """Returns the bias of equation (41) before it is rounded."""
         bias, layer = self.result.graph[node.inputs[2]], self.layers[node.name]
         error = _mean_error(self.result.graph[node.inputs[0]], x, self.result.views[node.inputs[0]], self.reference)
-        if error is None or bias.scale is None:
-            return bias
-        shift = _response(self.attached, layer, error)
-        return _with_codes(bias, np.rint((self.result.real_biases[bias.name] - shift) / bias.scale.astype(np.float64)))
+        assert bias.scale is not None
+        real = self.result.real_biases[bias.name]
+        shift = 0.0 if error is None else _response(self.attached, layer, error)
+        return np.asarray((real - shift) / bias.scale.astype(np.float64))
 
-    def _closest(
-        self, node: LoweredNode, bias: LoweredTensor, values: Mapping[str, Array], criterion: Criterion
-    ) -> LoweredTensor:
-        """Returns the bias by equation (42), starting from `bias`."""
-        graph, output = self.result.graph, node.outputs[0]
-        count, wanted = self.reference.probes, self.reference.wanted.get(output)
-        codes = np.asarray(bias.data, np.int32)
-        if wanted is None or codes.shape != graph[output].shape[-1:]:
-            return bias
+    def _closest(self, node: LoweredNode, values: Mapping[str, Array], criterion: Criterion) -> LoweredTensor:
+        """Returns the bias by equations (41) and (42)."""
+        bias, output = self.result.graph[node.inputs[2]], self.result.graph[node.outputs[0]]
+        target = self._target(node, values[node.inputs[0]])
+        wanted = self.reference.wanted.get(output.name)
+        if wanted is None or bias.scale is None or output.scale is None or target.shape != output.shape[-1:]:
+            return _with_codes(bias, np.rint(target))
+        wanted = wanted.reshape(-1, target.size)
+        step = bias.scale.astype(np.float64) / float(output.scale[0])
+        losses, candidates = [], np.rint(target) + np.arange(-criterion.reach, criterion.reach + 1)[:, None]
+        for codes in candidates:
+            error = self._probe(node, codes, values).reshape(wanted.shape) - wanted
+            loss = (error**2).mean(axis=0) + criterion.focus * error.mean(axis=0) ** 2
+            losses.append(loss + PRIOR_SAMPLES / len(wanted) * step * np.abs(codes - target))
+        return _with_codes(bias, np.choose(np.argmin(losses, axis=0), candidates))
+
+    def _probe(self, node: LoweredNode, codes: Float64, values: Mapping[str, Array]) -> npt.NDArray[np.float32]:
+        """Returns the output codes of the first vectors for a bias."""
+        x, count = node.inputs[0], self.reference.probes
         few = dict(values)
-        few[node.inputs[0]] = values[node.inputs[0]][: count * graph[node.inputs[0]].shape[0]]
-        # The nearest first: where codes do not tell the integers apart, (41) decides.
-        offsets = np.array(sorted(range(-criterion.reach, criterion.reach + 1), key=abs), np.int32)
-        losses = []
-        for offset in offsets:
-            few[bias.name] = codes + offset
-            error = (run_node(graph, node, few, count)[output].astype(np.float32) - wanted).reshape(-1, codes.size)
-            losses.append((error**2).mean(axis=0) + criterion.focus * error.mean(axis=0) ** 2)
-        return _with_codes(bias, codes + offsets[np.argmin(losses, axis=0)])
+        few[x] = values[x][: count * self.result.graph[x].shape[0]]
+        few[node.inputs[2]] = codes.astype(np.int32)
+        return run_node(self.result.graph, node, few, count)[node.outputs[0]].astype(np.float32)
 
 
 def _with_codes(bias: LoweredTensor, codes: npt.NDArray[Any]) -> LoweredTensor:
