@@ -50,6 +50,30 @@ def test_operator_in_standard_annotations(name: str, scheme: str) -> None:
     assert_close(graph, codes, run_onnx(model, real_of(graph, codes)), case.lsb)
 
 
+# Noise of 8-bit inputs, weights and outputs, each uniform in a step of 1/255 of a range of 6 standard deviations:
+# 10 log10(12 (255/6)^2) = 43 dB each; a chain of a dozen of them, and ranges with outliers, take 20 dB.
+FLOAT_SQNR_DB = 20
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operator_in_a_float_model(name: str) -> None:
+    """Quantised after training, with defaults, on its own data."""
+    case = CASES[name]
+    model = float_model(case.text, case.opset, constants=case.constants)
+    feeds = random_feeds(model, VECTORS)
+    # Nothing but the user tells a state from a tensor of the same shape in a float model.
+    states = None if name.startswith("streaming") else {}
+    graph = (converted := convert(model, feeds, states=states)).graph
+    assert_interface(graph, model)
+    codes = codes_of(graph, feeds)
+    assert_faithful(converted, codes)
+    expected = run_onnx(model, real_of(graph, codes))
+    found = real_of(graph, {key: np.asarray(array) for key, array in run_integer(graph, codes).items()})
+    for output in graph.outputs:
+        noise = np.square(found[output].reshape(expected[output].shape) - expected[output]).sum()
+        assert 10 * np.log10(np.square(expected[output]).sum() / max(noise, 1e-9)) >= FLOAT_SQNR_DB, output
+
+
 QONNX_CASES = (
     "conv1d_depthwise",
     "conv2d_asymmetric_pads",
