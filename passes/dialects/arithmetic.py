@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.quant import Affine, IntRange, Rounding
 from kwsq.passes.dialects.canonical import DialectContext, Refused
-from kwsq.passes.dialects.chain import ChainState, downstream, start, upstream
+from kwsq.passes.dialects.chain import ChainState, downstream, upstream
 from kwsq.passes.dialects.weight_grid import weight_grid
 
 DIALECT = "arithmetic"
@@ -146,13 +146,14 @@ def _rewrite_weight(context: DialectContext, node: gs.Node, readers: Mapping[int
     if rounded is None:
         return
     before, after = upstream(context, node.inputs[0]), downstream(context, node.outputs[0], readers)
-    match = _inverse_pair(before, after, 0.5 if node.op == "Floor" else 0.0)
-    if match is None:
-        head, tail = start(node.inputs[0]), after[-1]
-        declared = None
-    else:
-        head, tail = match
-        declared = IntRange(*(int(bound) for bound in _code_bounds(head, tail, 0.5 if node.op == "Floor" else 0.0)))
-    if tail.length == 0 and match is None:
+    shift = 0.5 if node.op == "Floor" else 0.0
+    match = _inverse_pair(before, after, shift)
+    if match is None or match[1].maps == 0:
+        # The exporter folded the way there (w / s is stored): the way back alone tells the grid, the clamps its range.
+        match = before[-1], min(after, key=lambda state: (-state.maps, state.length))
+    head, tail = match
+    bounds = _code_bounds(head, tail, shift)
+    declared = IntRange(*(int(bound) for bound in bounds)) if np.all(np.isfinite(bounds)) else None
+    if tail.length == 0 and declared is None:
         return
     weight_grid(context, node, rounded, tail, declared, DIALECT)
