@@ -134,8 +134,8 @@ def simulated_tolerances(
 
     The source and the artefact round the same real numbers; where the layers amplify the differences, outputs end
     further apart than the usual tolerance without anybody being wrong (`kwsq.converter.parity.noise`). One sample of
-    that noise is held against the largest of a few others: a high quantile of few outputs varies much. A source whose output has no grid of its own is up to half a
-    step from any.
+    that noise is held against the largest of a few others: a high quantile of few outputs varies much. A source
+    whose output has no grid of its own is up to half a step from any.
     """
     draws = [noisy_outputs(graph, inputs, seed) for seed in range(NOISE_DRAWS)]
     tolerances = {}
