@@ -122,7 +122,8 @@ def _trunc(context: DialectContext, node: gs.Node) -> None:
 
     For f = floor and integer n = round(x / s), floor(n / 2**k) = round((n - (2**k - 1) / 2) / 2**k): the argument of
     the second rounding is never nearer than 2**-(k+1) to a tie, so both roundings become one on x - s (2**k - 1) / 2.
-    Ceil mirrors it. Rounding to nearest needs no shift where x lies on the fine grid, as sums of codes do. Our derivation.
+    Ceil mirrors it. Rounding to nearest needs no shift where x lies on the fine grid, as sums of codes do. Our
+    derivation.
     """
     form = _TruncForm(context, node)
     sign = _HALVES_TO_ROUND.get(form.rounding)
