@@ -83,13 +83,19 @@ def _inverse_pair(
 ) -> tuple[ChainState, ChainState] | None:
     """The stretch whose second map inverts the first and whose codes are bounded.
 
-    Clip and Round alone are a quantizer of scale 1, so the most scaling wins; clamps beyond that stay operators.
+    Clip and Round alone are a quantizer of scale 1, so the most scaling on both sides wins; of equals the one with
+    the fewest operators, because what follows may scale back again: another quantizer of the same scale.
     """
     pairs = [(head, tail) for tail in after for head in before]
-    for head, tail in sorted(pairs, key=lambda pair: (-pair[1].maps, pair[1].length, pair[0].length)):
+    for head, tail in sorted(pairs, key=_preference):
         if _is_inverse(head, tail, shift) and np.all(np.isfinite([*_code_bounds(head, tail, shift)])):
             return head, tail
     return None
+
+
+def _preference(pair: tuple[ChainState, ChainState]) -> tuple[int, int, int, int]:
+    head, tail = pair
+    return -min(head.maps, tail.maps), head.maps + tail.maps, tail.length, head.length
 
 
 def _is_inverse(head: ChainState, tail: ChainState, shift: float) -> bool:
