@@ -37,6 +37,7 @@ class BiasReference:
 
     Attributes:
         count: n, the number of vectors.
+        macs: multiply-accumulates of running all of them.
         probes: how many of the first vectors `wanted` covers.
         means: mean over all vectors of every layer's input, rounded to its grid, logical order, batch size 1.
         wanted: float32 codes (probes * batch, ...) of layer outputs by lowered tensor, stored order.
@@ -55,8 +56,9 @@ class BiasReference:
         self.means = {name: self._mean(name, values | dict(inputs)) for name in known}
         first = attached.inputs[0]
         self.count = len(inputs[first]) // attached[first].shape[0]
-        work = max((_macs(attached, node.outputs[0], node.inputs[1]) for node in layers), default=1)
-        self.probes = min(self.count, max(MIN_PROBES, PROBE_MACS // work))
+        work = [_macs(attached, node.outputs[0], node.inputs[1]) for node in layers]
+        self.macs = self.count * sum(work)
+        self.probes = min(self.count, max(MIN_PROBES, PROBE_MACS // max(work, default=1)))
         self.wanted = self._wanted(result, annotated)
 
     def _mean(self, name: str, values: Mapping[str, FloatArray]) -> Float64:
