@@ -34,9 +34,7 @@ def clean_environment(folder: Path) -> Path:
     """
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
-    purelib = run(
-        python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder
-    ).stdout.strip()
+    purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).stdout.strip()
     outer = [path for path in site.getsitepackages() if Path(path).is_dir()]
     Path(purelib, "outer.pth").write_text("\n".join(outer) + "\n", encoding="utf-8")
     return python
