@@ -223,7 +223,7 @@ def _post_train(
     if declared_bits(widths) is not None and not options.requantize:
         # Training left these weights at full precision beside its narrow ones: they get the container's full width.
         bits = DEFAULT_WEIGHT_BITS
-    chosen = replace(options.ptq or PtqOptions(weight_bits=bits), weight_bits=bits)
+    chosen = replace(options.ptq or PtqOptions(weight_bits=bits, seed=options.seed), weight_bits=bits)
     notes.append(Note("ptq", graph.name, f"quantised after training at {bits} bits ({reason})", Level.INFO))
     result = quantize_float_graph(graph, _observed_inputs(graph, options), chosen)
     notes += result.notes
