@@ -1,8 +1,9 @@
 """Running a node on many samples at once.
 
-A tensor of declared shape (b, ...) is *stacked* when it holds k samples one after another: (k * b, ...), and (k,) for a scalar. Constants are
-never stacked, computed tensors always are. An operator that treats the leading dimension as a mere list computes the
-stack in one go; any other is run sample by sample, so the result never depends on how many samples are stacked.
+A tensor of declared shape (b, ...) is *stacked* when it holds k samples one after another: (k * b, ...), and (k,) for
+a scalar. Constants are never stacked, computed tensors always are. An operator that treats the leading dimension as a
+mere list computes the stack in one go; any other is run sample by sample, so the result never depends on how many
+samples are stacked.
 """
 
 from __future__ import annotations

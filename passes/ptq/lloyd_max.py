@@ -11,6 +11,8 @@ Quantization in PCM", IEEE Trans. Information Theory, 1982.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,42 +23,84 @@ MOST_STEPS = 200
 LARGEST_LEVEL = 127
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sorted:
+    """Values in order with the prefix sums of h, h w and h w^2, from which any interval's mean and error follow."""
+
+    values: Float64
+    mass: Float64
+    moment: Float64
+    square: Float64
+
+    @classmethod
+    def of(cls, values: Float64, importance: Float64) -> _Sorted:
+        """Sorts the values; an importance of 0 still counts a little."""
+        order = np.argsort(values, kind="stable")
+        ordered, mass = values[order], importance[order] + np.finfo(np.float64).tiny
+        sums = (np.concatenate(([0.0], np.cumsum(a))) for a in (mass, mass * ordered, mass * ordered**2))
+        return cls(ordered, *sums)
+
+    def cells(self, levels: Float64) -> tuple[Float64, Float64, Float64]:
+        """Returns mass, mean and squared error around the mean of the values nearest to each level; no empty cells."""
+        edges = np.searchsorted(self.values, (levels[:-1] + levels[1:]) / 2)
+        bounds = np.concatenate(([0], edges, [self.values.size]))
+        bounds = bounds[np.concatenate(([True], np.diff(bounds) > 0))]
+        mass, moment, square = (np.diff(total[bounds]) for total in (self.mass, self.moment, self.square))
+        mean = moment / mass
+        return mass, mean, np.maximum(square - moment * mean, 0.0)
+
+
 def lloyd_max(values: Float64, importance: Float64, count: int) -> Float64:
     """Returns at most `count` increasing real levels for the values.
+
+    A level that nothing is near to is dropped; the cells of largest error are then split until `count` is reached.
 
     Args:
         values: (n,) real values.
         importance: (n,) weights h, non-negative.
         count: number of levels wanted; fewer are returned when there are fewer distinct values.
     """
-    order = np.argsort(values, kind="stable")
-    ordered, mass = values[order], importance[order] + np.finfo(np.float64).tiny
-    levels = _quantile_levels(ordered, count)
-    total_mass = np.concatenate(([0.0], np.cumsum(mass)))
-    total_moment = np.concatenate(([0.0], np.cumsum(mass * ordered)))
+    data = _Sorted.of(values, importance)
+    distinct = np.unique(values)
+    if distinct.size <= count:
+        return distinct
+    levels = _settle(data, _starting_levels(data.values, count))
+    while levels.size < count:
+        more = _settle(data, _split(data, levels, count - levels.size))
+        if more.size <= levels.size:
+            break
+        levels = more
+    return levels
+
+
+def _settle(data: _Sorted, levels: Float64) -> Float64:
+    """Repeats equations (52) and (51) until the levels stand still."""
     for _ in range(MOST_STEPS):
-        updated = _step(ordered, total_mass, total_moment, levels)
+        updated = _step(data, levels)
         if updated.size == levels.size and np.allclose(updated, levels, rtol=1e-9, atol=0):
             break
         levels = updated
     return levels
 
 
-def _quantile_levels(ordered: Float64, count: int) -> Float64:
-    """Starting levels: half way between a uniform and an equal-population grid, so that tails are reached."""
+def _step(data: _Sorted, levels: Float64) -> Float64:
+    return np.unique(data.cells(levels)[1])
+
+
+def _split(data: _Sorted, levels: Float64, count: int) -> Float64:
+    """Replaces the levels of the `count` worst cells by two each, a standard deviation apart on either side."""
+    mass, mean, error = data.cells(levels)
+    worst = np.argsort(-error, kind="stable")[:count]
+    spread = np.sqrt(error[worst] / mass[worst])
+    return np.unique(np.concatenate((np.delete(mean, worst), mean[worst] - spread, mean[worst] + spread)))
+
+
+def _starting_levels(ordered: Float64, count: int) -> Float64:
+    """Returns levels half way between a uniform and an equal-population grid, so that tails are reached."""
     positions = (np.arange(count) + 0.5) / count
     populated = ordered[(positions * (ordered.size - 1)).round().astype(int)]
     uniform = ordered[0] + positions * (ordered[-1] - ordered[0])
     return np.unique((populated + uniform) / 2)
-
-
-def _step(ordered: Float64, total_mass: Float64, total_moment: Float64, levels: Float64) -> Float64:
-    """One round of equations (52) and (51); a level that nothing is near to is dropped."""
-    edges = np.searchsorted(ordered, (levels[:-1] + levels[1:]) / 2)
-    bounds = np.concatenate(([0], edges, [ordered.size]))
-    occupied = np.diff(bounds) > 0
-    mass, moment = np.diff(total_mass[bounds]), np.diff(total_moment[bounds])
-    return np.unique(moment[occupied] / mass[occupied])
 
 
 def snap_to_int8(levels: Float64) -> tuple[Levels, float]:

@@ -35,8 +35,9 @@ def minmax(chunks: Sequence[FloatArray], name: str = "tensor") -> Range:
     Raises:
         UnsupportedModelError: a value is infinite or undefined.
     """
-    low = min((float(chunk.min(initial=0)) for chunk in chunks), default=0.0)
-    high = max((float(chunk.max(initial=0)) for chunk in chunks), default=0.0)
+    # np.min, unlike min, never loses a NaN.
+    low = float(np.min([chunk.min(initial=0) for chunk in chunks], initial=0))
+    high = float(np.max([chunk.max(initial=0) for chunk in chunks], initial=0))
     if not math.isfinite(high - low):
         found = f"values in [{low}, {high}] on the calibration data"
         raise UnsupportedModelError(Problem(name, found, "finite values", "check the calibration data and the model"))

@@ -39,6 +39,7 @@ Float64 = npt.NDArray[np.float64]
 GridScheme = Literal["per_channel", "per_tensor", "codebook"]
 
 FITS = 2
+SMALLEST_ROW = 2.0**-16
 # Smallest and largest clip factor tried, and how many: the fewer levels, the more is gained by clipping.
 CLIP_FACTORS = {
     2: (0.2, 1.0, 17),
@@ -114,24 +115,30 @@ def _starting_grid(
 ) -> tuple[WeightGrid, npt.NDArray[np.float64]]:
     """Returns the grid on which no weight is clipped, and the factors to try on its scale."""
     if bits == 1:
-        scale = _positive_float32(np.abs(weight).mean(axis=2))
+        scale = _with_floor(np.abs(weight).mean(axis=2))
         return WeightGrid(np.array([-1, 1], np.int8), scale.ravel()), np.linspace(*BINARY_FACTORS)
-    largest = np.abs(weight).max(axis=2)
+    largest = _with_floor(np.abs(weight).max(axis=2))
     if scheme == "codebook":
-        levels, step = _lloyd_max_levels(weight, hessian, bits)
-        return WeightGrid(levels, _positive_float32(largest * step).ravel()), np.linspace(*CODEBOOK_FACTORS)
+        levels, step = _lloyd_max_levels(weight / largest[..., None], hessian, largest, bits)
+        return WeightGrid(levels, _float32(largest * step).ravel()), np.linspace(*CODEBOOK_FACTORS)
     top = 2 ** (bits - 1) - 1
     largest = np.full_like(largest, largest.max()) if scheme == "per_tensor" else largest
-    grid = WeightGrid(np.arange(-top, top + 1, dtype=np.int8), _positive_float32(largest / top).ravel())
+    grid = WeightGrid(np.arange(-top, top + 1, dtype=np.int8), _float32(largest / top).ravel())
     return grid, np.linspace(*CLIP_FACTORS[bits])
 
 
-def _lloyd_max_levels(weight: Float64, hessian: Float64, bits: int) -> tuple[npt.NDArray[np.int8], float]:
-    """Returns the levels of the weights relative to the largest of their channel, and the real size of one."""
-    largest = _positive_float32(np.abs(weight).max(axis=2))[..., None]
+def _with_floor(magnitude: Float64) -> Float64:
+    """A row of next to nothing keeps a scale that its bias can be counted in, and that rounds it to next to nothing."""
+    return np.maximum(magnitude, (magnitude.max() or 1.0) * SMALLEST_ROW)
+
+
+def _lloyd_max_levels(
+    relative: Float64, hessian: Float64, largest: Float64, bits: int
+) -> tuple[npt.NDArray[np.int8], float]:
+    """Returns the levels of weights given relative to the largest of their row, and the real size of level 1."""
     power = np.diagonal(hessian, axis1=1, axis2=2)[:, None, :]
-    importance = (power * np.square(largest)).ravel()
-    return snap_to_int8(lloyd_max((weight / largest).ravel(), importance, 2**bits))
+    importance = (power * np.square(largest[..., None])).ravel()
+    return snap_to_int8(lloyd_max(relative.ravel(), importance, 2**bits))
 
 
 def _best_factor(
@@ -141,7 +148,7 @@ def _best_factor(
     rows = weight.shape[:2]
     best_scale, best_error = start.scale, np.full(rows, np.inf)
     for factor in factors[::-1]:
-        grid = WeightGrid(start.levels, _positive_float32(start.scale * factor))
+        grid = WeightGrid(start.levels, _float32(start.scale * factor))
         values = error_feedback(weight, hessian, grid) if feedback else round_to_nearest(weight, grid)
         error = output_error(weight, values, hessian)
         error = np.full_like(error, error.sum()) if shared else error
@@ -174,7 +181,7 @@ def _fit(
         numerator, denominator = (np.full_like(a, a.sum()) for a in (numerator, denominator))
     usable = (denominator > 0) & (numerator > 0)
     ratio = np.where(usable, numerator, 1.0) / np.where(usable, denominator, 1.0)
-    fitted = WeightGrid(grid.levels, _positive_float32(grid.scale * ratio.ravel()))
+    fitted = WeightGrid(grid.levels, _float32(grid.scale * ratio.ravel()))
     moved = grid.codes(values) * fitted.scale.reshape(*values.shape[:2], 1)
     tried = coordinate_descent(weight, moved, hessian, fitted)
     tried_error = output_error(weight, tried, hessian)
@@ -186,6 +193,6 @@ def _fit(
     )
 
 
-def _positive_float32(scale: Float64) -> Float64:
-    """Scales as the artefact holds them, float32; a row of zeros gets scale 1."""
-    return np.where(scale > 0, scale, 1.0).astype(np.float32).astype(np.float64)
+def _float32(scale: Float64) -> Float64:
+    """Returns scales as the artefact holds them."""
+    return scale.astype(np.float32).astype(np.float64)
