@@ -57,7 +57,7 @@ def seeded_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dic
 
 
 def spread_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dict[str, FloatArray]:
-    """Returns random inputs that drive averages far too: noise, and patterns that repeat along each dimension, mixed.
+    """Returns random inputs that drive averages far too: half noise, half patterns that repeat along dimensions.
 
     Real features have whole frames and whole coefficients that are high together. White noise has not: a layer that
     averages it over time sees next to nothing, and a range observed on it would clip real values.
@@ -67,7 +67,11 @@ def spread_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dic
         seed: of the generator.
         samples: number of vectors.
     """
-    return _scaled_to_grids(graph, seed, samples, _patterned)
+    white = _scaled_to_grids(graph, seed, samples - samples // 2, _white)
+    patterned = _scaled_to_grids(graph, seed, samples // 2, _patterned)
+    return {
+        name: np.concatenate([white[name], patterned[name]]) if graph[name].shape else white[name] for name in white
+    }
 
 
 def _scaled_to_grids(
