@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from kwsq.ir.errors import Problem, UsageError
 
@@ -59,8 +60,8 @@ class ConvertOptions:
     io: str = "int8"
     drop_softmax: bool = False
     strip_names: bool = False
-    scheme: str | None = None
-    ranges: str | None = None
+    scheme: Literal["auto", "per_channel", "per_tensor", "codebook"] | None = None
+    ranges: Literal["output", "minmax", "percentile", "mse"] | None = None
     requantize: bool = False
     states: Mapping[str, str] | None = None
     encodings: Path | None = None

@@ -123,7 +123,9 @@ def weights_table(weights: Sequence[Json]) -> str:
 
 def _bits(weight: Json) -> str:
     bound = "" if weight["bits_declared"] else "≥ "
-    return f"{bound}{weight['bits']}{' (wider than asked)' if weight['wider_than_requested'] else ''}"
+    wider = ", wider than asked" if weight["wider_than_requested"] else ""
+    codebook = f", codebook of {len(weight['levels'])} levels" if weight["levels"] else ""
+    return f"{bound}{weight['bits']}{codebook}{wider}"
 
 
 def _scales(scales: Sequence[float] | None) -> str:

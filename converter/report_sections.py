@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,15 @@ def weights_section(graph: LoweredGraph, result: PipelineResult, header: Mapping
         header: of the artefact, for the containers.
     """
     widths = {width.tensor: width for width in (*result.source_widths, *result.widths)}
+    chosen = {record.tensor for record in result.ptq_records if record.kind == "weight"}
     rows = []
     for node in graph.nodes:
         if isinstance(node.op, Conv2D | DepthwiseConv2D | FullyConnected):
             weight = graph[node.inputs[1]]
             width = widths.get(weight.name) or widths.get(weight.origin)
             if weight.data is not None:
-                rows.append(_weight(node, weight, width, result.weight_bits, header))
+                annotated = None if chosen & {weight.name, weight.origin} else weight.source_scale
+                rows.append(_weight(node, replace(weight, source_scale=annotated), width, result.weight_bits, header))
     return rows
 
 

@@ -71,7 +71,7 @@ def _widths_table(weights: Sequence[Json]) -> Block:
     rows = tuple(
         (
             name_cell(w["tensor"]),
-            ("" if w["bits_declared"] else "≥ ") + str(w["bits"]) + (" (wider)" if w["wider_than_requested"] else ""),
+            _bits(w),
             w["container"],
             number(w["elements"]),
             number(w["distinct_codes"]),
@@ -80,6 +80,12 @@ def _widths_table(weights: Sequence[Json]) -> Block:
         for w in weights
     )
     return Table("Weights", ("tensor", "bits", "container", "weights", "codes used", "scale"), rows)
+
+
+def _bits(weight: Json) -> str:
+    bound = "" if weight["bits_declared"] else "≥ "
+    codebook = " codebook" if weight["levels"] else ""
+    return f"{bound}{weight['bits']}{codebook}{' (wider)' if weight['wider_than_requested'] else ''}"
 
 
 def _layers_table(layers: Sequence[Json]) -> Block:

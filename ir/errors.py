@@ -37,7 +37,8 @@ class Problem:
     opset: int | None = None
 
     def __str__(self) -> str:
-        op = f" ({self.op}, opset {self.opset})" if self.op else ""
+        version = "" if self.opset is None else f", opset {self.opset}"
+        op = f" ({self.op}{version})" if self.op else ""
         return f"{self.where}{op}: found {self.found}; expected {self.expected}; {self.remedy}"
 
     def to_json(self) -> dict[str, object]:

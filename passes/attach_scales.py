@@ -37,6 +37,7 @@ from kwsq.ir.quant import INT8, Affine
 from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Level, Note, PassResult, Semantics
 from kwsq.passes.fuse_activation import grid_bounds
+from kwsq.passes.introduced_values import Bounds, holds, introduced_bounds
 from kwsq.passes.observe import Observer, affine_from_range
 
 KEEPS_GRID = (
@@ -187,7 +188,8 @@ class _Work:
     def settle(self) -> None:
         """Propagates grids until nothing changes, then gives the first open group one, and again."""
         while True:
-            while self._propagate_forward() or self._propagate_backward() or self._propagate_states():
+            # States first: what feeds a state knows its range, what it is concatenated with does not.
+            while self._propagate_states() or self._propagate_forward() or self._propagate_backward():
                 pass
             open_name = self._first_open()
             if open_name is None:
@@ -198,32 +200,37 @@ class _Work:
         order = [*self.rewriter.inputs, *(n for node in self.rewriter.nodes.values() for n in node.outputs)]
         return next((name for name in order if self.spec(name) is None), None)
 
-    def _movers(self) -> Iterable[tuple[list[str], list[str]]]:
+    def _movers(self) -> Iterable[tuple[list[str], list[str], Bounds]]:
         for node in self.rewriter.nodes.values():
             if keeps_grid(node):
                 inputs = [n for n in node.inputs if n and not self.rewriter.tensors[n].is_constant]
-                yield inputs, list(node.outputs)
+                yield inputs, list(node.outputs), introduced_bounds(node, self.rewriter.tensors)
 
     def _propagate_forward(self) -> bool:
         changed = False
-        for inputs, outputs in self._movers():
+        for inputs, outputs, introduced in self._movers():
             known = [spec for spec in map(self.spec, inputs) if spec is not None]
-            if known and any(self.spec(name) is None for name in outputs):
-                for name in outputs:
-                    if self.spec(name) is None:
-                        self.assign(name, _widest(known))
-                        changed = True
+            opened = [name for name in outputs if self.spec(name) is None]
+            # An input whose range is still open may be wider than the others.
+            complete = bool(known) and len(known) == len(inputs)
+            if complete and opened and holds(_widest(known), introduced):
+                for name in opened:
+                    self.assign(name, _widest(known))
+                changed = True
         return changed
 
     def _propagate_backward(self) -> bool:
         changed = False
-        for inputs, outputs in self._movers():
+        for inputs, outputs, _ in self._movers():
             known = next((spec for spec in map(self.spec, outputs) if spec is not None), None)
             for name in inputs:
-                if known is not None and self.spec(name) is None:
+                if known is not None and self.spec(name) is None and self._covers(known, name, self._is_shared(name)):
                     self.assign(name, known)
                     changed = True
         return changed
+
+    def _is_shared(self, name: str) -> bool:
+        return sum(name in node.inputs for node in self.rewriter.nodes.values()) > 1
 
     def _propagate_states(self) -> bool:
         changed = False
@@ -253,7 +260,7 @@ class _Work:
         group, grown = [name], True
         while grown:
             grown = False
-            links = [[*inputs, *outputs] for inputs, outputs in self._movers()]
+            links = [[*inputs, *outputs] for inputs, outputs, _ in self._movers()]
             links += [[pair.input, pair.output] for pair in self.rewriter.states]
             for members in links:
                 if any(m in group for m in members):
@@ -275,9 +282,9 @@ class _Work:
         output = self.spec(node.outputs[0])
         assert output is not None
         inputs = [n for n in node.inputs if n and not self.rewriter.tensors[n].is_constant]
-        if len(inputs) == 1:
-            source = self.spec(inputs[0])
-            assert source is not None
+        source = self.spec(inputs[0])
+        assert source is not None
+        if len(inputs) == 1 and holds(source, introduced_bounds(node, self.rewriter.tensors)):
             for name in node.outputs:
                 spec = self.spec(name)
                 if spec is not None and not spec.same_as(source) and not _clamp_may_requantize(node):

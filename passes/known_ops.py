@@ -16,7 +16,7 @@ OPSET_LOW, OPSET_HIGH = 7, 25
 
 REAL_OPS = frozenset(
     """
-    Abs Add AveragePool BatchNormalization Clip Concat Conv Div Dropout Flatten Gemm GlobalAveragePool
+    Abs Add AveragePool BatchNormalization Cast Clip Concat Conv Div Dropout Flatten Gather Gemm GlobalAveragePool
     GlobalMaxPool HardSigmoid HardSwish Identity LayerNormalization LeakyRelu MatMul Max MaxPool Min Mul Neg PRelu
     Pad Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Sum
     Tanh Transpose Unsqueeze
@@ -26,7 +26,7 @@ REAL_OPS = frozenset(
 
 FOLDED_OPS = frozenset(
     """
-    And Cast CastLike Ceil Constant ConstantOfShape Equal Exp Expand Floor Gather Greater GreaterOrEqual Less
+    And CastLike Ceil Constant ConstantOfShape Equal Exp Expand Floor Greater GreaterOrEqual Less
     LessOrEqual Log Not Or Range ReduceMin ReduceL1 ReduceProd Round Shape Sign Size Tile Where
     """.split()
 )

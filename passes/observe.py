@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kwsq.ir.errors import Problem, UnsupportedModelError
 from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Graph
 from kwsq.ir.ops import FakeQuant
@@ -79,13 +80,30 @@ class Observer:
     _ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def ranges(self, names: Sequence[str]) -> dict[str, tuple[float, float]]:
-        """Returns (min, max) of the tensors."""
+        """Returns (min, max) of the tensors.
+
+        Raises:
+            UnsupportedModelError: naming every tensor that is infinite or undefined on the data.
+        """
         missing = [name for name in names if name not in self._ranges]
         if missing:
             values = run_float(self.graph, self.inputs, keep=missing)
             for name in missing:
                 self._ranges[name] = (float(values[name].min()), float(values[name].max()))
+            _check_finite({name: self._ranges[name] for name in missing})
         return {name: self._ranges[name] for name in names}
+
+
+def _check_finite(ranges: Mapping[str, tuple[float, float]]) -> None:
+    problems = [
+        Problem(
+            f"tensor {name!r}", f"values in [{low}, {high}]", "finite values", "guard the operator that computes it"
+        )
+        for name, (low, high) in ranges.items()
+        if not (np.isfinite(low) and np.isfinite(high))
+    ]
+    if problems:
+        raise UnsupportedModelError(problems)
 
 
 def carry_states(graph: Graph, inputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:

@@ -18,6 +18,7 @@ from kwsq.ir.errors import InvalidModelError, Problem, UnsupportedModelError
 from kwsq.passes.decode import MAX_DIM, MAX_ELEMENTS, MAX_RANK, Array, Findings, decode_tensor, type_name
 from kwsq.passes.known_ops import OPSET_HIGH, OPSET_LOW, canonical_domain
 from kwsq.passes.validate_attributes import MAX_ATTRIBUTES, decode_attributes
+from kwsq.passes.validate_schema import check_schemas
 from kwsq.passes.validate_wiring import check_operators, check_wiring
 
 MAX_FILE_BYTES = 32 * 2**20
@@ -74,6 +75,7 @@ def validate(model: onnx.ModelProto) -> CheckedModel:
     _check_interface(model.graph, constants, findings)
     order = check_wiring(model.graph, findings)
     check_operators(model.graph, opsets, findings)
+    check_schemas(model.graph, opsets, findings)
     _raise(findings)
     return CheckedModel(order, constants, attributes, opsets)
 

@@ -121,16 +121,17 @@ class Model:
         weight = weight or self.weight((channels, self.shape(x)[1] // groups, *kernel), **options)
         return self.node(op, x, weight, self.bias(channels))
 
-    def batchnorm(self, x: str, gamma: ArrayLike | None = None, beta: ArrayLike | None = None, **names: str) -> str:
-        """Add a batch norm of random statistics; `names` may give parameters that exist already."""
+    def batchnorm(self, x: str, **given: Any) -> str:
+        """Add a batch norm of random statistics; gamma, beta, mean, variance may be given as values or tensor names."""
         count, rng = self.shape(x)[1], self.rng
         values = {
-            "gamma": rng.uniform(0.5, 1.5, count) if gamma is None else np.broadcast_to(gamma, (count,)),
-            "beta": rng.normal(0, 0.3, count) if beta is None else np.broadcast_to(beta, (count,)),
+            "gamma": rng.uniform(0.5, 1.5, count),
+            "beta": rng.normal(0, 0.3, count),
             "mean": rng.normal(0, 0.2, count),
             "variance": rng.uniform(0.5, 2, count),
-        }
-        return self.node(ops.BatchNorm(1e-3), x, *(names.get(k) or self.constant(v, name=k) for k, v in values.items()))
+        } | given
+        names = [v if isinstance(v, str) else self.constant(v, name=k) for k, v in values.items()]
+        return self.node(ops.BatchNorm(1e-3), x, *names)
 
     def graph(self, *outputs: str, states: tuple[tuple[str, str], ...] = ()) -> Graph:
         """Return the verified graph."""
@@ -213,3 +214,30 @@ def lsb_distances(graph: Graph, result: LowerResult | None = None, samples: int 
 def lsb_distance(graph: Graph, result: LowerResult | None = None, samples: int = 32) -> float:
     """Return the largest distance of any output, in output codes."""
     return max(float(d.max()) for d in lsb_distances(graph, result, samples).values())
+
+
+def assert_one_rounding(graph: Graph, result: LowerResult | None = None, *, share: float, codes: int = 1) -> None:
+    """Check that integer and float graph round the same values: to equal codes but next to ties.
+
+    Both round one real value to the nearest code, so they differ by one code at most, and only where that value lies
+    closer to a tie than the integer side is off: by the rounding of the bias, half of s_x * s_w / s_y codes, and of
+    the multiplier. 0.001 codes allow for the float32 division that recovers codes from the float graph.
+
+    Args:
+        graph: float graph whose outputs carry quantisers.
+        result: its lowering, when it is at hand.
+        share: of the elements that may differ; at least s_x * s_w / s_y.
+        codes: roundings on the way.
+    """
+    distances = np.concatenate([d.reshape(-1) for d in lsb_distances(graph, result).values()])
+    assert distances.max() <= codes + 1e-3
+    assert (distances > 0.5).mean() <= share
+
+
+def sum_tolerance(terms: int, largest: float) -> float:
+    """Return how far two float32 evaluations of a sum of products may be apart.
+
+    Each of `terms` products of at most `largest` carries up to four roundings (constants, product) of 2**-24, and each
+    of the `terms` additions one more of the whole sum.
+    """
+    return terms * (terms + 4) * 2.0**-24 * largest

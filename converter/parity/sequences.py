@@ -24,7 +24,8 @@ def vector_count(graph: LoweredGraph, inputs: Arrays) -> int:
 
 def first_vectors(graph: LoweredGraph, inputs: Arrays, count: int) -> Arrays:
     """Returns the first `count` vectors."""
-    return {name: array[: count * graph[name].shape[0]] for name, array in inputs.items() if graph[name].shape}
+    shapes = {name: graph[name].shape for name in inputs}
+    return {n: array[: count * shapes[n][0]] if shapes[n] else array for n, array in inputs.items()}
 
 
 def run_vectors(graph: LoweredGraph, runner: Runner, inputs: Arrays, initial_states: Arrays) -> dict[str, Array]:

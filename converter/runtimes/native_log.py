@@ -23,8 +23,13 @@ def captured_native_log() -> Iterator[NativeLog]:
     they refuse a model.
     """
     log = NativeLog()
-    sys.stderr.flush()
-    saved = os.dup(2)
+    try:
+        saved = os.dup(2)
+    except OSError:  # a process without standard error: nothing is shown anyway
+        yield log
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
         try:

@@ -124,8 +124,17 @@ def quantize_multipliers(reals: ArrayLike) -> tuple[Int32Array, Int32Array]:
     Source: LiteRT ``PopulateConvolutionQuantizationParams``; docs/quantization.md (4).
     """
     values = np.atleast_1d(np.asarray(reals, dtype=np.float64))
-    pairs = np.array([quantize_multiplier(float(value)) for value in values], dtype=np.int32).reshape(-1, 2)
-    return np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+    fractions, shifts = np.frexp(values)
+    outside = ~np.isfinite(values) | (values < 0.0) | (shifts > 31)
+    multipliers = round_half_away(np.where(outside, 0.5, fractions) * 2.0**31)
+    if outside.any() or (multipliers[shifts == 31] == 2.0**31).any():
+        for value in values:
+            quantize_multiplier(float(value))  # raises, with the offending value
+    carried = multipliers == 2.0**31
+    shifts = shifts + carried
+    kept = shifts >= -31
+    multipliers = np.where(kept, np.where(carried, 2.0**30, multipliers), 0.0)
+    return multipliers.astype(np.int32), np.where(kept, shifts, 0).astype(np.int32)
 
 
 def saturating_rounding_doubling_high_mul(a: ArrayLike, b: ArrayLike) -> Int32Array:

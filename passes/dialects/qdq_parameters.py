@@ -109,10 +109,8 @@ def _code_type(
             raise context.refuse(node, f"output_dtype {output}", "float32", "export in float32")
         known = zero.dtype if codes is None and zero is not None else codes
         return np.dtype(np.uint8) if known is None else known
-    if zero is not None:
-        return zero.dtype
     if not output:
-        return np.dtype(np.uint8)
+        return np.dtype(np.uint8) if zero is None else zero.dtype
     stated = next((elem_type for elem_type in _OUTPUT_TYPES if elem_type == output), None)
     if stated is None:
         raise context.refuse(node, f"output_dtype {output}", "an integer type", "quantize to 8 bits or fewer")

@@ -101,7 +101,16 @@ class ImportContext:
             inputs: tensor names.
             last: whether the outputs are the source node's own.
             part: suffix of the node name for the other parts of a decomposition.
+
+        Raises:
+            UnsupportedNodeError: all inputs are constants; those that are not folded yet are on a grid.
         """
+        if all(not name or self.builder.tensors[name].is_constant for name in inputs):
+            raise UnsupportedNodeError(
+                f"an operator on the quantised constant {inputs[0]!r}",
+                "a quantiser as the last step before the layer",
+                "quantise the constant after this operator",
+            )
         base = node.name + (f"/{part}" if part else "")
         outputs = [tensor.name for tensor in node.outputs if not tensor.is_empty()] if last else []
         source = f"{node.op} (opset {self.opset})"
@@ -134,3 +143,14 @@ def moved_quant(quant: QuantSpec, axis: Callable[[int], int | None]) -> QuantSpe
 
 
 Importer = Callable[[ImportContext, gs.Node], None]
+
+
+def positive_axis(axis: int, rank: int) -> int:
+    """Returns an ONNX axis, which may count from the end, counted from the start.
+
+    Raises:
+        ValueError: a tensor of that rank has no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis {axis} of a tensor with {rank} dimensions")
+    return axis % rank

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Op
 from kwsq.ir.ops import Add, Clip, Div, LeakyRelu, Mul, Pow, PRelu, Relu, Reshape, Softmax, SquaredDifference
-from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNodeError
+from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNodeError, positive_axis
 
 
 def simple(make: Callable[[], Op]) -> Importer:
@@ -74,7 +74,7 @@ def import_hard_sigmoid(ctx: ImportContext, node: gs.Node) -> None:
 def import_softmax(ctx: ImportContext, node: gs.Node) -> None:
     """Softmax; before opset 13 it normalises over all dimensions from `axis` on."""
     x = ctx.tensor(node.inputs[0])
-    axis = int(node.attrs.get("axis", -1 if ctx.opset >= 13 else 1)) % max(x.rank, 1)
+    axis = positive_axis(int(node.attrs.get("axis", -1 if ctx.opset >= 13 else 1)), x.rank)
     if ctx.opset >= 13 or axis == x.rank - 1:
         ctx.add(node, Softmax(axis), [x.name])
         return
@@ -111,13 +111,25 @@ def import_pow(ctx: ImportContext, node: gs.Node) -> None:
     if exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 0.5:
         ctx.add(node, Pow(), ctx.inputs(node))
         return
-    raise UnsupportedNodeError(f"exponent {exponent}", "2 (or 0.5 inside a reciprocal root)")
+    found = "a computed exponent" if exponent is None else f"exponents of shape {list(exponent.shape)}"
+    if exponent is not None and exponent.size == 1:
+        found = f"exponent {float(exponent.reshape(()))}"
+    raise UnsupportedNodeError(found, "2 (or 0.5 inside a reciprocal root)")
 
 
 def import_identity(ctx: ImportContext, node: gs.Node) -> None:
-    """Identity and inference-mode Dropout need no operator."""
+    """Identity needs no operator."""
+    ctx.alias(node, ctx.name(node.inputs[0]))
+
+
+def import_dropout(ctx: ImportContext, node: gs.Node) -> None:
+    """Dropout in inference mode is the identity."""
     if len([t for t in node.outputs if not t.is_empty()]) > 1:
         raise UnsupportedNodeError("a mask output", "the data output only", "export the model in eval mode")
+    ratio, training = ctx.constant(node, 1), ctx.constant(node, 2)
+    drops = ratio is None or bool(np.any(ratio))
+    if training is not None and bool(np.any(training)) and drops:
+        raise UnsupportedNodeError("training mode", "inference mode", "export the model in eval mode")
     ctx.alias(node, ctx.name(node.inputs[0]))
 
 

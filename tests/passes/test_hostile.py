@@ -202,6 +202,31 @@ INVALID: dict[str, Callable[[], Model | bytes]] = {
     "text attribute that is not UTF-8": lambda: damaged(
         lambda m: attribute(m, name="a", type=onnx.AttributeProto.STRING, s=b"\xff")
     ),
+    "attribute the operator does not have": lambda: damaged(
+        lambda m: attribute(m, name="alpha", type=onnx.AttributeProto.FLOAT, f=1.0)
+    ),
+    "attribute of another type": lambda: build([node("Flatten", ["x"], ["y"], axis=1.5)], inputs={"x": [1, 4]}),
+    "missing attribute": lambda: build([node("Concat", ["x", "x"], ["y"])], inputs={"x": [1, 4]}),
+    "too few inputs": lambda: build([node("Add", ["x"], ["y"])], inputs={"x": [1, 4]}),
+    "too many inputs": lambda: build([node("Relu", ["x", "x"], ["y"])], inputs={"x": [1, 4]}),
+    "too many outputs": lambda: build([node("Relu", ["x"], ["y", "z"])], inputs={"x": [1, 4]}),
+    "an absent required input": lambda: build([node("Add", ["x", ""], ["y"])], inputs={"x": [1, 4]}),
+    "an operator newer than the opset": lambda: build([node("HardSwish", ["x"], ["y"])], inputs={"x": [1]}, opset=13),
+    "stride 0": lambda: build(
+        [node("MaxPool", ["x"], ["y"], kernel_shape=[1, 1], strides=[0, 1])], inputs={"x": [1, 1, 4, 4]}
+    ),
+    "group 0": lambda: build(
+        [node("Conv", ["x", "w"], ["y"], group=0)],
+        inputs={"x": [1, 1, 4, 4]},
+        constants={"w": np.ones((1, 1, 1, 1), F32)},
+    ),
+    "negative pads": lambda: build(
+        [node("MaxPool", ["x"], ["y"], kernel_shape=[1, 1], pads=[-1, 0, 0, 0])], inputs={"x": [1, 1, 4, 4]}
+    ),
+    "axis 2**62": lambda: build([node("Softmax", ["x"], ["y"], axis=2**62)], inputs={"x": [1, 4]}),
+    "Quant without a width": lambda: build(
+        [node("Quant", ["x", "s", "s"], ["y"], QONNX, signed=1)], inputs={"x": [1]}, constants={"s": F32(1)}
+    ),
     # quantizers
     "scale 0": lambda: quantized(0.0),
     "negative scale": lambda: quantized(-0.1),

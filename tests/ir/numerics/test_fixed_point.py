@@ -67,6 +67,21 @@ def test_multipliers_of_several_channels() -> None:
     assert [quantize_multiplier(v) for v in (0.5, 0.75, 0.001)] == list(zip(multiplier, shift, strict=True))
 
 
+@given(
+    st.lists(st.floats(0.0, 2.0**30) | st.integers(-34, 30).map(lambda e: float(np.nextafter(2.0**e, 0))), min_size=1)
+)
+def test_channels_are_quantized_as_single_multipliers_are(reals: list[float]) -> None:
+    """Also where the fraction rounds up to a whole, and where the multiplier is flushed to zero."""
+    multiplier, shift = quantize_multipliers(reals)
+    assert [quantize_multiplier(v) for v in reals] == list(zip(multiplier, shift, strict=True))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0, 2.0**31, float(np.nextafter(2.0**31, 0))])
+def test_one_bad_channel_is_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="quantize_multiplier"):
+        quantize_multipliers([0.5, bad])
+
+
 def _high_mul(a: int, b: int) -> int:
     """gemmlowp's definition in unbounded integers: nudge by the sign, truncate towards zero."""
     product = a * b

@@ -375,6 +375,14 @@ def block_wise() -> onnx.ModelProto:
     return build(nodes, inputs={"x": [6, 6]}, constants=constants, opset=21)
 
 
+def float8_codes() -> onnx.ModelProto:
+    nodes = [
+        node("QuantizeLinear", ["x", "s"], ["q"], output_dtype=TensorProto.FLOAT8E4M3FN),
+        node("DequantizeLinear", ["q", "s"], ["y"]),
+    ]
+    return build(nodes, inputs={"x": [4, 6]}, constants={"s": F32(1)}, opset=21)
+
+
 REFUSED = {
     "other parameters": two_scales,
     "computed from activations": computed_scale,
@@ -383,7 +391,7 @@ REFUSED = {
     "one scale per channel": per_channel_activation,
     "block-wise": block_wise,
     "16-bit activations": lambda: activation(0.1, np.uint16(7), opset=21),
-    "output_dtype": lambda: activation(0.1, opset=21, output_dtype=TensorProto.FLOAT8E4M3FN),
+    "output_dtype": float8_codes,
 }
 
 
@@ -393,6 +401,26 @@ def test_refused_by_name(found: str) -> None:
         normalized(REFUSED[found]())
     assert caught.value.problems[0].op.endswith("Linear")
     assert "_" in caught.value.problems[0].where
+
+
+def test_the_output_type_may_be_stated_instead_of_a_zero_point() -> None:
+    nodes = [
+        node("QuantizeLinear", ["x", "s"], ["q"], output_dtype=TensorProto.INT4),
+        node("DequantizeLinear", ["q", "s"], ["y"]),
+    ]
+    model = build(nodes, inputs={"x": [4, 6]}, constants={"s": F32(0.5)}, opset=21)
+    agree(model)
+    assert canonical(normalized(model), FAKE_QUANT)[0].attrs["spec"].range == IntRange(-8, 7)
+
+
+def test_an_output_type_that_contradicts_the_zero_point_is_broken() -> None:
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"], output_dtype=TensorProto.UINT8),
+        node("DequantizeLinear", ["q", "s"], ["y"]),
+    ]
+    constants = {"s": F32(0.5), "z": np.int8(0)}
+    with pytest.raises(InvalidModelError, match="int8 zero point for uint8 codes"):
+        normalized(build(nodes, inputs={"x": [4, 6]}, constants=constants, opset=21))
 
 
 def test_an_empty_clip_is_broken() -> None:
