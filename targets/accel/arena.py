@@ -58,10 +58,11 @@ def place(buffers: Sequence[Buffer]) -> tuple[Mapping[int, int], int]:
     placed: list[tuple[int, Buffer]] = []
     for buffer in sorted(buffers, key=lambda b: (-b.size_bytes, b.tensor)):
         offset = 0
-        for start, other in sorted((o, b) for o, b in placed if b.meets(buffer)):
+        meeting = ((start, start + aligned(b.size_bytes)) for start, b in placed if b.meets(buffer))
+        for start, end in sorted(meeting):
             if start - offset >= aligned(buffer.size_bytes):
                 break
-            offset = max(offset, start + aligned(other.size_bytes))
+            offset = max(offset, end)
         placed.append((offset, buffer))
     offsets = {buffer.tensor: offset for offset, buffer in placed}
     return offsets, max((offset + aligned(b.size_bytes) for offset, b in placed), default=0)

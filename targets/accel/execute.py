@@ -49,7 +49,9 @@ def run_pack(pack: Pack, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, Array
     last_use |= {entry.tensor: len(pack.graph.operators) for entry in pack.entries(Role.OUTPUT)}
     for step, operator in enumerate(pack.graph.operators):
         run = Run(pack, operator, tuple(values[i] for i in operator.inputs))
-        for i, result in zip(operator.outputs, KERNELS[operator.code](run), strict=True):
+        with np.errstate(over="ignore"):  # a file may hold any scale; infinity is what float32 makes of it
+            results = KERNELS[operator.code](run)
+        for i, result in zip(operator.outputs, results, strict=True):
             values[i] = result.reshape(len(result) if result.ndim else 1, *pack.graph.tensors[i].shape)
         for i in set(operator.inputs):
             if last_use[i] == step:

@@ -28,7 +28,7 @@ from kwsq.targets.accel.format import (
 from kwsq.targets.accel.graph_reader import read_graph, read_io
 from kwsq.targets.accel.manifest import packing, tensor_entry
 from kwsq.targets.accel.records import Pack, PackGraph
-from kwsq.targets.accel.validate import check_graph
+from kwsq.targets.accel.validate import check_graph, check_io
 from kwsq.targets.accel.weights import coding_of_layer, layer_fields
 
 _WEIGHT_RANK = 4
@@ -60,6 +60,7 @@ def read(data: bytes | memoryview, path: str = "model.kwsq") -> Pack:
         refuse("header", "another SHA-256 of the whole", blank.hexdigest())
     graph = _decoded("graph", lambda: read_graph(sections[Section.GRAPH]), refuse)
     io = _decoded("io", lambda: read_io(sections[Section.IO], len(graph.tensors)), refuse)
+    _decoded("io", lambda: check_io(graph, io), refuse)
     _decoded("graph", lambda: check_graph(graph, io, sections), refuse)
     _decoded("weights", lambda: _check_weights(graph, sections), refuse)
     manifest = _decoded("manifest", lambda: _read_manifest(sections, graph), refuse)
@@ -135,6 +136,16 @@ def _read_table(view: memoryview, refuse: Refuse) -> dict[Section, memoryview]:
 
 
 def _check_weights(graph: PackGraph, sections: Mapping[Section, memoryview]) -> None:
+    """Tensors follow each other, or are those of an earlier layer; whatever is between them is zero."""
+    weights, end = sections[Section.WEIGHTS], 0
+    for layer in graph.layers:
+        start, stop = layer.weights_offset, layer.weights_offset + layer.layout.size_bytes
+        if stop > end:
+            if start != aligned(end) or any(weights[end:start]):
+                raise ValueError(f"found a tensor at {start} after {end} bytes, expected zeros up to the next multiple")
+            end = stop
+    if end != len(weights):
+        raise ValueError(f"found {len(weights)} bytes, expected {end}")
     for layer in graph.layers:
         coding_of_layer(layer, sections).to_codes(layer_fields(layer, sections))
 

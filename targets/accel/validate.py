@@ -42,14 +42,18 @@ def check_graph(graph: PackGraph, io: Sequence[PackIo], sections: Sections) -> N
         check_layer(layer, f"layer {number}", sections)
     if len({(layer.layout.order, layer.layout.row_align_bits) for layer in graph.layers}) > 1:
         raise ValueError("found layers of different layout or row alignment, expected one for the whole pack")
-    _check_io(graph, io)
     _check_order(graph, io)
     for number, operator in enumerate(graph.operators):
         check_operator(operator, f"operator {number} ({operator.code.name})", graph, sections)
-    work = sum(operator_work(operator, graph) for operator in graph.operators)
+    work = graph_work(graph)
     if work > MAX_WORK:
         raise ValueError(f"found {work} operations per inference, expected at most {MAX_WORK}")
     _check_arena(graph, io)
+
+
+def graph_work(graph: PackGraph) -> int:
+    """Returns the element operations of one inference."""
+    return sum(operator_work(operator, graph) for operator in graph.operators)
 
 
 def _check_grid(tensor: PackTensor, where: str) -> None:
@@ -58,9 +62,11 @@ def _check_grid(tensor: PackTensor, where: str) -> None:
     else:
         low = 0 if tensor.dtype is ElementType.UINT8 else -128
         in_range = low <= tensor.zero_point <= low + 255
+        in_range = in_range and (tensor.storage is Storage.ARENA or tensor.dtype is ElementType.INT8)
         fits = in_range and math.isfinite(tensor.scale) and tensor.scale > 0.0
     if not fits:
-        raise ValueError(f"found scale {tensor.scale}, zero point {tensor.zero_point} of {where}, expected a grid")
+        found = f"scale {tensor.scale}, zero point {tensor.zero_point}, {tensor.dtype.name} of {where}"
+        raise ValueError(f"found {found}, expected a positive scale and an 8-bit zero point, int8 for a constant")
 
 
 def _check_place(tensor: PackTensor, where: str, arena_bytes: int, constant_bytes: int) -> None:
@@ -70,7 +76,12 @@ def _check_place(tensor: PackTensor, where: str, arena_bytes: int, constant_byte
         raise ValueError(f"found {found}, expected a multiple of {ALIGNMENT_BYTES} within {limit}")
 
 
-def _check_io(graph: PackGraph, io: Sequence[PackIo]) -> None:
+def check_io(graph: PackGraph, io: Sequence[PackIo]) -> None:
+    """Checks the inputs and outputs.
+
+    Raises:
+        ValueError: "found ..., expected ..." for the first rule broken.
+    """
     roles = [entry.role for entry in io]
     if roles != sorted(roles) or Role.OUTPUT not in roles:
         raise ValueError("found inputs and outputs mixed or no output, expected inputs, then outputs")

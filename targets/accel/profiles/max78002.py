@@ -53,8 +53,9 @@ def pack_max78002(codes: IntArray) -> npt.NDArray[np.uint32]:
     taps = np.packbits(by_group, axis=1, bitorder="little")[:, 0, ::-1, :].astype(np.uint32)
     k = taps.transpose(2, 0, 1)
     words = [k[..., 0], _big_endian(k[..., 1:5]), _big_endian(k[..., 5:9]), np.zeros_like(k[..., 0])]
-    return np.stack(words, axis=-1).astype(np.uint32)
+    stacked: npt.NDArray[np.uint32] = np.stack(words, axis=-1)
+    return stacked
 
 
 def _big_endian(tap: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    return tap[..., 0] << 24 | tap[..., 1] << 16 | tap[..., 2] << 8 | tap[..., 3]
+    return np.asarray(tap[..., 0] << 24 | tap[..., 1] << 16 | tap[..., 2] << 8 | tap[..., 3], np.uint32)
