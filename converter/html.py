@@ -67,10 +67,12 @@ def _header(result: Json) -> str:
     state = "pass" if verdict["passed"] else "fail"
     badge = "Parity proven" if verdict["passed"] else "Failed: no artefact was kept"
     reasons = "".join(f"<li>{text(reason)}</li>" for reason in verdict["reasons"])
-    how = "quantized after training" if model["quantization"] == "ptq" else "quantized during training"
+    how = "quantized after training (PTQ)" if model["quantization"] == "ptq" else "quantized during training (QAT)"
     dialects = ", ".join(model["dialects"])
     target = f"{result['options']['target']} target, {model['weight_bits']}-bit weights"
-    facts = f"{target}, {how}{f' ({dialects})' if dialects else ''}, container {result['artefact']['container']}"
+    facts = (
+        f"{target}, {how}{f', dialects {dialects}' if dialects else ''}, container {result['artefact']['container']}"
+    )
     return (
         f"<header><h1>{text(result['options']['model'])}</h1>"
         f'<p class="soft">{text(facts)}</p>'

@@ -10,6 +10,8 @@ from kwsq.converter.terminal import number
 
 Json = Mapping[str, Any]
 Row = Sequence[object]
+NAME_CHARACTERS = 72
+"""Names longer than this lose their middle; the tooltip keeps it."""
 LONG_CHARACTERS = 60
 """Cells longer than this are sentences, which get a column wide enough to read."""
 
@@ -36,7 +38,11 @@ class Markup(str):
 def _cell(cell: object, column: int, numeric: bool) -> str:
     long = isinstance(cell, str) and not isinstance(cell, Markup) and len(cell) > LONG_CHARACTERS
     style = " class=n" if numeric else " class=name" if column == 0 else " class=long" if long else ""
-    return f"<td{style}>{cell if isinstance(cell, Markup) else text(cell)}</td>"
+    if isinstance(cell, Markup):
+        return f"<td{style}>{cell}</td>"
+    if column == 0 and isinstance(cell, str) and len(cell) > NAME_CHARACTERS:
+        return f'<td{style} title="{text(cell)}">{text(cell, NAME_CHARACTERS)}</td>'
+    return f"<td{style}>{text(cell)}</td>"
 
 
 def _mark(passed: bool | None) -> Markup:

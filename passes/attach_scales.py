@@ -19,6 +19,7 @@ from kwsq.ir.ops import (
     Clip,
     Concat,
     FakeQuant,
+    LeakyRelu,
     Maximum,
     MaxPool,
     Minimum,
@@ -39,6 +40,7 @@ from kwsq.passes.base import Level, Note, PassResult, Semantics
 from kwsq.passes.fuse_activation import grid_bounds
 from kwsq.passes.introduced_values import Bounds, holds, introduced_bounds
 from kwsq.passes.observe import Observer, affine_from_range
+from kwsq.passes.rectifier_grid import rectifier_input_grid
 
 KEEPS_GRID = (
     Reshape,
@@ -248,12 +250,21 @@ class _Work:
         group = self._open_group(name)
         known = [n for n in group if n in self.options.observer.graph.tensors]
         ranges = self.options.observer.ranges(known)
-        spec = affine_from_range(min(r[0] for r in ranges.values()), max(r[1] for r in ranges.values()))
+        low, high = min(r[0] for r in ranges.values()), max(r[1] for r in ranges.values())
+        rectified = self._rectified_grid(name, low, high) if group == [name] else None
+        spec = rectified or affine_from_range(low, high)
         for member in group:
             self.assign(member, spec)
         text = f"no quantiser in the source: scale {float(spec.scale[0]):.6g} from {self.options.observed_on}"
         level = Level.WARNING if self.options.warn else Level.INFO
         self.notes.append(Note(self.options.name, name, text, level))
+
+    def _rectified_grid(self, name: str, low: float, high: float) -> Affine | None:
+        readers = [node for node in self.rewriter.nodes.values() if name in node.inputs]
+        if len(readers) != 1 or name in self.rewriter.outputs or not isinstance(readers[0].op, LeakyRelu):
+            return None
+        output = self.spec(readers[0].outputs[0])
+        return None if output is None else rectifier_input_grid(readers[0].op, output, low, high)
 
     def _open_group(self, name: str) -> list[str]:
         """Returns the tensors without a grid that must share one with `name`."""

@@ -57,7 +57,7 @@ def binary(kind: Callable[[Activation], LoweredOp], *, fuses: bool = True, one_g
 
 
 def _common_form(ctx: LoweringContext, node: Node, output: Tensor) -> Form:
-    """The form of the largest full-rank activation operand that stores every axis of the output; the first of equals."""
+    """The form of the largest full-rank activation operand that stores every axis of the output; first of equals."""
     largest_first = sorted(node.inputs, key=lambda name: -math.prod(ctx.graph[name].shape))
     for name in largest_first:
         tensor = ctx.graph[name]

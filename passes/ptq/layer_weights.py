@@ -135,7 +135,8 @@ class WeightSearch:
             return ("per_channel",)
         if self.options.scheme != "auto":
             return (self.options.scheme,)
-        return tuple(s for s in SCHEMES if s != "codebook" or self.options.weight_bits <= WIDEST_CODEBOOK)
+        codebooks = self.options.codebooks and self.options.weight_bits <= WIDEST_CODEBOOK
+        return tuple(scheme for scheme in SCHEMES if codebooks or scheme != "codebook")
 
     def _try(
         self,

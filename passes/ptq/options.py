@@ -20,6 +20,7 @@ class PtqOptions:
         range_method: how activation ranges are chosen: by their effect on the network's output, or by the tensor
             alone (its extremes, a percentile, the least squared error).
         scheme: weight grid; "auto" takes per layer the one that hurts the output least.
+        codebooks: whether "auto" may choose a codebook; a container that packs uniform codes only has no use for one.
         seed: seed of the order in which clips are drawn.
         clips: at most so many calibration clips are used.
         search_clips: at most so many of them score a candidate range or scheme.
@@ -30,9 +31,10 @@ class PtqOptions:
     weight_bits: int
     range_method: RangeMethod = "output"
     scheme: Scheme = "auto"
+    codebooks: bool = True
     seed: int = 0
-    clips: int = 1024
-    search_clips: int = 128
+    clips: int = 512
+    search_clips: int = 100
     error_feedback: bool = True
     bias_correction: bool = True
 

@@ -78,8 +78,16 @@ def round_to_nearest(weight: Float64, grid: WeightGrid) -> Float64:
 def output_error(weight: Float64, rounded: Float64, hessian: Float64) -> Float64:
     """Returns equation (53) per row, (groups, rows)."""
     error = weight - rounded
-    result: Float64 = (error * _times_hessian(error, hessian)).sum(axis=2)
+    result: Float64 = (error * times_hessian(error, hessian)).sum(axis=2)
     return result
+
+
+def times_hessian(error: Float64, hessian: Float64) -> Float64:
+    """Returns E H for (groups, rows, columns) and (groups, columns, columns), summed in a fixed order."""
+    product = np.zeros_like(error)
+    for k in range(error.shape[2]):
+        product += error[..., k, None] * hessian[:, None, k, :]
+    return product
 
 
 def error_feedback(weight: Float64, hessian: Float64, grid: WeightGrid) -> Float64:
@@ -107,7 +115,7 @@ def error_feedback(weight: Float64, hessian: Float64, grid: WeightGrid) -> Float
 def coordinate_descent(weight: Float64, rounded: Float64, hessian: Float64, grid: WeightGrid) -> Float64:
     """Returns the rounded weights improved by equation (55) until no code moves, or after a few sweeps."""
     current = rounded.copy()
-    gradient = _times_hessian(weight - current, hessian)
+    gradient = times_hessian(weight - current, hessian)
     diagonal = np.diagonal(hessian, axis1=1, axis2=2)
     for _ in range(DESCENT_SWEEPS):
         moved = False
@@ -153,10 +161,3 @@ def _factors(hessian: Float64) -> tuple[Float64, Float64]:
 def _permuted(hessian: Float64, order: npt.NDArray[np.intp]) -> Float64:
     rows = np.take_along_axis(hessian, order[:, :, None], axis=1)
     return np.take_along_axis(rows, order[:, None, :], axis=2)
-
-
-def _times_hessian(error: Float64, hessian: Float64) -> Float64:
-    product = np.zeros_like(error)
-    for k in range(error.shape[2]):
-        product += error[..., k, None] * hessian[:, None, k, :]
-    return product

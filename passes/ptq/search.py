@@ -1,13 +1,15 @@
 """Choosing a range by what it does to the network's output.
 
-Candidates are tried from the widest on. The winner is not the candidate of least mean loss, which a small calibration
-set would often get from clipping what it happens not to contain, but the widest whose loss is within one standard
-error of the least: clip by clip, d_i = loss_i(candidate) - loss_i(least),
+Candidates are tried from the widest on. The winner is the widest whose loss exceeds the least by no more than a
+fraction of its standard error: with d_i = loss_i(candidate) - loss_i(least), clip by clip,
 
-    mean(d) <= sd(d) / sqrt(n).                                                                                 (56)
+    mean(d) <= sd(d) / (4 sqrt(n)).                                                                             (56)
 
-Source: the one-standard-error rule of L. Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3,
-on paired differences.
+The wider range wins what the clips cannot tell apart. A whole standard error would be the textbook's choice; on held
+out clips it keeps ranges too wide.
+
+Source: after the one-standard-error rule of L. Breiman et al., "Classification and Regression Trees", 1984, section
+3.4.3, on paired differences.
 """
 
 from __future__ import annotations
@@ -22,15 +24,18 @@ from kwsq.passes.ptq.ranges import Range, ladder
 Float64 = npt.NDArray[np.float64]
 RangeLoss = Callable[[Range], Float64]
 
+NOISE_ERRORS = 0.25
 HOPELESS_RATIO = 1.5
 HOPELESS_ERRORS = 3.0
 
 
 def within_noise(losses: Sequence[Float64]) -> list[int]:
-    """Returns the candidates whose per-clip losses are within one standard error of the least, equation (56)."""
+    """Returns the candidates whose per-clip losses equal the least but for noise, equation (56)."""
     least = min(losses, key=lambda loss: float(loss.mean()))
     differences = [loss - least for loss in losses]
-    return [i for i, difference in enumerate(differences) if difference.mean() <= standard_error(difference)]
+    return [
+        i for i, difference in enumerate(differences) if difference.mean() <= NOISE_ERRORS * standard_error(difference)
+    ]
 
 
 def standard_error(values: Float64) -> float:

@@ -1,19 +1,23 @@
 """Weight grids and codes of one layer under one scheme.
 
-per_channel: uniform levels -(2^(b-1) - 1) .. 2^(b-1) - 1, a scale per output channel, drawn in from the largest
-    weight to where the layer's output error (53) is least;
+per_channel: uniform levels -(2^(b-1) - 1) .. 2^(b-1) - 1, a scale per output channel;
 per_tensor: the same with one scale;
 codebook: Lloyd-Max levels shared by the whole tensor, snapped to int8, a scale per output channel. Channels are
     brought to the same largest weight first; each weight counts with the power of its input and its channel's scale.
 
-At 1 bit every scheme is the codebook (-1, +1) with a scale per channel, the mean magnitude of the channel.
+At 1 bit every scheme is the codebook (-1, +1) with a scale per channel.
 
-Source: 1 bit: M. Rastegari et al., "XNOR-Net", ECCV 2016, section 3.1.
+A scale starts where the largest weight meets the outermost level (1 bit: at the mean magnitude), is drawn in or out to
+where the layer's output error (53) is least, and is at last fitted to the codes v / s found with it, which in turn are
+rounded once more:
+
+    s' = (w H v^T) / (v H v^T) s                                                                                 (60)
+
+Source: 1 bit: M. Rastegari et al., "XNOR-Net", ECCV 2016, section 3.1; (60) is the least-squares scale of fixed codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,14 +32,25 @@ from kwsq.passes.ptq.rounding import (
     error_feedback,
     output_error,
     round_to_nearest,
+    times_hessian,
 )
 
 Float64 = npt.NDArray[np.float64]
 GridScheme = Literal["per_channel", "per_tensor", "codebook"]
 
-CLIP_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
-WIDE_BITS = 7  # from here on clipping costs more than resolution gains
-WIDE_CLIP_FACTORS = (1.0, 0.95, 0.9)
+FITS = 2
+# Smallest and largest clip factor tried, and how many: the fewer levels, the more is gained by clipping.
+CLIP_FACTORS = {
+    2: (0.2, 1.0, 17),
+    3: (0.3, 1.0, 15),
+    4: (0.5, 1.0, 11),
+    5: (0.6, 1.0, 9),
+    6: (0.7, 1.0, 7),
+    7: (0.9, 1.0, 3),
+    8: (0.9, 1.0, 3),
+}
+BINARY_FACTORS = (0.6, 1.4, 17)
+CODEBOOK_FACTORS = (0.8, 1.1, 7)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,21 +100,59 @@ def quantize_rows(
         bits: width of a code, 1 to 8.
         feedback: round with error feedback, else to nearest.
     """
+    shared = scheme == "per_tensor" and bits > 1
+    start, factors = _starting_grid(weight, hessian, scheme, bits)
+    grid = _best_factor(weight, hessian, start, factors, feedback=feedback, shared=shared)
+    values, error = _round(weight, hessian, grid, feedback=feedback)
+    for _ in range(FITS if feedback else 0):
+        grid, values, error = _fit(weight, hessian, grid, values, error, shared=shared)
+    return QuantizedRows(values, grid, "per_channel" if bits == 1 else scheme, bits, error)
+
+
+def _starting_grid(
+    weight: Float64, hessian: Float64, scheme: GridScheme, bits: int
+) -> tuple[WeightGrid, npt.NDArray[np.float64]]:
+    """Returns the grid on which no weight is clipped, and the factors to try on its scale."""
     if bits == 1:
-        return _finish(weight, hessian, _binary_grid(weight), "per_channel", bits, feedback)
-    match scheme:
-        case "per_channel":
-            grid = _clipped_grid(weight, hessian, bits, feedback, per_row=True)
-        case "per_tensor":
-            grid = _clipped_grid(weight, hessian, bits, feedback, per_row=False)
-        case "codebook":
-            grid = _codebook_grid(weight, hessian, bits)
-    return _finish(weight, hessian, grid, scheme, bits, feedback)
+        scale = _positive_float32(np.abs(weight).mean(axis=2))
+        return WeightGrid(np.array([-1, 1], np.int8), scale.ravel()), np.linspace(*BINARY_FACTORS)
+    largest = np.abs(weight).max(axis=2)
+    if scheme == "codebook":
+        levels, step = _lloyd_max_levels(weight, hessian, bits)
+        return WeightGrid(levels, _positive_float32(largest * step).ravel()), np.linspace(*CODEBOOK_FACTORS)
+    top = 2 ** (bits - 1) - 1
+    largest = np.full_like(largest, largest.max()) if scheme == "per_tensor" else largest
+    grid = WeightGrid(np.arange(-top, top + 1, dtype=np.int8), _positive_float32(largest / top).ravel())
+    return grid, np.linspace(*CLIP_FACTORS[bits])
 
 
-def _finish(
-    weight: Float64, hessian: Float64, grid: WeightGrid, scheme: GridScheme, bits: int, feedback: bool
-) -> QuantizedRows:
+def _lloyd_max_levels(weight: Float64, hessian: Float64, bits: int) -> tuple[npt.NDArray[np.int8], float]:
+    """Returns the levels of the weights relative to the largest of their channel, and the real size of one."""
+    largest = _positive_float32(np.abs(weight).max(axis=2))[..., None]
+    power = np.diagonal(hessian, axis1=1, axis2=2)[:, None, :]
+    importance = (power * np.square(largest)).ravel()
+    return snap_to_int8(lloyd_max((weight / largest).ravel(), importance, 2**bits))
+
+
+def _best_factor(
+    weight: Float64, hessian: Float64, start: WeightGrid, factors: Float64, *, feedback: bool, shared: bool
+) -> WeightGrid:
+    """Returns the grid with the scale factor of least output error, per row or one for all rows."""
+    rows = weight.shape[:2]
+    best_scale, best_error = start.scale, np.full(rows, np.inf)
+    for factor in factors[::-1]:
+        grid = WeightGrid(start.levels, _positive_float32(start.scale * factor))
+        values = error_feedback(weight, hessian, grid) if feedback else round_to_nearest(weight, grid)
+        error = output_error(weight, values, hessian)
+        error = np.full_like(error, error.sum()) if shared else error
+        better = error < best_error
+        best_scale = np.where(better.ravel(), grid.scale, best_scale)
+        best_error = np.where(better, error, best_error)
+    return WeightGrid(start.levels, best_scale)
+
+
+def _round(weight: Float64, hessian: Float64, grid: WeightGrid, *, feedback: bool) -> tuple[Float64, Float64]:
+    """Returns the weights rounded, and their output error per row: never above that of rounding to nearest."""
     values = round_to_nearest(weight, grid)
     error = output_error(weight, values, hessian)
     if feedback:
@@ -108,44 +161,29 @@ def _finish(
             tried_error = output_error(weight, tried, hessian)
             better = tried_error < error
             values, error = np.where(better[..., None], tried, values), np.where(better, tried_error, error)
-    return QuantizedRows(values, grid, scheme, bits, error)
+    return values, error
 
 
-def _clipped_grid(weight: Float64, hessian: Float64, bits: int, feedback: bool, *, per_row: bool) -> WeightGrid:
-    """Tries each clip factor and keeps the one of least output error, per row or for all rows together."""
-    top = 2 ** (bits - 1) - 1
-    levels = np.arange(-top, top + 1, dtype=np.int8)
-    largest = np.abs(weight).max(axis=2)
-    largest = largest if per_row else np.full_like(largest, largest.max())
-    full = _positive_float32(largest / top)
-    best_scale, best_error = full, np.full(full.shape, np.inf)
-    for factor in CLIP_FACTORS if bits < WIDE_BITS else WIDE_CLIP_FACTORS:
-        scale = _positive_float32(full * factor)
-        error = _rounding_error(weight, hessian, WeightGrid(levels, scale.ravel()), feedback)
-        error = error if per_row else np.full_like(error, error.sum())
-        better = error < best_error
-        best_scale, best_error = np.where(better, scale, best_scale), np.where(better, error, best_error)
-    return WeightGrid(levels, best_scale.ravel())
-
-
-def _rounding_error(weight: Float64, hessian: Float64, grid: WeightGrid, feedback: bool) -> Float64:
-    rounding: Callable[[], Float64] = (
-        (lambda: error_feedback(weight, hessian, grid)) if feedback else (lambda: round_to_nearest(weight, grid))
+def _fit(
+    weight: Float64, hessian: Float64, grid: WeightGrid, values: Float64, error: Float64, *, shared: bool
+) -> tuple[WeightGrid, Float64, Float64]:
+    """Returns grid and values after equation (60) and another descent, where that lowers the output error."""
+    product = times_hessian(values, hessian)
+    numerator, denominator = (weight * product).sum(axis=2), (values * product).sum(axis=2)
+    if shared:
+        numerator, denominator = (np.full_like(a, a.sum()) for a in (numerator, denominator))
+    usable = (denominator > 0) & (numerator > 0)
+    ratio = np.where(usable, numerator, 1.0) / np.where(usable, denominator, 1.0)
+    fitted = WeightGrid(grid.levels, _positive_float32(grid.scale * ratio.ravel()))
+    moved = grid.codes(values) * fitted.scale.reshape(*values.shape[:2], 1)
+    tried = coordinate_descent(weight, moved, hessian, fitted)
+    tried_error = output_error(weight, tried, hessian)
+    better = np.full(error.shape, tried_error.sum() < error.sum()) if shared else tried_error < error
+    return (
+        WeightGrid(grid.levels, np.where(better.ravel(), fitted.scale, grid.scale)),
+        np.where(better[..., None], tried, values),
+        np.where(better, tried_error, error),
     )
-    return output_error(weight, rounding(), hessian)
-
-
-def _codebook_grid(weight: Float64, hessian: Float64, bits: int) -> WeightGrid:
-    largest = _positive_float32(np.abs(weight).max(axis=2))[..., None]
-    power = np.diagonal(hessian, axis1=1, axis2=2)[:, None, :]
-    importance = (power * np.square(largest)).ravel()
-    levels, scale = snap_to_int8(lloyd_max((weight / largest).ravel(), importance, 2**bits))
-    return WeightGrid(levels, _positive_float32(largest * scale).ravel())
-
-
-def _binary_grid(weight: Float64) -> WeightGrid:
-    scale = _positive_float32(np.abs(weight).mean(axis=2))
-    return WeightGrid(np.array([-1, 1], np.int8), scale.ravel())
 
 
 def _positive_float32(scale: Float64) -> Float64:

@@ -278,3 +278,25 @@ def test_state_of_another_grid_is_requantised_for_the_next_step_only() -> None:
     assert spec(after, dense.inputs[0]).same_as(A)
     integer = lowered(before)
     assert {p.input for p in integer.graph.states} <= set(integer.graph.inputs)
+
+
+def leaky_network(low: float) -> tuple[Graph, str]:
+    """A dense layer into a leaky rectifier whose output is quantised; the layer itself is not."""
+    model = Model(3)
+    hidden = model.node(ops.LeakyRelu(0.1), model.dense(model.input("x", (1, 16), X), 12))
+    graph = model.graph(model.quantize(hidden, grid(low)))
+    return graph, op_node(graph, "LeakyRelu").inputs[0]
+
+
+def test_the_input_of_a_leaky_rectifier_takes_its_step() -> None:
+    graph, name = leaky_network(0.05)
+    after = attached(graph)
+    assert scale(after.graph, name) == scale(after.graph, graph.outputs[0])
+    assert scale(after.graph, name) == pytest.approx(0.05)
+    # Positive values are rounded once: to a code of the output or its neighbour at a float32 tie.
+    assert lsb_distance(graph, samples=128) <= 1
+
+
+def test_the_input_of_a_leaky_rectifier_that_would_be_clipped_keeps_its_own_grid() -> None:
+    graph, name = leaky_network(0.002)
+    assert scale(attached(graph).graph, name) > 0.002
