@@ -65,4 +65,4 @@ class AccelTarget:
 
 def _containers(contents: PackContents, container: str) -> dict[str, str]:
     """Returns weight tensor -> how it is stored."""
-    return {weight.tensor: f"{container} of {weight.coding.bits} bits" for weight in contents.weights}
+    return {weight.tensor: container for weight in contents.weights}
