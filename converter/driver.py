@@ -156,11 +156,13 @@ def _pipeline(
 
 
 def _ptq_options(options: ConvertOptions) -> Any:
-    if options.scheme is None and options.ranges is None:
+    packs_uniform_only = options.container == "int4"
+    if options.scheme is None and options.ranges is None and not packs_uniform_only:
         return None
     from kwsq.passes.ptq import PtqOptions
 
-    chosen = PtqOptions(weight_bits=options.weight_bits or DEFAULT_WEIGHT_BITS, seed=options.seed)
+    bits = options.weight_bits or DEFAULT_WEIGHT_BITS
+    chosen = PtqOptions(weight_bits=bits, codebooks=not packs_uniform_only, seed=options.seed)
     if options.scheme is not None:
         chosen = replace(chosen, scheme=options.scheme)
     return chosen if options.ranges is None else replace(chosen, range_method=options.ranges)

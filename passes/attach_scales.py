@@ -83,11 +83,13 @@ class AttachScales:
         observer: observed ranges of the graph this pass runs on.
         observed_on: what the ranges come from, for the notes ("calibration data", "256 seeded inputs").
         warn: whether grids from observed values deserve a warning.
+        margin: widens observed ranges by this part of their width at both ends; an end at 0 stays.
     """
 
     observer: Observer
     observed_on: str
     warn: bool = True
+    margin: float = 0.0
     name: ClassVar[str] = "attach_scales"
     requires: ClassVar[frozenset[str]] = frozenset({"quantizers_placed"})
     establishes: ClassVar[frozenset[str]] = frozenset({"scales_attached"})
@@ -251,6 +253,9 @@ class _Work:
         known = [n for n in group if n in self.options.observer.graph.tensors]
         ranges = self.options.observer.ranges(known)
         low, high = min(r[0] for r in ranges.values()), max(r[1] for r in ranges.values())
+        low, high = min(low, 0.0), max(high, 0.0)
+        beyond = self.options.margin * (high - low)
+        low, high = low - beyond * (low < 0), high + beyond * (high > 0)
         rectified = self._rectified_grid(name, low, high) if group == [name] else None
         spec = rectified or affine_from_range(low, high)
         for member in group:

@@ -33,9 +33,7 @@ def test_every_declared_package_exists() -> None:
 
 
 def test_every_package_has_an_init_file() -> None:
-    without = [
-        name for name, folder in package_directories().items() if not (folder / "__init__.py").is_file()
-    ]
+    without = [name for name, folder in package_directories().items() if not (folder / "__init__.py").is_file()]
     assert without == []
 
 

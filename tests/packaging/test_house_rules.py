@@ -42,11 +42,7 @@ def faults_of_code(tree: ast.Module, name: str) -> Iterator[tuple[int, str]]:
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES_MAX:
                 yield node.lineno, f"{node.name} has {lines} lines, at most {FUNCTION_LINES_MAX}"
-        elif (
-            isinstance(node, ast.ExceptHandler)
-            and name not in MAY_CATCH_EVERYTHING
-            and catches_everything(node)
-        ):
+        elif isinstance(node, ast.ExceptHandler) and name not in MAY_CATCH_EVERYTHING and catches_everything(node):
             yield node.lineno, "catches every exception: name the ones expected"
 
 

@@ -64,9 +64,7 @@ BREACHES = [
 
 
 @pytest.mark.parametrize(("path", "statement", "contract"), BREACHES)
-def test_a_breach_is_reported_under_its_contract(
-    tmp_path: Path, path: str, statement: str, contract: str
-) -> None:
+def test_a_breach_is_reported_under_its_contract(tmp_path: Path, path: str, statement: str, contract: str) -> None:
     copy = copy_of_checkout(tmp_path / "copy")
     if "other" in statement:
         add_second_target(copy)
@@ -83,9 +81,7 @@ def add_second_target(copy: Path) -> None:
     settings = copy / "pyproject.toml"
     text = settings.read_text(encoding="utf-8")
     assert 'modules = ["kwsq.targets.neon"' in text
-    text = text.replace(
-        'modules = ["kwsq.targets.neon"', 'modules = ["kwsq.targets.other", "kwsq.targets.neon"'
-    )
+    text = text.replace('modules = ["kwsq.targets.neon"', 'modules = ["kwsq.targets.other", "kwsq.targets.neon"')
     settings.write_text(text, encoding="utf-8")
 
 

@@ -1,5 +1,7 @@
 """Every activation ends with one grid; where two meet, the value is requantised."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import (
@@ -20,7 +22,9 @@ from kwsq.ir import ops
 from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Graph, Op
 from kwsq.ir.quant import Affine
-from kwsq.passes.attach_scales import PROBABILITY, SIGNED_UNIT
+from kwsq.passes.attach_scales import PROBABILITY, SIGNED_UNIT, AttachScales
+from kwsq.passes.observe import Observer
+from kwsq.passes.place_quantizers import PlaceQuantizers
 
 X = grid(0.05)
 A, B = grid(0.0211, 4), grid(0.0473, -7)
@@ -300,3 +304,16 @@ def test_the_input_of_a_leaky_rectifier_takes_its_step() -> None:
 def test_the_input_of_a_leaky_rectifier_that_would_be_clipped_keeps_its_own_grid() -> None:
     graph, name = leaky_network(0.002)
     assert scale(attached(graph).graph, name) > 0.002
+
+
+@pytest.mark.parametrize(("rectified", "growth"), [(False, 1.5), (True, 1.25)])
+def test_a_margin_widens_observed_ranges_but_not_an_end_at_zero(rectified: bool, growth: float) -> None:
+    model = Model(1)
+    y = model.dense(model.input("x", (1, 16), X), 12)
+    graph = model.graph(model.node(ops.Mean((1,), keepdims=True), model.node(ops.Relu(), y)) if rectified else y)
+    placed = PlaceQuantizers().run(replace(graph, facts=frozenset({"activations_fused"}))).graph
+    observer = Observer(placed, real_inputs(placed))
+    plain, wide = (AttachScales(observer, "inputs", margin=margin).run(placed).graph for margin in (0.0, 0.25))
+    (name,) = graph.outputs
+    # The zero point is a whole code: each end may move by half a step.
+    assert scale(wide, name) / scale(plain, name) == pytest.approx(growth, rel=1 / 100)
