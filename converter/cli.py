@@ -35,7 +35,7 @@ def convert(
     model: options.OnnxModel,
     target: options.Target,
     wbits: options.WeightBits = None,
-    container: options.Container = "int8",
+    container: options.Container = None,
     runtime: options.Runtime = "litert",
     calibration: options.Calibration = None,
     data: options.Data = None,
@@ -116,18 +116,25 @@ def inspect(
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show dialects, scales and bits of an .onnx or .tflite, and what would be refused."""
+    """Show dialects, scales and bits of an .onnx, .tflite or .kwsq, and what would be refused."""
 
     def action() -> int:
         data, shapes = read_file(model, "model"), dict(parse_shape(text) for text in shape or ())
-        from kwsq.converter.inspect import inspect_onnx, inspect_tflite
         from kwsq.converter.summaries import inspection_blocks
 
-        facts = (
-            inspect_tflite(data, model.name)
-            if _is_tflite(model, data)
-            else inspect_onnx(data, model.name, batch, shapes)
-        )
+        match _format_of(model, data):
+            case "kwsq":
+                from kwsq.converter.inspect_pack import inspect_pack
+
+                facts = inspect_pack(data, model.name)
+            case "tflite":
+                from kwsq.converter.inspect import inspect_tflite
+
+                facts = inspect_tflite(data, model.name)
+            case _:
+                from kwsq.converter.inspect import inspect_onnx
+
+                facts = inspect_onnx(data, model.name, batch, shapes)
         _print(_titled(model, facts), inspection_blocks(facts), as_json=as_json)
         return 0
 
@@ -141,23 +148,50 @@ def footprint(
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure flash, activation memory and MACs of any .onnx or .tflite."""
+    """Measure flash, activation memory and MACs of any .onnx, .tflite or .kwsq."""
 
     def action() -> int:
         data, shapes = read_file(model, "model"), dict(parse_shape(text) for text in shape or ())
         from kwsq.converter.summaries import footprint_blocks
 
-        if _is_tflite(model, data):
-            from kwsq.converter.tflite_footprint import measure
-            from kwsq.targets.neon.reader import read
+        match _format_of(model, data):
+            case "kwsq":
+                from kwsq.converter.pack_footprint import measure_pack
+                from kwsq.targets.accel.reader import read as read_pack
 
-            report = measure(read(data, model.name))
-        else:
-            from kwsq.converter.onnx_footprint import measure_onnx
+                report = measure_pack(read_pack(data, model.name))
+            case "tflite":
+                from kwsq.converter.tflite_footprint import measure
+                from kwsq.targets.neon.reader import read
 
-            report = measure_onnx(data, model.name, batch, shapes)
+                report = measure(read(data, model.name))
+            case _:
+                from kwsq.converter.onnx_footprint import measure_onnx
+
+                report = measure_onnx(data, model.name, batch, shapes)
         facts = report.to_json()
         _print(_titled(model, facts), footprint_blocks(facts), as_json=as_json)
+        return 0
+
+    _run(action, verbose=verbose)
+
+
+def run(
+    model: options.AnyModel,
+    inputs: options.RunInput,
+    output: options.RunOutput,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Run a .kwsq, .tflite or .onnx on arrays and save its outputs."""
+
+    def action() -> int:
+        data = read_file(model, "model")
+        from kwsq.converter.run_model import run_model
+        from kwsq.converter.summaries import run_blocks
+
+        facts = run_model(data, _format_of(model, data), model.name, inputs, output)
+        _print(_titled(model, facts), run_blocks(facts), as_json=as_json)
         return 0
 
     _run(action, verbose=verbose)
@@ -197,6 +231,7 @@ def main() -> None:
     app.command(epilog=EXIT_CODES)(convert)
     app.command()(inspect)
     app.command()(footprint)
+    app.command()(run)
     app.command()(ops)
     _start(app, "kwsq")
 
@@ -275,8 +310,11 @@ def _titled(model: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"generator": "kwsq", "schema_version": 1, "file": model.name, **facts}
 
 
-def _is_tflite(path: Path, data: bytes) -> bool:
-    return data[4:8] == b"TFL3" or path.suffix == ".tflite"
+def _format_of(path: Path, data: bytes) -> Literal["kwsq", "tflite", "onnx"]:
+    """Returns what a file is, by what it begins with and else by its name."""
+    if data.startswith(b"KWSQPACK") or path.suffix == ".kwsq":
+        return "kwsq"
+    return "tflite" if data[4:8] == b"TFL3" or path.suffix == ".tflite" else "onnx"
 
 
 @contextlib.contextmanager

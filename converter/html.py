@@ -17,6 +17,7 @@ from kwsq.converter.html_tables import (
     notes_list,
     options_table,
     parity_tables,
+    projection_table,
     ptq_table,
     runtimes_table,
     weights_table,
@@ -172,6 +173,12 @@ def _sizes(result: Json) -> str:
     return _section("Containers and runtimes", body)
 
 
+def _projection(result: Json) -> str:
+    rows = result["footprint"].get("projection", ())
+    lead = "Projected: weights times bits. Packed: rows as aligned in a pack; everything else in the file stays."
+    return _section("Other weight widths", projection_table(rows), lead) if rows else ""
+
+
 def _operators(result: Json) -> str:
     return _section("Operators", layers_table(result["footprint"]["layers"]))
 
@@ -225,6 +232,7 @@ _SECTIONS: Sequence[Callable[[Json], str]] = (
     _memory,
     _bits,
     _sizes,
+    _projection,
     _operators,
     _choices,
     _boundary,

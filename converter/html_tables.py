@@ -142,6 +142,21 @@ def _scales(scales: Sequence[float] | None) -> str:
     return f"{len(scales)} channels, {min(scales):.4g} to {max(scales):.4g}"
 
 
+def projection_table(rows: Sequence[Json]) -> str:
+    """Returns what the network takes at other weight widths."""
+    keys = ("projected_bytes", "packed_bytes", "padding_bytes", "codebooks_bytes", "scales_bytes", "file_bytes")
+    cells = [
+        (
+            "this pack" if row["bits"] is None else f"{row['bits']} bits",
+            *(number(row[key]) for key in keys),
+            f"{row['reduction']:.2f}",
+        )
+        for row in rows
+    ]
+    headers = ("weights at", "P*b/8", "packed", "of it padding", "codebooks", "scales", "file", "float32 / file")
+    return table(headers, cells, frozenset(range(1, 8)))
+
+
 def layers_table(layers: Sequence[Json]) -> str:
     """Returns the cost of every operator."""
     rows = [

@@ -93,7 +93,7 @@ def _weight(
 ) -> Json:
     assert weight.data is not None, f"{weight.name} is a constant"
     assert weight.scale is not None, f"{weight.name} is quantised"
-    packed, kept = header["packed_tensors"], header["kept_tensors"]
+    kept = header.get("kept_tensors", {})
     annotated = weight.source_scale
     return {
         "layer": node.name,
@@ -103,7 +103,7 @@ def _weight(
         "bits": weight.bits,
         "bits_declared": width is None or width.declared,
         "wider_than_requested": weight.bits > expected,
-        "container": "int4" if weight.name in packed else "int8",
+        "container": header["containers"].get(weight.name, header["container"]),
         "why_not_int4": kept.get(weight.name),
         "distinct_codes": distinct_codes(weight.data),
         "levels": None if weight.levels is None else [int(level) for level in weight.levels],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from checkout import copy_of_checkout, declared_packages, package_directories, run, script
+from checkout import copy_of_checkout, declared_packages, package_directories, package_files, run, script
 
 pytestmark = pytest.mark.packaging
 
@@ -89,8 +89,8 @@ def names_in(wheel: Path) -> set[str]:
 def names_expected(source: Path) -> set[str]:
     names = set()
     for name, folder in package_directories(source).items():
-        files = (path for path in folder.iterdir() if path.is_file() and path.suffix != ".pyc")
-        names |= {f"{name.replace('.', '/')}/{path.name}" for path in files}
+        paths = (path.relative_to(folder).as_posix() for path in package_files(folder))
+        names |= {f"{name.replace('.', '/')}/{path}" for path in paths}
     return names
 
 
