@@ -367,7 +367,7 @@ def test_a_state_that_is_not_carried_is_found() -> None:
     assert report["reference_kernels"].mismatches[0].tensor == graph.outputs[1]
 
 
-@pytest.mark.skipif(not tflm.is_installed(), reason="needs the extra kwsq[tflm]")
+@pytest.mark.skipif(not tflm.is_installed(), reason="TFLite Micro is absent; enable with: pip install 'kwsq[tflm]'")
 @pytest.mark.parametrize("kind", ["network", "streaming"])
 def test_micro_kernels(kind: str) -> None:
     graph, data = emit(network() if kind == "network" else streaming(), runtime="tflm")
@@ -379,7 +379,7 @@ def test_micro_kernels(kind: str) -> None:
     assert not parity.check(graph, broken, None, inputs, micro=True)["micro_kernels"].passed
 
 
-@pytest.mark.skipif(not tflm.is_installed(), reason="needs the extra kwsq[tflm]")
+@pytest.mark.skipif(not tflm.is_installed(), reason="TFLite Micro is absent; enable with: pip install 'kwsq[tflm]'")
 def test_a_refusal_by_micro_is_a_failed_check() -> None:
     graph, data = emit(build("dense 4 bits"), container="int4")
     result = check(graph, data, micro=True)["micro_kernels"]
