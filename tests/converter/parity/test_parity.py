@@ -22,6 +22,7 @@ from tflite_mutations import (
 )
 
 from kwsq.converter import parity
+from kwsq.converter.parity import source as parity_source
 from kwsq.converter.parity.check import MAC_BUDGET, affordable_vectors
 from kwsq.converter.runtimes import tflm
 from kwsq.ir import lowered as ir
@@ -310,6 +311,26 @@ def test_a_model_that_amplifies_rounding_is_judged_by_rounding() -> None:
     shifted = replace(graph.tensors["bias_2"], data=np.asarray(graph.tensors["bias_2"].data) + np.int32(40000))
     wrong = replace(graph, tensors={**graph.tensors, "bias_2": shifted})
     assert not source_check(wrong, run, random_inputs(graph, 64)).passed
+
+
+@pytest.mark.parametrize(
+    ("strays", "by_lsb", "passes"),
+    [({3}, 2, True), ({3}, 5, False), ({3, 9}, 2, False)],
+    ids=["one vector", "one vector, beyond the largest distance", "two vectors"],
+)
+def test_one_vector_may_stray_from_the_share_but_not_from_the_largest_distance(
+    strays: set[int], by_lsb: int, passes: bool
+) -> None:
+    """16 vectors of 6: two elements of one vector are already 2 %."""
+    model = LoweredModel(8)
+    graph = model.graph(model.input("x", (1, 6), (0.05, -3)))
+    expected = random_inputs(graph, 16)
+    found = {"x": 0.05 * (expected["x"].astype(np.float64) + 3)}
+    for vector in strays:
+        found["x"][vector, :2] += 0.05 * by_lsb
+    limit = parity_source.Tolerance(near_lsb=1, max_lsb=4, outlying_vectors=1)
+    error = parity_source.output_error(graph, "x", found["x"], expected["x"], limit)
+    assert (error.near_share >= limit.near_share and error.max_lsb <= limit.max_lsb) == passes
 
 
 # ---- streaming ----
