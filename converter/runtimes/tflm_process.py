@@ -5,6 +5,7 @@ It starts once per conversion, so it imports as little as it can.
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import sys
@@ -78,4 +79,7 @@ def _invoke(interpreter: Any, vector: Sequence[Array], keep: Sequence[int]) -> l
 
 
 if __name__ == "__main__":
+    # As in the command line: neither now nor at the end are there cycles worth the search.
+    gc.disable()
     sys.stdout.buffer.write(serve(sys.stdin.buffer.read()))
+    gc.freeze()
