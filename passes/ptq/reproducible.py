@@ -71,7 +71,9 @@ def evaluate_reproducibly(op: Op, arguments: Sequence[FloatArray | None]) -> tup
     if isinstance(op, _TRANSCENDENTAL):
         return op.evaluate(*(None if a is None else a.astype(np.float64) for a in arguments))  # type: ignore[arg-type]  # wider on purpose
     if isinstance(op, ops.Rsqrt):
-        return tuple(_saturated(y) for y in op.evaluate(*arguments))
+        (x,) = arguments
+        assert x is not None
+        return tuple(_saturated(y) for y in op.evaluate(x))
     return op.evaluate(*arguments)
 
 
