@@ -96,6 +96,8 @@ class FoldGain:
             _write(rewriter, node, joined, joined.axis)
             rewriter.remove_node(before.name)
             return [Note(self.name, node.name, f"joined with {before.name}: one affine per channel, rounded once")]
+        if isinstance(node.op, ChannelAffine):
+            return []  # a batch norm that is one affine already
         _write(rewriter, node, affine, axis)
         return [Note(self.name, node.name, "no layer before it can take it: one affine per channel")]
 
@@ -112,6 +114,9 @@ def _write(rewriter: Rewriter, node: Node, affine: _Affine, axis: int) -> None:
 
 def _as_affine(rewriter: Rewriter, node: Node) -> _Affine | None:
     """Returns the affine of a node with one constant operand that varies along at most one axis."""
+    if isinstance(node.op, ChannelAffine) and node.op.activation is Activation.NONE:
+        gain, offset = (rewriter.tensors[name].real().astype(np.float64) for name in node.inputs[1:])
+        return _Affine(node.inputs[0], node.op.axis, gain, offset)
     if not isinstance(node.op, Add | Sub | Mul) or node.op.activation is not Activation.NONE:
         return None
     constant = [rewriter.tensors[name].is_constant for name in node.inputs]

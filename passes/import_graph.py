@@ -8,9 +8,13 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.errors import Problem, UnsupportedModelError, UsageError
 from kwsq.ir.graph import Graph, StatePair, Tensor
+from kwsq.ir.ops import FakeQuant
+from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.caps import check_caps
+from kwsq.passes.fuse_activation import grid_bounds
 from kwsq.passes.importers import IMPORTERS
 from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
+from kwsq.passes.operand_shapes import check_operands
 
 
 def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | None = None) -> Graph:
@@ -23,7 +27,7 @@ def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | No
 
     Raises:
         UnsupportedModelError: naming every node that cannot be expressed.
-        InvalidModelError: evaluating the graph would take too much memory or time.
+        InvalidModelError: operands do not fit, or evaluating would take too much memory or time.
         UsageError: a stated pair of states does not exist or does not match.
     """
     ctx = ImportContext(opset)
@@ -35,8 +39,9 @@ def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | No
     if problems:
         raise UnsupportedModelError(problems)
     ctx.builder.outputs = _outputs(ctx, source)
-    ctx.builder.states = _states(ctx.builder.tensors, ctx.builder.inputs, ctx.builder.outputs, states)
+    ctx.builder.states = _states(ctx.builder, states)
     graph = ctx.builder.finish("imported")
+    check_operands(graph)
     check_caps(graph)
     return graph
 
@@ -90,22 +95,33 @@ def _outputs(ctx: ImportContext, source: gs.Graph) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _states(
-    tensors: Mapping[str, Tensor],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    stated: Mapping[str, str] | None,
-) -> tuple[StatePair, ...]:
+def _states(builder: Rewriter, stated: Mapping[str, str] | None) -> tuple[StatePair, ...]:
     """Pairs states as stated, else the trailing inputs and outputs when all their shapes agree in order."""
+    tensors, inputs, outputs = builder.tensors, builder.inputs, builder.outputs
     if stated is not None:
         return tuple(_stated_pair(tensors, inputs, outputs, i, o) for i, o in stated.items())
     count = min(len(inputs), len(outputs)) - 1
     if count < 1:
         return ()
-    pairs = list(zip(inputs[-count:], outputs[-count:], strict=True))
-    if any(tensors[i].shape != tensors[o].shape for i, o in pairs):
+    pairs = [StatePair(i, o) for i, o in zip(inputs[-count:], outputs[-count:], strict=True)]
+    if any(tensors[p.input].shape != tensors[p.output].shape or not _feeds_back(builder, p) for p in pairs):
         return ()
-    return tuple(StatePair(i, o) for i, o in pairs)
+    return tuple(pairs)
+
+
+def _feeds_back(builder: Rewriter, pair: StatePair) -> bool:
+    """Returns whether the quantiser of the input holds, to one step, all that the quantiser of the output lets through.
+
+    Otherwise they are two tensors that happen to have the same shape.
+    """
+    quantizers = [node for node in builder.nodes.values() if isinstance(node.op, FakeQuant)]
+    entry = next((node.op for node in quantizers if node.inputs[0] == pair.input), None)
+    leave = next((node.op for node in quantizers if node.outputs[0] == pair.output), None)
+    if not isinstance(entry, FakeQuant) or not isinstance(leave, FakeQuant):
+        return True
+    (low, high), (low_out, high_out) = grid_bounds(entry.spec), grid_bounds(leave.spec)
+    step = max(float(entry.spec.scale[0]), float(leave.spec.scale[0]))
+    return low_out >= low - step and high_out <= high + step
 
 
 def _stated_pair(

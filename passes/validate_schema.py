@@ -78,6 +78,9 @@ def _check_counts(node: onnx.NodeProto, least: int, most: int | None, where: str
 
 def _check_inputs(node: onnx.NodeProto, schema: OpSchema, where: str, findings: Findings) -> None:
     _check_counts(node, schema.min_input, schema.max_input, where, findings)
+    variadic = bool(schema.inputs) and schema.inputs[-1].option == OpSchema.FormalParameterOption.Variadic
+    if variadic and not all(node.input):
+        findings.broken(where, "an empty name among its inputs", "tensors")
     if not schema.min_output <= len(node.output) <= schema.max_output:
         expected = f"{schema.min_output} to {schema.max_output}"
         findings.broken(where, f"{len(node.output)} outputs", expected)

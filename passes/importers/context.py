@@ -143,3 +143,14 @@ def moved_quant(quant: QuantSpec, axis: Callable[[int], int | None]) -> QuantSpe
 
 
 Importer = Callable[[ImportContext, gs.Node], None]
+
+
+def positive_axis(axis: int, rank: int) -> int:
+    """Returns an ONNX axis, which may count from the end, counted from the start.
+
+    Raises:
+        ValueError: a tensor of that rank has no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise ValueError(f"axis {axis} of a tensor with {rank} dimensions")
+    return axis % rank

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Op
 from kwsq.ir.ops import Add, Clip, Div, LeakyRelu, Mul, Pow, PRelu, Relu, Reshape, Softmax, SquaredDifference
-from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNodeError
+from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNodeError, positive_axis
 
 
 def simple(make: Callable[[], Op]) -> Importer:
@@ -74,7 +74,7 @@ def import_hard_sigmoid(ctx: ImportContext, node: gs.Node) -> None:
 def import_softmax(ctx: ImportContext, node: gs.Node) -> None:
     """Softmax; before opset 13 it normalises over all dimensions from `axis` on."""
     x = ctx.tensor(node.inputs[0])
-    axis = int(node.attrs.get("axis", -1 if ctx.opset >= 13 else 1)) % max(x.rank, 1)
+    axis = positive_axis(int(node.attrs.get("axis", -1 if ctx.opset >= 13 else 1)), x.rank)
     if ctx.opset >= 13 or axis == x.rank - 1:
         ctx.add(node, Softmax(axis), [x.name])
         return
@@ -111,7 +111,10 @@ def import_pow(ctx: ImportContext, node: gs.Node) -> None:
     if exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 0.5:
         ctx.add(node, Pow(), ctx.inputs(node))
         return
-    raise UnsupportedNodeError(f"exponent {exponent}", "2 (or 0.5 inside a reciprocal root)")
+    found = "a computed exponent" if exponent is None else f"exponents of shape {list(exponent.shape)}"
+    if exponent is not None and exponent.size == 1:
+        found = f"exponent {float(exponent.reshape(()))}"
+    raise UnsupportedNodeError(found, "2 (or 0.5 inside a reciprocal root)")
 
 
 def import_identity(ctx: ImportContext, node: gs.Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from kwsq.ir.ops import Add, BatchNorm, Conv, Mean, Mul, Reciprocal, Sqrt, SquaredDifference, Sub
-from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
+from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError, positive_axis
 
 Pads = tuple[tuple[int, int], ...]
 
@@ -81,7 +81,7 @@ def import_layernorm(ctx: ImportContext, node: gs.Node) -> None:
     if len([t for t in node.outputs if not t.is_empty()]) > 1:
         raise UnsupportedNodeError("the mean and deviation outputs", "the normalised output only", "remove them")
     x = ctx.tensor(node.inputs[0])
-    axis = int(node.attrs.get("axis", -1)) % x.rank
+    axis = positive_axis(int(node.attrs.get("axis", -1)), x.rank)
     axes = tuple(range(axis, x.rank))
     mean = ctx.add(node, Mean(axes, keepdims=True), [x.name], last=False, part="mean")
     centred = ctx.add(node, Sub(), [x.name, mean], last=False, part="centred")

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from kwsq.ir.ops import Concat, Pad, Reshape, Slice, Split, Transpose
-from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
+from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError, positive_axis
 
 
 def _reshape_to(ctx: ImportContext, node: gs.Node, shape: tuple[int, ...]) -> None:
@@ -64,7 +64,9 @@ def _axes(ctx: ImportContext, node: gs.Node) -> list[int] | None:
 def import_squeeze(ctx: ImportContext, node: gs.Node) -> None:
     """Squeeze."""
     x, axes = ctx.shape(node), _axes(ctx, node)
-    drop = {axis % len(x) for axis in axes} if axes is not None else {i for i, n in enumerate(x) if n == 1}
+    drop = (
+        {positive_axis(axis, len(x)) for axis in axes} if axes is not None else {i for i, n in enumerate(x) if n == 1}
+    )
     if any(x[i] != 1 for i in drop):
         raise UnsupportedNodeError(f"a squeeze of axes {sorted(drop)} of {list(x)}", "dimensions of size 1")
     _reshape_to(ctx, node, tuple(n for i, n in enumerate(x) if i not in drop))
@@ -76,7 +78,7 @@ def import_unsqueeze(ctx: ImportContext, node: gs.Node) -> None:
     if axes is None:
         raise UnsupportedNodeError("no axes", "constant axes")
     rank = len(x) + len(axes)
-    for axis in sorted(axis % rank for axis in axes):
+    for axis in sorted(positive_axis(axis, rank) for axis in axes):
         x.insert(axis, 1)
     _reshape_to(ctx, node, tuple(x))
 
@@ -102,7 +104,7 @@ def import_concat(ctx: ImportContext, node: gs.Node) -> None:
     if len(names) == 1:
         ctx.alias(node, names[0])
         return
-    ctx.add(node, Concat(int(node.attrs["axis"]) % len(shapes[0])), names)
+    ctx.add(node, Concat(positive_axis(int(node.attrs["axis"]), len(shapes[0]))), names)
 
 
 def import_slice(ctx: ImportContext, node: gs.Node) -> None:
@@ -121,7 +123,7 @@ def import_slice(ctx: ImportContext, node: gs.Node) -> None:
         steps = [1] * len(starts) if values[3] is None else values[3].reshape(-1).tolist()
     begin, end, step = [0] * len(x), list(x), [1] * len(x)
     for first, last, axis, stride in zip(starts, ends, axes, steps, strict=True):
-        i = int(axis) % len(x)
+        i = positive_axis(int(axis), len(x))
         if int(stride) < 1:
             raise UnsupportedNodeError(f"step {stride}", "a positive step")
         begin[i], end[i], step[i] = (*slice(int(first), int(last)).indices(x[i])[:2], int(stride))
@@ -133,7 +135,7 @@ def import_slice(ctx: ImportContext, node: gs.Node) -> None:
 def import_gather(ctx: ImportContext, node: gs.Node) -> None:
     """Gather of constant places as slices: one place drops the dimension, evenly spaced ones are a single slice."""
     x, indices = ctx.shape(node), ctx.constant(node, 1)
-    axis = int(node.attrs.get("axis", 0)) % len(x)
+    axis = positive_axis(int(node.attrs.get("axis", 0)), len(x))
     assert indices is not None
     if indices.dtype.kind not in "iu" or indices.ndim > 1 or not indices.size:
         raise UnsupportedNodeError(f"indices of shape {list(indices.shape)}", "one index or a list of them")
@@ -176,7 +178,7 @@ def _slice_of(x: tuple[int, ...], axis: int, run: range) -> Slice:
 def import_split(ctx: ImportContext, node: gs.Node) -> None:
     """Split into equal or stated parts."""
     x = ctx.shape(node)
-    axis = int(node.attrs.get("axis", 0)) % len(x)
+    axis = positive_axis(int(node.attrs.get("axis", 0)), len(x))
     given = node.attrs.get("split")
     if given is None:
         constant = ctx.constant(node, 1)
@@ -203,7 +205,9 @@ def import_pad(ctx: ImportContext, node: gs.Node) -> None:
         assert amounts is not None
         pads, value = [int(p) for p in amounts.reshape(-1)], 0.0 if fill is None else float(fill.reshape(()))
     axes_input = ctx.constant(node, 3)
-    axes = list(range(len(x))) if axes_input is None else [int(a) % len(x) for a in axes_input.reshape(-1)]
+    axes = (
+        list(range(len(x))) if axes_input is None else [positive_axis(int(a), len(x)) for a in axes_input.reshape(-1)]
+    )
     if min(pads, default=0) < 0 or len(pads) != 2 * len(axes):
         raise UnsupportedNodeError(f"pads {pads}", "non-negative pads")
     full = [(0, 0)] * len(x)

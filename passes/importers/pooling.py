@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Op
 from kwsq.ir.ops import AveragePool, MaxPool, Mean, ReduceMax, Slice
-from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNodeError
+from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNodeError, positive_axis
 from kwsq.passes.importers.linear import Pads, spatial_pads
 
 Window = tuple[tuple[int, ...], tuple[int, ...], Pads]
@@ -104,7 +104,7 @@ def reduction(make: Callable[[tuple[int, ...], bool], Op]) -> Importer:
         if not given and node.attrs.get("noop_with_empty_axes", 0):
             ctx.alias(node, ctx.name(node.inputs[0]))
             return
-        axes = tuple(sorted({int(axis) % rank for axis in given})) or tuple(range(rank))
+        axes = tuple(sorted({positive_axis(int(axis), rank) for axis in given})) or tuple(range(rank))
         ctx.add(node, make(axes, bool(node.attrs.get("keepdims", 1))), ctx.inputs(node)[:1])
 
     return importer

@@ -49,6 +49,8 @@ def import_gemm(ctx: ImportContext, node: gs.Node) -> None:
     """Gemm: a product, a gain alpha and an addend beta * C."""
     parts, inputs = _Parts(ctx, node), ctx.inputs(node)
     a, b = inputs[:2]
+    if parts.tensor(a).rank != 2 or parts.tensor(b).rank != 2:
+        raise ValueError(f"operands of shapes {parts.tensor(a).shape} and {parts.tensor(b).shape}")
     a = parts.swapped(a, "transposed_a") if node.attrs.get("transA", 0) else a
     b = parts.swapped(b, "transposed_b") if node.attrs.get("transB", 0) else b
     alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))

@@ -53,6 +53,10 @@ ELEMENTWISE = {
         "(float[1,4,6] x, float[1,4,6] x2, float[4,6] x3) => (float[1,4,6] y) { y = Min(x, x2, x3) }", lsb=2
     ),
     "max_constant": Case("(float[1,4,6] x, float[6] c) => (float[1,4,6] y) { y = Max(x, c) }", lsb=2),
+    "max_constant_above": Case(
+        "(float[1,4,6] x, float[6] c) => (float[1,4,6] y) { y = Max(x, c) }",
+        constants={"c": [9.0, 0.0, -9.0, 1.0, 5.0, 7.0]},
+    ),
     "sum_three": Case(
         "(float[1,4,6] x, float[1,4,6] x2, float[1,4,6] x3) => (float[1,4,6] y) { y = Sum(x, x2, x3) }", lsb=2
     ),
@@ -81,6 +85,10 @@ ACTIVATIONS = {
     "clip_positive_range": Case(
         "(float[1,4,6] x, float lo, float hi) => (float[1,4,6] y) { y = Clip(x, lo, hi) }",
         constants={"lo": 0.5, "hi": 1.5},
+    ),
+    "clip_above": Case(
+        "(float[1,4,6] x, float lo, float hi) => (float[1,4,6] y) { y = Clip(x, lo, hi) }",
+        constants={"lo": 5.0, "hi": 6.0},
     ),
     "leaky_relu": Case("(float[1,4,6] x) => (float[1,4,6] y) { y = LeakyRelu<alpha=0.1>(x) }"),
     "leaky_relu_default": Case("(float[1,4,6] x) => (float[1,4,6] y) { y = LeakyRelu(x) }"),
@@ -162,6 +170,16 @@ MULTIPLE = {
         "(float[1,4,6] x, float[3,4,1] w) => (float[1,4,6] y, float[1,3,6] y2) { y = Relu(x) y2 = Conv(y, w) }", lsb=2
     ),
     "same_value_twice": Case("(float[1,4,6] x) => (float[1,4,6] y, float[1,4,6] y2) { y = Relu(x) y2 = Identity(y) }"),
+    "same_shapes_no_states": Case(
+        "(float[1,4] x, float[1,4] x2, float c) => (float[1,4] y, float[1,4] y2) { y = Add(x, x2) y2 = Mul(x2, c) }",
+        constants={"c": 7.0},
+    ),
+    "relu_beside_its_input": Case(
+        "(float[1,3,8] x, float[4,3,3] w, float[4,3,3] w2) => (float[1,4,6] y) {"
+        " h = Conv(x, w) r = Relu(h) g = Conv(x, w2) s = Add(r, g) y = Add(s, h) }",
+        lsb=3,
+        skip=("h",),
+    ),
     "streaming_conv": Case(
         "(float[1,4,3] x, float[1,4,2] s1, float[6,4,3] w) => (float[1,6,3] y, float[1,4,2] n1) {"
         " h = Concat<axis=2>(s1, x) y = Conv(h, w) b = Constant<value_ints=[3]>() e = Constant<value_ints=[5]>()"

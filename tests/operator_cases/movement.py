@@ -114,6 +114,25 @@ MOVEMENT = {
         " b = Constant<value_ints=[1]>() e = Constant<value_ints=[3]>() a = Constant<value_ints=[1]>()"
         " y = Slice(c, b, e, a) }"
     ),
+    **{
+        f"gather_{name}": Case(
+            f"(float[1,6,8] x) => (float[{out}] y) {{ i = Constant<{value}>() y = Gather<axis={axis}>(x, i) }}"
+        )
+        for name, out, value, axis in (
+            ("scalar", "1,8", "value_int=-1", 1),
+            ("one", "1,6,1", "value_ints=[3]", 2),
+            ("run", "1,3,8", "value_ints=[1,3,5]", 1),
+            ("shuffle", "1,6,8", "value_ints=[5,1,2,2,0,-3]", -2),
+        )
+    },
+    "concat_constant_outside": Case(
+        "(float[1,4,6] x, float[1,2,6] c) => (float[1,6,6] y) { y = Concat<axis=1>(x, c) }",
+        constants={"c": [[[9.0] * 6, [-7.0] * 6]]},
+    ),
+    "pad_value_outside": Case(
+        "(float[1,4,6] x, float c) => (float[1,4,9] y) { p = Constant<value_ints=[0,0,1,0,0,2]>() y = Pad(x, p, c) }",
+        constants={"c": -8.0},
+    ),
     "split_equal": Case(
         "(float[1,6,8] x) => (float[1,3,8] y, float[1,3,8] y2) { y, y2 = Split<axis=1, num_outputs=2>(x) }", opset=18
     ),

@@ -32,6 +32,24 @@ REFUSED: dict[str, tuple[Case, str]] = {
         ),
         "indices",
     ),
+    "dropout_training": (
+        Case(
+            "(float[1,4,6] x) => (float[1,4,6] y)"
+            " { r = Constant<value_float=0.5>() t = Constant<value=bool {1}>() y = Dropout(x, r, t) }"
+        ),
+        "training mode",
+    ),
+    "layer_norm_with_statistics": (
+        Case("(float[1,7,16] x, float[16] v) => (float[1,7,16] y, float[1,7,1] m) { y, m = LayerNormalization(x, v) }"),
+        "mean and deviation outputs",
+    ),
+    "gather_matrix": (
+        Case(
+            "(float[1,6] x) => (float[1,2,2] y)"
+            " { i = Constant<value=int64[2,2] {0,1,2,3}>() y = Gather<axis=1>(x, i) }"
+        ),
+        "indices of shape [2, 2]",
+    ),
     "average_pool_ceil_include_pads": (
         Case(
             "(float[1,4,8,8] x) => (float[1,4,5,5] y) { y = AveragePool"
@@ -67,7 +85,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
     ),
     "pow_cube": (
         Case("(float[1,4,6] x, float c) => (float[1,4,6] y) { y = Pow(x, c) }", constants={"c": 3.0}),
-        "exponent 3",
+        "exponent 3.0",
     ),
     "pad_reflect": (
         Case(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kwsq.ir import ops
 from kwsq.ir.graph import Op
+from kwsq.passes.fold_batchnorm import FoldBatchNorm
 from kwsq.passes.fold_gain import FoldGain, channel_axis
 
 X = grid(0.05)
@@ -80,6 +81,20 @@ def test_mul_and_add_between_quantisers_join_to_one_affine_rounded_once() -> Non
     integer = lowered(result.graph)
     assert kinds(integer.graph).count("DepthwiseConv2D") == 1
     assert_one_rounding(before, integer, share=0.05 * 2 / 127 / 0.06 + 0.001)
+
+
+@pytest.mark.parametrize("layer", [False, True])
+def test_gain_before_a_batchnorm_joins_it(layer: bool) -> None:
+    """The batch norm is folded first, and finds a Mul that is neither a layer nor an affine yet."""
+    model = Model()
+    x = model.input("x", (1, 4, 6, 5), X)
+    y = model.conv(x, 4, (3, 3)) if layer else x
+    y = model.batchnorm(model.node(ops.Mul(), y, model.constant(model.rng.uniform(0.5, 2, (4, 1, 1)))))
+    before = model.graph(model.batchnorm(y))
+    result = FoldGain().run(FoldBatchNorm().run(before).graph)
+    assert kinds(result.graph) == ["FakeQuant", "Conv" if layer else "ChannelAffine"]
+    assert max_difference(before, result.graph) <= 2 * TOLERANCE
+    assert not FoldGain().run(result.graph).changed
 
 
 def test_scalar_affine_on_channels_stored_last_needs_no_transpose() -> None:
