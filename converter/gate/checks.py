@@ -16,8 +16,9 @@ from kwsq.converter.gate.bootstrap import (
     resampled_totals,
 )
 from kwsq.converter.gate.comparison import GROUPS_MIN, Comparison
-from kwsq.converter.gate.config import GateConfig, band_targets
+from kwsq.converter.gate.config import PERCENT, GateConfig, band_targets
 from kwsq.converter.gate.intervals import (
+    EDWARDS,
     Interval,
     difference_interval,
     mcnemar_mid_p,
@@ -104,11 +105,18 @@ def accuracy_checks(comparison: Comparison, reference: BoolArray, candidate: Boo
     p = mcnemar_mid_p(int((reference & ~candidate).sum()), int((candidate & ~reference).sum()))
     found = [replace(lost, method=f"{lost.method}; for information, McNemar mid-p {p:.3g}")]
     if config.min_accuracy is not None:
-        shortfall = config.min_accuracy - float(candidate.mean())
-        floor = _blank("P4.min_accuracy", "top-1 accuracy below the floor", "fraction", "min_accuracy", config)
-        status = Status.FAIL if shortfall > 0 else Status.PASS
-        found.append(replace(floor, margin=0.0, point=shortfall, status=status, method="counted"))
+        found.append(accuracy_floor(float(candidate.mean()), config))
     return found
+
+
+def accuracy_floor(accuracy: float, config: GateConfig) -> Check:
+    """Returns whether the candidate's top-1 accuracy reaches the floor; counted, not estimated."""
+    shortfall = (config.min_accuracy or 0.0) - accuracy
+    floor = _blank("P4.min_accuracy", "top-1 accuracy below the floor", "fraction", "min_accuracy", config)
+    status = Status.FAIL if shortfall > 0 else Status.PASS
+    return replace(
+        floor, margin=0.0, point=shortfall, lower=shortfall, upper=shortfall, status=status, method="counted"
+    )
 
 
 def _difference(
@@ -117,7 +125,7 @@ def _difference(
     """Returns the verdict on the increase of a proportion of paired trials."""
     config = comparison.config
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-    bounds, method = difference_interval(gained, lost, before.size, config.confidence), "Tango score interval"
+    bounds, method = difference_interval(gained, lost, before.size, config.confidence, EDWARDS), "Tango score interval"
     reason = comparison.few_groups()
     if reason:
         return replace(check, point=(gained - lost) / before.size, reason=reason, method=method)
@@ -143,7 +151,7 @@ def frozen_accepts_check(comparison: Comparison) -> Check:
     if common + lost == 0 or reason:
         empty = "the reference makes no false accept here: a ratio has no meaning"
         return replace(check, reason=reason or empty, needed=None if reason else comparison.for_false_accepts())
-    score = ratio_interval(common, gained, lost, config.confidence)
+    score = ratio_interval(common, gained, lost, config.confidence, EDWARDS)
     rows = np.stack([before, after], axis=1).astype(np.int64)
     drawn = resampled_totals(rows, comparison.pairs.cluster[chosen], config.replicates, config.seed, stream=P3_STREAM)
     lower, upper = _ratio_bounds(drawn[:, 0], drawn[:, 1], config.confidence)
@@ -212,8 +220,14 @@ def skipped(check_id: str, question: str, reason: str) -> Check:
 
 
 def _blank(check_id: str, question: str, unit: str, setting: str, config: GateConfig) -> Check:
-    margin = float(getattr(config, setting) or 0.0) / (100.0 if setting.endswith("_pp") else 1.0)
+    margin = margin_of(setting, config)
     return Check(check_id, question, unit, margin, setting, None, None, None, Status.INCONCLUSIVE, "")
+
+
+def margin_of(setting: str, config: GateConfig) -> float:
+    """Returns a margin in the unit of its check: percentage points become fractions."""
+    value = float(getattr(config, setting) or 0.0)
+    return value / PERCENT if setting.endswith("_pp") else value
 
 
 def _settled(check: Check, comparison: Comparison) -> Check:

@@ -12,7 +12,7 @@ from kwsq.ir.errors import Problem, UsageError
 DEFAULT_TARGET_FRR = 0.05
 BAND_POINTS = 9
 SEED_MAX = 2**64 - 1
-_PERCENT = 100.0
+PERCENT = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,6 @@ class GateConfig:
     keyword_rate: float | None = None
     on_inconclusive: Literal["fail", "warn"] = "fail"
 
-    @property
-    def frr_margin(self) -> float:
-        """P2 as a fraction."""
-        return self.frr_margin_pp / _PERCENT
-
-    @property
-    def accuracy_margin(self) -> float:
-        """P4 as a fraction."""
-        return self.accuracy_margin_pp / _PERCENT
-
     def to_json(self) -> dict[str, object]:
         """Returns the settings as a JSON-ready dictionary."""
         return asdict(self)
@@ -92,8 +82,8 @@ def check_config(config: GateConfig) -> GateConfig:
         "frr_band": (0 <= config.frr_band < 1, "a fraction from 0 to below 1"),
         "fa_ratio_margin": (config.fa_ratio_margin > 0, "a fraction above 0; 0.10 is +10 %"),
         "relative_fdr_margin": (config.relative_fdr_margin > 0, "a fraction above 0; 0.10 is +10 %"),
-        "frr_margin_pp": (0 < config.frr_margin_pp < _PERCENT, "percentage points above 0"),
-        "accuracy_margin_pp": (0 < config.accuracy_margin_pp < _PERCENT, "percentage points above 0"),
+        "frr_margin_pp": (0 < config.frr_margin_pp < PERCENT, "percentage points above 0"),
+        "accuracy_margin_pp": (0 < config.accuracy_margin_pp < PERCENT, "percentage points above 0"),
         "min_accuracy": (config.min_accuracy is None or 0 <= config.min_accuracy <= 1, "a fraction from 0 to 1"),
         "latency_margin_hops": (config.latency_margin_hops > 0, "hops above 0"),
         "confidence": (0.5 < config.confidence < 1, "a fraction above 0.5 and below 1"),

@@ -19,6 +19,7 @@ from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.converter.gate.verdict import Check, Status, overall
 
 EXIT_CODES = {Status.PASS: 0, Status.FAIL: 1, Status.INCONCLUSIVE: 3}
+EXACT = "exact"
 IDENTICAL = "identical scores: every difference is exactly zero"
 INDEPENDENT = "no group column: trials are treated as independent, which is optimistic for repeated speakers"
 
@@ -82,7 +83,7 @@ def _degenerate(check: Check) -> Check:
     if check.status is Status.SKIPPED or check.id in ("P4.top1", "P4.min_accuracy"):
         return check  # classes come from other outputs than the score
     return replace(
-        check, point=0.0, lower=0.0, upper=0.0, status=Status.PASS, method="exact", reason=IDENTICAL, needed=None
+        check, point=0.0, lower=0.0, upper=0.0, status=Status.PASS, method=EXACT, reason=IDENTICAL, needed=None
     )
 
 

@@ -38,7 +38,11 @@ def normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf(confidence)
 
 
-def difference_interval(gained: int, lost: int, pairs: int, confidence: float) -> Interval:
+EDWARDS = 1.0
+"""Continuity correction of a difference of two counts, in events (Edwards, Psychometrika 13 (1948) 185-187)."""
+
+
+def difference_interval(gained: int, lost: int, pairs: int, confidence: float, continuity: float = 0.0) -> Interval:
     """Returns bounds of (gained - lost) / pairs.
 
     Args:
@@ -46,28 +50,29 @@ def difference_interval(gained: int, lost: int, pairs: int, confidence: float) -
         lost: pairs with it in the first member only.
         pairs: all pairs.
         confidence: of each bound.
+        continuity: events by which the counts are moved away from the value tested; 0 is Tango's interval.
 
     Source: Tango, Statistics in Medicine 17 (1998) 891-908.
     """
     if pairs == 0:
         return Interval(-1.0, 1.0)
     z, point = normal_quantile(confidence), (gained - lost) / pairs
-    statistic = _difference_statistic(gained, lost, pairs)
-    return Interval(_root(statistic, z, -1.0, point), _root(statistic, -z, point, 1.0))
+    below, above = (_difference_statistic(gained, lost, pairs, shift) for shift in (-continuity, continuity))
+    return Interval(_root(below, z, -1.0, point), _root(above, -z, point, 1.0))
 
 
-def _difference_statistic(gained: int, lost: int, n: int) -> Callable[[float], float]:
+def _difference_statistic(gained: int, lost: int, n: int, shift: float) -> Callable[[float], float]:
     def statistic(delta: float) -> float:
         """Returns the score statistic of a true difference `delta`; falls as delta grows."""
         linear = -(gained + lost) + (2 * n - gained + lost) * delta
         constant = -lost * delta * (1.0 - delta)
         expected = (math.sqrt(max(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
-        return _standardised(gained - lost - n * delta, n * (2 * expected + delta * (1.0 - delta)))
+        return _standardised(gained - lost + shift - n * delta, n * (2 * expected + delta * (1.0 - delta)))
 
     return statistic
 
 
-def ratio_interval(common: int, gained: int, lost: int, confidence: float) -> Interval:
+def ratio_interval(common: int, gained: int, lost: int, confidence: float, continuity: float = 0.0) -> Interval:
     """Returns bounds of (common + gained) / (common + lost).
 
     Args:
@@ -75,24 +80,25 @@ def ratio_interval(common: int, gained: int, lost: int, confidence: float) -> In
         gained: events of the second member only, the numerator's.
         lost: events of the first member only, the denominator's.
         confidence: of each bound.
+        continuity: events by which the counts are moved away from the value tested; 0 is the published interval.
 
     Source: Nam & Blackwelder, Statistics in Medicine 21 (2002) 689-699; Tang et al., 22 (2003) 1217-1233. The number
         of pairs without an event does not enter, so the interval serves events in continuous audio too.
     """
     if common + gained + lost == 0:
         return Interval(0.0, math.inf)
-    z, statistic = normal_quantile(confidence), _ratio_statistic(common, gained, lost)
-    point = (common + gained) / (common + lost) if common + lost else math.inf
-    lower = _root(statistic, z, 0.0, min(point, RATIO_MAX)) if common + gained else 0.0
-    if point > RATIO_MAX or statistic(RATIO_MAX) > -z:
+    z, point = normal_quantile(confidence), (common + gained) / (common + lost) if common + lost else math.inf
+    below, above = (_ratio_statistic(common, gained, lost, shift) for shift in (-continuity, continuity))
+    lower = _root(below, z, 0.0, min(point, RATIO_MAX)) if common + gained else 0.0
+    if point > RATIO_MAX or above(RATIO_MAX) > -z:
         return Interval(lower, math.inf)
     top = max(2.0 * point, 2.0)
-    while statistic(top) > -z:
+    while above(top) > -z:
         top *= 2.0
-    return Interval(lower, _root(statistic, -z, point, top))
+    return Interval(lower, _root(above, -z, point, top))
 
 
-def _ratio_statistic(common: int, gained: int, lost: int) -> Callable[[float], float]:
+def _ratio_statistic(common: int, gained: int, lost: int, shift: float) -> Callable[[float], float]:
     total = common + gained + lost
 
     def statistic(theta: float) -> float:
@@ -101,7 +107,7 @@ def _ratio_statistic(common: int, gained: int, lost: int) -> Callable[[float], f
         b = -((common + lost) * (1.0 + theta) * k + (gained + lost) * total)
         expected_lost = (-b + math.sqrt(max(b * b - 4 * a * lost * k * total, 0.0))) / (2 * a)
         variance = (1.0 + theta) * expected_lost - k
-        return _standardised(common + gained - theta * (common + lost), variance)
+        return _standardised(common + gained + shift - theta * (common + lost), variance)
 
     return statistic
 
