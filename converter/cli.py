@@ -288,6 +288,23 @@ def gate_plan(
     _run(action, verbose=verbose)
 
 
+def report(
+    document: options.GateReport,
+    to: options.ReportFormat = "text",
+    verbose: options.Verbose = False,
+) -> None:
+    """Render a gate's report as text, Markdown for a job summary, or JUnit XML."""
+
+    def action() -> int:
+        from kwsq.converter.gate.commands import read_report
+        from kwsq.converter.gate_render import render
+
+        sys.stdout.write(render(read_report(document), to))
+        return 0
+
+    _run(action, verbose=verbose)
+
+
 def _publish_gate(report: Mapping[str, Any], output: Path | None, *, force: bool, as_json: bool, quiet: bool) -> int:
     from kwsq.converter.gate.commands import write_report
     from kwsq.converter.gate_summaries import gate_blocks
@@ -318,6 +335,7 @@ def main() -> None:
     gates.command("judge")(gate_judge)
     gates.command("plan")(gate_plan)
     app.add_typer(gates, name="gate")
+    app.command()(report)
     _start(app, "kwsq")
 
 

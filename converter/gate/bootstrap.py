@@ -217,9 +217,12 @@ def resampled_totals(rows: IntArray, cluster: IntArray, replicates: int, seed: i
         stream: second word of its key.
     """
     _, code = np.unique(cluster, return_inverse=True)
-    per_group = np.stack([np.bincount(code, column) for column in rows.T], axis=1)
-    # Equal groups are drawn together: a sum of c Poisson(1) weights is Poisson(c).
-    kinds, counts = np.unique(per_group, axis=0, return_counts=True)
+    per_group = np.stack([np.bincount(code, column) for column in rows.T], axis=1).astype(np.int64)
+    # Equal groups are drawn together: a sum of c Poisson(1) weights is Poisson(c). One number per row sorts fast.
+    offset = per_group - per_group.min(axis=0)
+    key = np.ravel_multi_index(tuple(offset.T), tuple(offset.max(axis=0) + 1))
+    _, first, counts = np.unique(key, return_index=True, return_counts=True)
+    kinds = per_group[first]
     drawn = generator(seed, stream).poisson(np.broadcast_to(counts, (replicates, counts.size)))
     totals: FloatArray = drawn.astype(np.float64) @ kinds
     return totals

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -88,20 +88,30 @@ def frozen_frr_check(comparison: Comparison) -> Check:
     config, label = comparison.config, comparison.pairs.label
     check = _blank("P2.frr", "false reject rate at the reference's threshold", "fraction", "frr_margin_pp", config)
     before, after = (score[label] < comparison.threshold for score in comparison.pairs.scores())
-    return _difference(check, comparison, before, after, comparison.pairs.cluster[label], P2_STREAM)
+    group = comparison.pairs.reference.group
+    return _difference(check, comparison, before, after, None if group is None else group[label], P2_STREAM)
 
 
-def accuracy_checks(comparison: Comparison, reference: BoolArray, candidate: BoolArray) -> list[Check]:
-    """Returns P4: loss of top-1 accuracy, and the floor where one is set.
+@dataclass(frozen=True, slots=True, eq=False)
+class Classified:
+    """Which samples were classified rightly.
 
     Args:
-        comparison: for groups and settings.
-        reference: (n,) which trials the reference classifies rightly.
-        candidate: (n,) which trials the candidate classifies rightly.
+        reference: (n,) by the reference.
+        candidate: (n,) by the candidate.
+        group: (n,) speaker or recording of each sample, None when samples are independent.
     """
-    config = comparison.config
+
+    reference: BoolArray
+    candidate: BoolArray
+    group: IntArray | None = None
+
+
+def accuracy_checks(comparison: Comparison, classified: Classified) -> list[Check]:
+    """Returns P4: loss of top-1 accuracy, and the floor where one is set."""
+    config, reference, candidate = comparison.config, classified.reference, classified.candidate
     check = _blank("P4.top1", "loss of top-1 accuracy", "fraction", "accuracy_margin_pp", config)
-    lost = _difference(check, comparison, ~reference, ~candidate, comparison.pairs.cluster, P4_STREAM)
+    lost = _difference(check, comparison, ~reference, ~candidate, classified.group, P4_STREAM)
     p = mcnemar_mid_p(int((reference & ~candidate).sum()), int((candidate & ~reference).sum()))
     found = [replace(lost, method=f"{lost.method}; for information, McNemar mid-p {p:.3g}")]
     if config.min_accuracy is not None:
@@ -120,24 +130,25 @@ def accuracy_floor(accuracy: float, config: GateConfig) -> Check:
 
 
 def _difference(
-    check: Check, comparison: Comparison, before: BoolArray, after: BoolArray, cluster: IntArray, stream: int
+    check: Check, comparison: Comparison, before: BoolArray, after: BoolArray, group: IntArray | None, stream: int
 ) -> Check:
     """Returns the verdict on the increase of a proportion of paired trials."""
     config = comparison.config
     gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-    bounds, method = difference_interval(gained, lost, before.size, config.confidence, EDWARDS), "Tango score interval"
-    reason = comparison.few_groups()
-    if reason:
-        return replace(check, point=(gained - lost) / before.size, reason=reason, method=method)
-    if comparison.pairs.is_clustered:
+    check = replace(check, point=(gained - lost) / before.size, method="Tango score interval")
+    bounds = difference_interval(gained, lost, before.size, config.confidence, EDWARDS)
+    if group is not None:
+        if np.unique(group).size < GROUPS_MIN:
+            reason = f"{np.unique(group).size} groups; resampling needs {GROUPS_MIN}"
+            return replace(check, reason=reason)
         change = after.astype(np.int64) - before.astype(np.int64)
         rows = np.stack([change, np.ones_like(change)], axis=1)
-        drawn = resampled_totals(rows, cluster, config.replicates, config.seed, stream=stream)
+        drawn = resampled_totals(rows, group, config.replicates, config.seed, stream=stream)
         rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1.0)
         bounds = bounds.widened(Interval(*percentile_bounds(rates, rates, config.confidence)))
-        method = f"{_bootstrap_method(comparison)}, no narrower than {method}"
-    found = replace(check, point=(gained - lost) / before.size, lower=bounds.lower, upper=bounds.upper, method=method)
-    return _settled(found, comparison)
+        check = replace(check, method=f"{_bootstrap_method(comparison)}, no narrower than the {check.method}")
+    found = replace(check, lower=bounds.lower, upper=bounds.upper)
+    return judged(replace(found, positives=before.size), config.confidence)
 
 
 def frozen_accepts_check(comparison: Comparison) -> Check:
@@ -204,7 +215,7 @@ def latency_check(
     # Half a millionth of a hop: times are multiples of the hop that were added up.
     slack = 5e-7 * hop_seconds
     found_check = replace(check, point=point, lower=lower, upper=upper - slack, method=method)
-    return judged(found_check, shift.size, 0, config.confidence)
+    return judged(replace(found_check, positives=shift.size), config.confidence)
 
 
 def _weighted_quantile(ascending: FloatArray, weights: IntArray) -> FloatArray:
@@ -231,7 +242,8 @@ def margin_of(setting: str, config: GateConfig) -> float:
 
 
 def _settled(check: Check, comparison: Comparison) -> Check:
-    return judged(check, comparison.positives, comparison.negatives, comparison.config.confidence)
+    counted = replace(check, positives=comparison.positives, negatives=comparison.negatives)
+    return judged(counted, comparison.config.confidence)
 
 
 def _bootstrap_method(comparison: Comparison) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kwsq.converter.det.trials import BoolArray
+from kwsq.converter.gate.checks import Classified
 from kwsq.converter.gate.decision import decide
 from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.converter.gate.plan import PlanRequest, plan
-from kwsq.converter.gate.report import gate_report, rejudge
+from kwsq.converter.gate.report import checked_report, gate_report, rejudge
 from kwsq.converter.gate.score_files import evalset_sha256, is_score_file, join, read_scores
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes
@@ -20,7 +20,7 @@ from kwsq.converter.settings import gate_config, read_settings
 from kwsq.ir.errors import Problem, UsageError
 
 Json = dict[str, Any]
-Compared = tuple[PairedTrials, tuple[BoolArray, BoolArray] | None, Json]
+Compared = tuple[PairedTrials, Classified | None, Json]
 
 
 def compare(
@@ -48,8 +48,8 @@ def compare(
     if reference is None or candidate is None:
         missing = " and ".join(n for n, p in (("--reference", reference), ("--candidate", candidate)) if p is None)
         raise UsageError(Problem("kwsq gate", f"no {missing}", "both models or score files", "add the option"))
-    pairs, correct, sources = _compared(reference, candidate, data, keywords)
-    return gate_report(decide(pairs, settings, correct), sources)
+    pairs, classified, sources = _compared(reference, candidate, data, keywords)
+    return gate_report(decide(pairs, settings, classified), sources)
 
 
 def _compared(reference: Path, candidate: Path, data: Path | None, keywords: tuple[int, ...]) -> Compared:
@@ -78,15 +78,24 @@ def judge_again(report: Path, config: Path | None, flags: Mapping[str, Any]) -> 
     Raises:
         UsageError: not a gate's report, or a setting that would change the bounds.
     """
-    where = f"report {report.name!r}"
-    try:
-        document = json.loads(read_file(report, "report"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UsageError(Problem(where, str(error), "JSON", "name a report.json of kwsq gate")) from error
     sections = read_settings(config)
-    gate_config(sections, flags)  # types and ranges
-    given = {name: float(v) if isinstance(v, int) else v for name, v in sections.get("gate", {}).items()}
-    return rejudge(document, where, {**given, **{name: v for name, v in flags.items() if v is not None}})
+    settings = gate_config(sections, flags)
+    named = [*sections.get("gate", {}), *(name for name, value in flags.items() if value is not None)]
+    return rejudge(read_report(report), f"report {report.name!r}", {name: getattr(settings, name) for name in named})
+
+
+def read_report(path: Path) -> Json:
+    """Returns a gate's report.
+
+    Raises:
+        UsageError: not JSON, or another document.
+    """
+    where = f"report {path.name!r}"
+    try:
+        document = json.loads(read_file(path, "report"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UsageError(Problem(where, str(error), "JSON", "name a report of kwsq gate")) from error
+    return checked_report(document, where)
 
 
 def plan_for(numbers: tuple[int, int, float, float, float, int], config: Path | None, flags: Mapping[str, Any]) -> Json:

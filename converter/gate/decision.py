@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from kwsq.converter.det import Saturation, saturation
-from kwsq.converter.det.trials import BoolArray
 from kwsq.converter.gate.checks import (
+    Classified,
     accuracy_checks,
     frozen_accepts_check,
     frozen_frr_check,
@@ -56,32 +58,34 @@ def exit_code(status: Status, on_inconclusive: str) -> int:
     return EXIT_CODES[status]
 
 
-def decide(pairs: PairedTrials, config: GateConfig, correct: tuple[BoolArray, BoolArray] | None = None) -> Decision:
+def decide(pairs: PairedTrials, config: GateConfig, classified: Classified | None = None) -> Decision:
     """Returns the verdict.
 
     Args:
         pairs: trials scored by both models.
         config: settings.
-        correct: which trials the reference and the candidate classify rightly, None where there are no classes.
+        classified: which samples each model classifies rightly, None where there are no classes.
 
     Raises:
         UsageError: a setting is out of range.
     """
     comparison = Comparison.of(pairs, config)
     checks = [*matched_checks(comparison), frozen_frr_check(comparison), frozen_accepts_check(comparison)]
-    if correct is None:
+    if classified is None:
         checks.append(skipped("P4.top1", "loss of top-1 accuracy", "needs a model pair and labelled data"))
     else:
-        checks += accuracy_checks(comparison, *correct)
+        checks += accuracy_checks(comparison, classified)
     checks.append(skipped("P5.latency", "shift of the detection latency", "needs scores of continuous audio"))
     if pairs.is_identical:
-        checks = [_degenerate(check) for check in checks]
+        same_classes = classified is not None and np.array_equal(classified.reference, classified.candidate)
+        exact = {"P1.fa_ratio", "P1.relative_fdr", "P2.frr", "P3.fa_ratio"} | ({"P4.top1"} if same_classes else set())
+        checks = [_degenerate(check) if check.id in exact else check for check in checks]
     return Decision(comparison, tuple(checks), tuple(_notes(pairs)))
 
 
 def _degenerate(check: Check) -> Check:
-    if check.status is Status.SKIPPED or check.id in ("P4.top1", "P4.min_accuracy"):
-        return check  # classes come from other outputs than the score
+    if check.status is Status.SKIPPED:
+        return check
     return replace(
         check, point=0.0, lower=0.0, upper=0.0, status=Status.PASS, method=EXACT, reason=IDENTICAL, needed=None
     )

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kwsq.converter.data import InputSpec, Samples, read_samples
-from kwsq.converter.det.trials import BoolArray, FloatArray, IntArray
+from kwsq.converter.det.saturation import BYTE_LEVELS
+from kwsq.converter.det.trials import FloatArray, IntArray
+from kwsq.converter.gate.checks import Classified
 from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.converter.input_file import read_file
 from kwsq.ir.errors import Problem, UnsupportedModelError, UsageError
@@ -42,7 +44,7 @@ class Runnable:
 
 def scored_pair(
     reference: Path, candidate: Path, data: Path, keywords: tuple[int, ...]
-) -> tuple[PairedTrials, tuple[BoolArray, BoolArray], Json]:
+) -> tuple[PairedTrials, Classified, Json]:
     """Returns trials of two models, which samples each classifies rightly, and what was compared.
 
     Args:
@@ -61,15 +63,15 @@ def scored_pair(
     labels = samples[0].labels
     assert labels is not None, "read_samples was asked for labels"
     _check_classes(outputs, labels, keywords)
-    correct = outputs[0].argmax(1) == labels, outputs[1].argmax(1) == labels
     group, duration = _columns(data, labels.size)
+    classified = Classified(outputs[0].argmax(1) == labels, outputs[1].argmax(1) == labels, group)
     pairs = _pooled(outputs, labels, keywords, group, duration)
     evalset = hashlib.sha256(read_file(data, "--data")).hexdigest()
     sources = {
-        name: {"file": model.name, "sha256": model.sha256, "runtime": model.runtime}
-        for name, model in zip(("reference", "candidate"), models, strict=True)
+        name: {"file": model.name, "sha256": model.sha256, "runtime": model.runtime, "lint": _lint(scores)}
+        for name, model, scores in zip(("reference", "candidate"), models, outputs, strict=True)
     }
-    return pairs, correct, {**sources, "evalset": {"file": data.name, "sha256": evalset}}
+    return pairs, classified, {**sources, "evalset": {"file": data.name, "sha256": evalset}}
 
 
 def load_runnable(path: Path, flag: str) -> Runnable:
@@ -172,15 +174,28 @@ def log_odds(outputs: FloatArray, keyword: int) -> FloatArray:
         outputs: (n, classes) logits, or the probabilities of a softmax: both give the same odds.
         keyword: the class.
     """
-    if (outputs >= 0).all() and (outputs <= 1).all() and np.allclose(outputs.sum(1), 1.0, atol=0.05):
-        # A probability of 0 or 1 has no finite odds; half the smallest step seen keeps the order.
-        steps = np.diff(np.unique(outputs))
-        least = 0.5 * float(steps.min(initial=1e-12))
-        share = np.clip(outputs[:, keyword], least, 1.0 - least)
-        return np.asarray(np.log(share) - np.log1p(-share))
     others = np.delete(outputs, keyword, axis=1)
+    if is_probability(outputs):
+        # 0 has no logarithm; half the smallest share seen keeps the order.
+        least = 0.5 * float(outputs[outputs > 0].min())
+        odds = np.log(np.maximum(outputs[:, keyword], least)) - np.log(np.maximum(others.sum(axis=1), least))
+        return np.asarray(odds, np.float64)
     top = others.max(axis=1)
     return np.asarray(outputs[:, keyword] - top - np.log(np.exp(others - top[:, None]).sum(axis=1)))
+
+
+def is_probability(outputs: FloatArray) -> bool:
+    """Returns whether rows are those of a softmax, as far as int8 steps show it."""
+    in_range = (outputs >= 0).all() and (outputs <= 1).all()
+    # Each of C classes is off by half a step of 1/256 at most.
+    return bool(in_range and np.abs(outputs.sum(axis=1) - 1.0).max() <= 0.5 * outputs.shape[1] / 256 + 1e-3)
+
+
+def _lint(outputs: FloatArray) -> str | None:
+    levels = int(np.unique(outputs).size)
+    if not is_probability(outputs) or levels > BYTE_LEVELS:
+        return None
+    return f"its softmax has {levels} levels: scores saturate; gate a model that emits logits (--drop-softmax)"
 
 
 def _pooled(

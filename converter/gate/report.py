@@ -63,7 +63,10 @@ def gate_report(decision: Decision, sources: Mapping[str, Json]) -> Json:
                 "reference": _curve(comparison.pairs.reference),
                 "candidate": _curve(comparison.pairs.candidate),
             },
-            "notes": list(decision.notes),
+            "notes": [
+                *decision.notes,
+                *(f"{name}: {source['lint']}" for name, source in sources.items() if source.get("lint")),
+            ],
         }
     )
 
@@ -96,13 +99,19 @@ def sentence(check: Check) -> str:
     'false accepts: +25.0 % (between +12.0 % and +40.0 %), margin +10.0 %'
     """
     if check.status is Status.SKIPPED or check.point is None:
-        return f"{check.question}: {check.reason}"
+        text = f"{check.question}: {check.reason}"
+        return text + _wanted(check)
     low, high = amount(check.lower, check.unit), amount(check.upper, check.unit)
     found = f"{check.question}: {amount(check.point, check.unit)} (between {low} and {high})"
-    text = f"{found}, margin {amount(check.margin, check.unit)}"
-    if check.status is Status.INCONCLUSIVE and check.needed:
-        text += f"; to settle it, {check.needed.positives:,} keyword and {check.needed.negatives:,} other trials"
-    return text
+    return f"{found}, margin {amount(check.margin, check.unit)}{_wanted(check)}"
+
+
+def _wanted(check: Check) -> str:
+    if check.needed is None or check.status is not Status.INCONCLUSIVE:
+        return ""
+    kind = "samples" if check.id.startswith("P4") else "keyword trials"
+    others = f" and {check.needed.negatives:,} others" if check.needed.negatives else ""
+    return f"; about {check.needed.positives:,} {kind}{others} would settle it"
 
 
 def amount(value: float | None, unit: str) -> str:
@@ -132,34 +141,58 @@ def _curve(trials: Trials) -> Json:
     }
 
 
-def rejudge(report: Any, where: str, settings: Mapping[str, Any]) -> Json:
+def checked_report(document: object, where: str) -> Json:
+    """Returns the document if it is a gate's report.
+
+    Raises:
+        UsageError: it is another document, or damaged.
+    """
+    named = (document.get("kind"), document.get("schema_version")) if isinstance(document, dict) else None
+    if not isinstance(document, dict) or named != (KIND, SCHEMA_VERSION):
+        raise UsageError(Problem(where, "another document", "a report of kwsq gate", "name a gate's report"))
+    try:
+        result = document["result"]
+        Status(result["verdict"]["status"])
+        checks = [_check(entry) for entry in result["checks"]]
+        _check_numbers(checks)
+        check_config(GateConfig(**result["settings"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = f"a damaged report: {type(error).__name__} {error}"
+        raise UsageError(Problem(where, found, "a report of kwsq gate", "run the gate again")) from error
+    return document
+
+
+def _check_numbers(checks: list[Check]) -> None:
+    for check in checks:
+        bounds = (check.point, check.lower, check.upper)
+        numbers = [check.margin, check.positives, check.negatives, *(b for b in bounds if b is not None)]
+        if not all(isinstance(value, int | float) for value in numbers):
+            raise TypeError(f"numbers of {check.id}")
+        if not (isinstance(check.question, str) and isinstance(check.id, str)):
+            raise TypeError(f"texts of {check.id}")
+
+
+def rejudge(report: Json, where: str, settings: Mapping[str, Any]) -> Json:
     """Returns a report with its verdicts under other margins; the bounds stay as they were measured.
 
     Args:
-        report: parsed JSON of an earlier gate.
+        report: of an earlier gate, as `checked_report` returned it.
         where: its name, for messages.
         settings: settings to replace, by name.
 
     Raises:
-        UsageError: not a gate's report, or a setting that enters the bounds.
+        UsageError: a setting that enters the bounds.
     """
-    if not (isinstance(report, dict) and report.get("kind") == KIND and report.get("schema_version") == SCHEMA_VERSION):
-        raise UsageError(Problem(where, "another document", "report.json of kwsq gate", "name a gate's report"))
-    try:
-        result = report["result"]
-        before = GateConfig(**result["settings"])
-        checks = [_check(entry) for entry in result["checks"]]
-        trials = (int(result["trials"]["positives"]), int(result["trials"]["negatives"]))
-    except (KeyError, TypeError, ValueError) as error:
-        found = f"no valid {error}"
-        raise UsageError(Problem(where, found, "report.json of kwsq gate", "run the gate again")) from error
+    result = report["result"]
+    before = GateConfig(**result["settings"])
+    checks = [_check(entry) for entry in result["checks"]]
     fixed = [name for name, value in settings.items() if name not in MARGINS and getattr(before, name) != value]
     if fixed:
         expected = f"one of {', '.join(MARGINS)}"
         found = "a setting that enters the bounds"
         raise UsageError([Problem(f"{where}, {name}", found, expected, "run the gate again") for name in fixed])
     config = check_config(replace(before, **settings))
-    judged_again = tuple(_judged_again(check, before, config, trials) for check in checks)
+    judged_again = tuple(_judged_again(check, before, config) for check in checks)
     return _document(
         {
             **result,
@@ -178,13 +211,14 @@ def _check(entry: Json) -> Check:
     )
 
 
-def _judged_again(check: Check, before: GateConfig, config: GateConfig, trials: tuple[int, int]) -> Check:
+def _judged_again(check: Check, before: GateConfig, config: GateConfig) -> Check:
     if check.id == "P4.min_accuracy":
-        accuracy = (before.min_accuracy or 0.0) - (check.point or 0.0)
-        return accuracy_floor(accuracy, config)
-    if check.status is Status.SKIPPED or (check.upper is None and check.lower is None):
+        return accuracy_floor((before.min_accuracy or 0.0) - (check.point or 0.0), config)
+    if check.status is Status.SKIPPED:
         return check
-    margin = margin_of(check.margin_setting, config)
-    again = judged(replace(check, margin=margin, reason="", needed=None), *trials, config.confidence)
+    check = replace(check, margin=margin_of(check.margin_setting, config))
+    if check.upper is None and check.lower is None:
+        return check
+    again = judged(replace(check, reason="", needed=None), config.confidence)
     # Why exact differences are exact does not depend on the margin.
     return replace(again, reason=check.reason) if check.method == EXACT else again

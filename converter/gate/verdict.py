@@ -57,6 +57,7 @@ class Check:
         method: how the bounds were found.
         reason: why no verdict was possible or none was needed, "" otherwise.
         needed: data that would settle an inconclusive check.
+        positives, negatives: trials the bounds rest on.
     """
 
     id: str
@@ -71,6 +72,8 @@ class Check:
     method: str
     reason: str = ""
     needed: TrialsNeeded | None = None
+    positives: int = 0
+    negatives: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Returns the fields as a JSON-ready dictionary."""
@@ -86,6 +89,8 @@ class Check:
             "status": self.status.value,
             "method": self.method,
             "reason": self.reason,
+            "positives": self.positives,
+            "negatives": self.negatives,
             "trials_needed": None if self.needed is None else self.needed.to_json(),
         }
 
@@ -138,7 +143,7 @@ def growth_needed(point: float, upper: float, margin: float, confidence: float) 
     return (distance / gap) ** 2, "the measured difference" if as_measured else "equal models"
 
 
-def judged(check: Check, positives: int, negatives: int, confidence: float) -> Check:
+def judged(check: Check, confidence: float) -> Check:
     """Returns the check with its verdict and, where it is inconclusive, the trials needed."""
     status = judge(check.point, check.lower, check.upper, check.margin)
     if status is not Status.INCONCLUSIVE:
@@ -147,6 +152,6 @@ def judged(check: Check, positives: int, negatives: int, confidence: float) -> C
     if check.point is not None and check.upper is not None and check.upper > check.point:
         factor, assuming = growth_needed(check.point, check.upper, check.margin, confidence)
         factor = max(factor, 1.0)
-        needed = TrialsNeeded(math.ceil(positives * factor), math.ceil(negatives * factor), assuming)
+        needed = TrialsNeeded(math.ceil(check.positives * factor), math.ceil(check.negatives * factor), assuming)
     reason = "the bounds are on both sides of the margin" if needed else "too few errors to bound the difference"
     return replace(check, status=status, reason=reason, needed=needed or check.needed)
