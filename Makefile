@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# An editable install leaves byte-compiling to the first import, which may not be allowed to write.
+COMPILE := @$(BIN)/python -m compileall -q ir passes targets converter models
 OUT := out
 PYTEST_ARGS ?=
 
@@ -31,11 +33,13 @@ $(BIN)/python:
 $(VENV)/.kwsq-core: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(PIP) install --quiet -e .
+	$(COMPILE)
 	@touch $@
 
 $(VENV)/.kwsq-dev: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	$(PIP) install --quiet -e '.[dev]'
+	$(COMPILE)
 	@touch $@ $(VENV)/.kwsq-core
 
 $(VENV)/.kwsq-train: $(VENV)/.kwsq-dev

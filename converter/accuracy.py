@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from kwsq.converter.data import Samples
 from kwsq.converter.parity import SourceReference
 from kwsq.converter.parity.sequences import run_vectors, zero_states
 from kwsq.converter.parity.source import real_inputs
-from kwsq.converter.runtimes.litert import KernelSet, LitertSession
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.lowered import LoweredGraph
 
@@ -27,7 +26,7 @@ class Accuracy:
     Args:
         samples: number of labelled samples.
         source_top1: of the source model.
-        artefact_top1: of the artefact, in LiteRT's default kernels.
+        artefact_top1: of the artefact, in the runtime an application would use.
         output: the output whose scores were compared.
         source: what ran the source.
     """
@@ -55,7 +54,7 @@ NOT_ASSESSED: Mapping[str, object] = {"assessed": False}
 
 def assess(
     graph: LoweredGraph,
-    artefact: bytes,
+    run: Callable[[Mapping[str, Array]], Mapping[str, Array]],
     source: SourceReference,
     samples: Samples,
     codes: Mapping[str, Array],
@@ -64,7 +63,7 @@ def assess(
 
     Args:
         graph: legalised graph of the artefact.
-        artefact: bytes of the `.tflite` file.
+        run: runs the artefact as an application would, stacked inputs by name.
         source: the source model.
         samples: real inputs and labels.
         codes: the same inputs as the artefact takes them.
@@ -75,14 +74,8 @@ def assess(
     assert samples.labels is not None, "read_samples was asked for labels"
     states = {pair.output for pair in graph.states}
     output = next(name for name in graph.outputs if name not in states)
-    session = LitertSession(artefact, KernelSet.DEFAULT)
-
-    def invoke(arrays: Mapping[str, Array]) -> dict[str, Array]:
-        run = session.run([arrays[name] for name in graph.inputs])
-        return dict(zip(graph.outputs, run.outputs, strict=True))
-
     initial = zero_states(graph)
-    found = run_vectors(graph, invoke, codes, initial)[output]
+    found = run_vectors(graph, run, codes, initial)[output]
     real_states = {name: real_inputs(graph, {name: array})[name] for name, array in initial.items()}
     expected = run_vectors(graph, source.run, samples.inputs, real_states)[output]
     return Accuracy(

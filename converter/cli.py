@@ -1,4 +1,4 @@
-"""The command line: `kwsq-convert` and `kwsq`. The only place that prints, and the only one that catches everything.
+"""The command line: `kwsq-convert` and `kwsq`. With `cli_outcome` the only place that prints.
 
 stdout carries the result, stderr everything else. Only typer is imported up front: `--help` must not wait for ONNX.
 """
@@ -19,23 +19,17 @@ from typing import Any, Literal, NoReturn, TextIO
 import typer
 
 from kwsq.converter import cli_options as options
+from kwsq.converter.cli_gate import gate, gate_judge, gate_plan, report
+from kwsq.converter.cli_outcome import EXIT_CODES, INTERRUPTED, TERMINATED, finish, message, show_result
 from kwsq.converter.config import ConvertOptions, check_options, parse_accuracy, parse_shape, parse_state
 from kwsq.converter.input_file import read_file
-from kwsq.converter.safe_text import printable
-from kwsq.ir.errors import KwsqError
-
-INTERRUPTED, TERMINATED, INTERNAL, IO_FAILED = 130, 143, 70, 2
-EXIT_CODES = (
-    "Exit codes: 0 ok; 1 parity, gate or budget failed; 2 usage or I/O; 3 inconclusive; 4 unsupported model; "
-    "5 invalid or unsafe input; 70 internal error."
-)
 
 
 def convert(
     model: options.OnnxModel,
     target: options.Target,
     wbits: options.WeightBits = None,
-    container: options.Container = "int8",
+    container: options.Container = None,
     runtime: options.Runtime = "litert",
     calibration: options.Calibration = None,
     data: options.Data = None,
@@ -83,7 +77,7 @@ def convert(
         "intermediates": intermediates,
     }
     texts = {"shapes": shape, "states": state, "min_accuracy": min_accuracy}
-    _run(lambda: _convert(settings, texts, as_json=as_json, quiet=quiet, verbose=verbose), verbose=verbose)
+    finish(lambda: _convert(settings, texts, as_json=as_json, quiet=quiet, verbose=verbose), verbose=verbose)
 
 
 def _convert(
@@ -103,9 +97,9 @@ def _convert(
     with _progress(quiet=quiet, verbose=verbose) as progress:
         result = run_driver(chosen, progress)
     blocks = conversion_blocks(result.report, str(result.directory))
-    _print(result.report, blocks[:1] if quiet else blocks, as_json=as_json)
+    show_result(result.report, blocks[:1] if quiet else blocks, as_json=as_json)
     for reason in result.report["result"]["verdict"]["reasons"]:
-        _message(f"failed: {reason}")
+        message(f"failed: {reason}")
     return result.exit_code
 
 
@@ -116,22 +110,29 @@ def inspect(
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show dialects, scales and bits of an .onnx or .tflite, and what would be refused."""
+    """Show dialects, scales and bits of an .onnx, .tflite or .kwsq, and what would be refused."""
 
     def action() -> int:
         data, shapes = read_file(model, "model"), dict(parse_shape(text) for text in shape or ())
-        from kwsq.converter.inspect import inspect_onnx, inspect_tflite
         from kwsq.converter.summaries import inspection_blocks
 
-        facts = (
-            inspect_tflite(data, model.name)
-            if _is_tflite(model, data)
-            else inspect_onnx(data, model.name, batch, shapes)
-        )
-        _print(_titled(model, facts), inspection_blocks(facts), as_json=as_json)
+        match _format_of(model, data):
+            case "kwsq":
+                from kwsq.converter.inspect_pack import inspect_pack
+
+                facts = inspect_pack(data, model.name)
+            case "tflite":
+                from kwsq.converter.inspect import inspect_tflite
+
+                facts = inspect_tflite(data, model.name)
+            case _:
+                from kwsq.converter.inspect import inspect_onnx
+
+                facts = inspect_onnx(data, model.name, batch, shapes)
+        show_result(_titled(model, facts), inspection_blocks(facts), as_json=as_json)
         return 0
 
-    _run(action, verbose=verbose)
+    finish(action, verbose=verbose)
 
 
 def footprint(
@@ -141,26 +142,53 @@ def footprint(
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure flash, activation memory and MACs of any .onnx or .tflite."""
+    """Measure flash, activation memory and MACs of any .onnx, .tflite or .kwsq."""
 
     def action() -> int:
         data, shapes = read_file(model, "model"), dict(parse_shape(text) for text in shape or ())
         from kwsq.converter.summaries import footprint_blocks
 
-        if _is_tflite(model, data):
-            from kwsq.converter.tflite_footprint import measure
-            from kwsq.targets.neon.reader import read
+        match _format_of(model, data):
+            case "kwsq":
+                from kwsq.converter.pack_footprint import measure_pack
+                from kwsq.targets.accel.reader import read as read_pack
 
-            report = measure(read(data, model.name))
-        else:
-            from kwsq.converter.onnx_footprint import measure_onnx
+                report = measure_pack(read_pack(data, model.name))
+            case "tflite":
+                from kwsq.converter.tflite_footprint import measure
+                from kwsq.targets.neon.reader import read
 
-            report = measure_onnx(data, model.name, batch, shapes)
+                report = measure(read(data, model.name))
+            case _:
+                from kwsq.converter.onnx_footprint import measure_onnx
+
+                report = measure_onnx(data, model.name, batch, shapes)
         facts = report.to_json()
-        _print(_titled(model, facts), footprint_blocks(facts), as_json=as_json)
+        show_result(_titled(model, facts), footprint_blocks(facts), as_json=as_json)
         return 0
 
-    _run(action, verbose=verbose)
+    finish(action, verbose=verbose)
+
+
+def run(
+    model: options.AnyModel,
+    inputs: options.RunInput,
+    output: options.RunOutput,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Run a .kwsq, .tflite or .onnx on arrays and save its outputs."""
+
+    def action() -> int:
+        data = read_file(model, "model")
+        from kwsq.converter.run_model import run_model
+        from kwsq.converter.summaries import run_blocks
+
+        facts = run_model(data, _format_of(model, data), model.name, inputs, output)
+        show_result(_titled(model, facts), run_blocks(facts), as_json=as_json)
+        return 0
+
+    finish(action, verbose=verbose)
 
 
 def ops(
@@ -178,142 +206,10 @@ def ops(
             sys.stdout.write(as_markdown())
             return 0
         facts = supported()
-        _print(facts, ops_blocks(facts), as_json=as_json)
+        show_result(facts, ops_blocks(facts), as_json=as_json)
         return 0
 
-    _run(action, verbose=verbose)
-
-
-def gate(
-    context: typer.Context,
-    reference: options.GateReference = None,
-    candidate: options.GateCandidate = None,
-    data: options.GateData = None,
-    keyword: options.Keyword = None,
-    config: options.Config = None,
-    target_frr: options.TargetFrr = None,
-    threshold: options.Threshold = None,
-    fa_margin: options.FaMargin = None,
-    frr_margin: options.FrrMargin = None,
-    keyword_rate: options.KeywordRate = None,
-    seed: options.GateSeed = None,
-    on_inconclusive: options.OnInconclusive = None,
-    output: options.ReportFile = None,
-    force: options.ForceFile = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """Judge whether a candidate detects as well as its reference: PASS, FAIL or INCONCLUSIVE."""
-    flags = {
-        "target_frr": target_frr,
-        "threshold": threshold,
-        "fa_ratio_margin": fa_margin,
-        "relative_fdr_margin": fa_margin,
-        "frr_margin_pp": frr_margin,
-        "keyword_rate": keyword_rate,
-        "seed": seed,
-        "on_inconclusive": on_inconclusive,
-    }
-    if context.invoked_subcommand is not None:
-        return
-
-    def action() -> int:
-        from kwsq.converter.gate.commands import compare
-
-        report = compare(reference, candidate, data, tuple(keyword or ()), config, flags)
-        return _publish_gate(report, output, force=force, as_json=as_json, quiet=quiet)
-
-    _run(action, verbose=verbose)
-
-
-def gate_judge(
-    report: options.GateReport,
-    config: options.Config = None,
-    fa_margin: options.FaMargin = None,
-    frr_margin: options.FrrMargin = None,
-    on_inconclusive: options.OnInconclusive = None,
-    output: options.ReportFile = None,
-    force: options.ForceFile = False,
-    as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """Judge an earlier report again under other margins; no model is run."""
-    flags = {
-        "fa_ratio_margin": fa_margin,
-        "relative_fdr_margin": fa_margin,
-        "frr_margin_pp": frr_margin,
-        "on_inconclusive": on_inconclusive,
-    }
-
-    def action() -> int:
-        from kwsq.converter.gate.commands import judge_again
-
-        return _publish_gate(judge_again(report, config, flags), output, force=force, as_json=as_json, quiet=quiet)
-
-    _run(action, verbose=verbose)
-
-
-def gate_plan(
-    positives: options.Positives = 3000,
-    negatives: options.Negatives = 150_000,
-    false_accept_rate: options.FalseAcceptRate = 0.0015,
-    noise: options.Noise = 0.02,
-    discordance: options.Discordance = 0.01,
-    runs: options.Runs = 40,
-    config: options.Config = None,
-    target_frr: options.TargetFrr = None,
-    fa_margin: options.FaMargin = None,
-    frr_margin: options.FrrMargin = None,
-    as_json: options.AsJson = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """Say how many trials the margins need, by formula and by simulation."""
-    flags = {
-        "target_frr": target_frr,
-        "fa_ratio_margin": fa_margin,
-        "relative_fdr_margin": fa_margin,
-        "frr_margin_pp": frr_margin,
-    }
-
-    def action() -> int:
-        from kwsq.converter.gate.commands import plan_for
-        from kwsq.converter.gate_summaries import plan_blocks
-
-        facts = plan_for((positives, negatives, false_accept_rate, noise, discordance, runs), config, flags)
-        _print(facts, plan_blocks(facts), as_json=as_json)
-        return 0
-
-    _run(action, verbose=verbose)
-
-
-def report(
-    document: options.GateReport,
-    to: options.ReportFormat = "text",
-    verbose: options.Verbose = False,
-) -> None:
-    """Render a gate's report as text, Markdown for a job summary, or JUnit XML."""
-
-    def action() -> int:
-        from kwsq.converter.gate.commands import read_report
-        from kwsq.converter.gate_render import render
-
-        sys.stdout.write(render(read_report(document), to))
-        return 0
-
-    _run(action, verbose=verbose)
-
-
-def _publish_gate(report: Mapping[str, Any], output: Path | None, *, force: bool, as_json: bool, quiet: bool) -> int:
-    from kwsq.converter.gate.commands import write_report
-    from kwsq.converter.gate_summaries import gate_blocks
-
-    if output is not None:
-        write_report(report, output, force=force)
-    blocks = gate_blocks(report)
-    _print(report, blocks[:1] if quiet else blocks, as_json=as_json)
-    return int(report["result"]["verdict"]["exit_code"])
+    finish(action, verbose=verbose)
 
 
 def convert_main() -> None:
@@ -329,6 +225,7 @@ def main() -> None:
     app.command(epilog=EXIT_CODES)(convert)
     app.command()(inspect)
     app.command()(footprint)
+    app.command()(run)
     app.command()(ops)
     gates = _app(help="Judge whether a candidate detects as well as its reference.", epilog=EXIT_CODES)
     gates.callback(invoke_without_command=True)(gate)
@@ -358,63 +255,20 @@ def _start(app: typer.Typer, name: str) -> NoReturn:
     try:
         app(prog_name=name)
     except KeyboardInterrupt:
-        _message("interrupted")
+        message("interrupted")
         sys.exit(INTERRUPTED)
     sys.exit(0)
-
-
-def _run(action: Callable[[], int], *, verbose: bool) -> NoReturn:
-    """Ends the command with the exit code its outcome stands for."""
-    try:
-        code = action()
-        sys.stdout.flush()
-    except KwsqError as error:
-        _message(error.summary)
-        for problem in error.problems:
-            _message(f"  {problem}")
-        code = error.exit_code
-    except KeyboardInterrupt:
-        _message("interrupted")
-        code = INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read stdout has seen enough; Python would complain again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = IO_FAILED
-    except Exception as error:
-        if verbose:
-            import traceback
-
-            traceback.print_exc(file=sys.stderr)
-        _message(f"internal error: {type(error).__name__}: {error}")
-        _message("this is a defect of kwsq; please report it with the model and the command (-v shows the traceback)")
-        code = INTERNAL
-    raise typer.Exit(code)
-
-
-def _message(text: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        print(f"kwsq: {printable(text)}", file=sys.stderr)
-
-
-def _print(facts: Mapping[str, Any], blocks: Any, *, as_json: bool) -> None:
-    if as_json:
-        from kwsq.converter.manifest import json_bytes
-
-        if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 wherever it is read
-        sys.stdout.write(json_bytes(facts).decode())
-        return
-    from kwsq.converter.terminal import show
-
-    show(blocks, sys.stdout, color=not os.environ.get("NO_COLOR"))
 
 
 def _titled(model: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {"generator": "kwsq", "schema_version": 1, "file": model.name, **facts}
 
 
-def _is_tflite(path: Path, data: bytes) -> bool:
-    return data[4:8] == b"TFL3" or path.suffix == ".tflite"
+def _format_of(path: Path, data: bytes) -> Literal["kwsq", "tflite", "onnx"]:
+    """Returns what a file is, by what it begins with and else by its name."""
+    if data.startswith(b"KWSQPACK") or path.suffix == ".kwsq":
+        return "kwsq"
+    return "tflite" if data[4:8] == b"TFL3" or path.suffix == ".tflite" else "onnx"
 
 
 @contextlib.contextmanager

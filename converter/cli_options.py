@@ -8,18 +8,22 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 OnnxModel = Annotated[Path, Argument(metavar="MODEL", help="The ONNX model.", show_default=False)]
-AnyModel = Annotated[Path, Argument(metavar="MODEL", help="An .onnx or .tflite file.", show_default=False)]
+AnyModel = Annotated[Path, Argument(metavar="MODEL", help="An .onnx, .tflite or .kwsq file.", show_default=False)]
 
 Target = Annotated[
     Literal["neon", "accel", "ethos-u"],
-    Option(help="What to write for. accel and ethos-u are not available yet.", show_default=False),
+    Option(help="What to write for. ethos-u is not available yet.", show_default=False),
 ]
 WeightBits = Annotated[
     int | None,
     Option(metavar="N", help="Weight bits to ship, 1 to 8.", show_default="the model's own; 8 for a float model"),
 ]
 Container = Annotated[
-    Literal["int8", "int4"], Option(help="How weight codes are stored; int4 packs those that fit [-8, 7].")
+    Literal["int8", "int4", "stream", "planes"] | None,
+    Option(
+        help="How weight codes are stored. neon: int8, or int4 where they fit [-8, 7]; accel: bit stream or planes.",
+        show_default="int8; stream for accel",
+    ),
 ]
 Runtime = Annotated[Literal["litert", "tflm"], Option(help="Interpreter the artefact must run in.")]
 Calibration = Annotated[
@@ -32,6 +36,8 @@ Data = Annotated[
 Output = Annotated[
     Path | None, Option("--output", "-o", metavar="DIR", help="Output directory.", show_default="STEM.TARGET-wN/")
 ]
+RunInput = Annotated[Path, Option("--input", metavar="X.npz", help="Input arrays by name.", show_default=False)]
+RunOutput = Annotated[Path, Option("--output", metavar="Y.npz", help="Where the outputs go.", show_default=False)]
 Force = Annotated[bool, Option("--force", help="Replace kwsq's own files in a directory in use.")]
 Batch = Annotated[int | None, Option(metavar="N", help="Size of a symbolic batch dimension.", show_default="1")]
 Shapes = Annotated[

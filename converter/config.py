@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from kwsq.ir.errors import Problem, UsageError
 
 WEIGHT_BITS = range(1, 9)
 # Named by the command line already, built later: naming one is answered with the reason instead of "unknown".
-PLANNED_TARGETS = ("accel", "ethos-u")
+PLANNED_TARGETS = ("ethos-u",)
+CONTAINERS: Mapping[str, tuple[str, ...]] = {"neon": ("int8", "int4"), "accel": ("stream", "planes")}
+"""Target -> how it can store weight codes, its default first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class ConvertOptions:
         target: name in `kwsq.targets.base.TARGETS`.
         weight_bits: width the user expects to ship; None takes the narrowest width the model declares, 8 for
             a float model.
-        container: "int8" or "int4": how weight codes are stored.
+        container: how weight codes are stored, one of `CONTAINERS`; None takes the target's default.
         runtime: "litert" or "tflm": the interpreter the artefact must run in.
         calibration: `.npz` of inputs for post-training quantization and for the scales the source leaves
             open.
@@ -48,7 +51,7 @@ class ConvertOptions:
     model: Path
     target: str
     weight_bits: int | None = None
-    container: str = "int8"
+    container: str | None = None
     runtime: str = "litert"
     calibration: Path | None = None
     data: Path | None = None
@@ -59,8 +62,8 @@ class ConvertOptions:
     io: str = "int8"
     drop_softmax: bool = False
     strip_names: bool = False
-    scheme: str | None = None
-    ranges: str | None = None
+    scheme: Literal["auto", "per_channel", "per_tensor", "codebook"] | None = None
+    ranges: Literal["output", "minmax", "percentile", "mse"] | None = None
     requantize: bool = False
     states: Mapping[str, str] | None = None
     encodings: Path | None = None
@@ -68,6 +71,11 @@ class ConvertOptions:
     parity_inputs: int = 64
     seed: int = 0
     intermediates: bool = False
+
+    @property
+    def chosen_container(self) -> str:
+        """The container asked for, else the target's default."""
+        return self.container or CONTAINERS[self.target][0]
 
     def output_directory(self, weight_bits: int) -> Path:
         """Returns the directory to write, for the width that was settled on."""
@@ -79,7 +87,7 @@ class ConvertOptions:
             "model": self.model.name,
             "target": self.target,
             "weight_bits": self.weight_bits,
-            "container": self.container,
+            "container": self.chosen_container,
             "runtime": self.runtime,
             "calibration": self.calibration.name if self.calibration else None,
             "data": self.data.name if self.data else None,
@@ -109,7 +117,7 @@ def check_options(options: ConvertOptions) -> None:
     problems = [*_target_problems(options), *_file_problems(options)]
     if options.weight_bits is not None and options.weight_bits not in WEIGHT_BITS:
         found = f"{options.weight_bits} bits"
-        problems.append(Problem("--wbits", found, "1 to 8 for neon", "choose the width the model was trained for"))
+        problems.append(Problem("--wbits", found, "1 to 8", "choose the width the model was trained for"))
     if options.min_accuracy is not None and options.data is None:
         remedy = "add --data EVAL.npz with labels y"
         problems.append(Problem("--min-accuracy", "no --data", "labelled inputs to measure on", remedy))
@@ -125,8 +133,15 @@ def check_options(options: ConvertOptions) -> None:
 
 def _target_problems(options: ConvertOptions) -> list[Problem]:
     if options.target in PLANNED_TARGETS:
-        return [Problem("--target", options.target, "neon", "this target is not available yet; use --target neon")]
-    return []
+        remedy = "this target is not available yet; use --target neon or --target accel"
+        return [Problem("--target", options.target, " or ".join(CONTAINERS), remedy)]
+    problems, known = [], CONTAINERS.get(options.target)
+    if known is not None and options.container is not None and options.container not in known:
+        expected, remedy = " or ".join(known), f"choose a container of --target {options.target}"
+        problems.append(Problem("--container", options.container, expected, remedy))
+    if options.target != "neon" and options.runtime != "litert":
+        problems.append(Problem("--runtime", options.runtime, "--target neon", "leave --runtime out"))
+    return problems
 
 
 def _file_problems(options: ConvertOptions) -> list[Problem]:

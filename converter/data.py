@@ -107,6 +107,43 @@ def read_samples(
     return Samples(cut, runs, dropped, labels)
 
 
+def read_arrays(path: Path, flag: str, inputs: Sequence[InputSpec]) -> dict[str, Array]:
+    """Reads one array per input as it is saved, whole batches of the declared shape.
+
+    Args:
+        path: `.npz` file.
+        flag: option that named it, for messages.
+        inputs: the inputs wanted.
+
+    Raises:
+        UsageError: listing every array that is missing or has another shape.
+    """
+    archive = _Archive.open(path, flag)
+    found: dict[str, Array] = {}
+    problems: list[Problem] = []
+    for spec in inputs:
+        key = "x" if len(inputs) == 1 and spec.name not in archive.members else spec.name
+        try:
+            found[spec.name] = _whole(archive.read(key, inputs), spec, f"{flag}, array {key!r}")
+        except UsageError as error:
+            problems += error.problems
+    if not problems:
+        counts = {spec.name: len(found[spec.name]) // spec.shape[0] for spec in inputs if spec.shape}
+        problems += _count_problems(counts, flag)
+    if problems:
+        raise UsageError(problems)
+    return found
+
+
+def _whole(array: Array, spec: InputSpec, where: str) -> Array:
+    """Returns an array that holds whole batches of an input."""
+    fits = array.ndim == len(spec.shape) and array.shape[1:] == spec.shape[1:]
+    if fits and (not spec.shape or (array.shape[0] > 0 and array.shape[0] % spec.shape[0] == 0)):
+        return array
+    found, expected = f"shape {list(array.shape)}", f"shape {list(spec.shape)}, the first dimension times k"
+    raise UsageError(Problem(where, found, expected, "save arrays of the model's input shape"))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Archive:
     path: Path

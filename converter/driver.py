@@ -10,21 +10,20 @@ from typing import Any
 from kwsq.converter.accuracy import Accuracy, assess
 from kwsq.converter.config import ConvertOptions, check_options
 from kwsq.converter.data import Samples
-from kwsq.converter.evidence import checked_parity, float_distance, measure_containers, try_runtimes
+from kwsq.converter.evidence import float_distance, measure_containers
 from kwsq.converter.html import render_html
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes, manifest, versions
 from kwsq.converter.output import MANIFEST, REPORT_HTML, REPORT_JSON, OutputDirectory
+from kwsq.converter.proof import load_proof
 from kwsq.converter.references import quantized_reference, source_reference
 from kwsq.converter.report import Conversion, build_report
-from kwsq.converter.tflite_footprint import measure
 from kwsq.converter.vectors import Boundary, artefact_inputs, boundary_of, parity_inputs, real_samples, with_states
 from kwsq.passes.base import Level, Note
 from kwsq.passes.dialects import Normalized, normalize
 from kwsq.passes.load import Source, load_file
 from kwsq.passes.pipeline import DEFAULT_WEIGHT_BITS, PipelineOptions, PipelineResult, run_pipeline
 from kwsq.targets.base import TargetOptions, load_target
-from kwsq.targets.neon.reader import read
 
 Progress = Callable[[str], None]
 
@@ -92,12 +91,13 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
     reference = quantized_reference(source, result, whole=whole)
     real = parity_inputs(graph, result.annotated, calibration, options)
     inputs = artefact_inputs(graph, real)
-    parity = checked_parity(graph, model, reference, inputs, all_tensors=options.intermediates)
+    proof = load_proof(options.target)
+    parity = proof.check(graph, model, reference, inputs, all_tensors=options.intermediates)
     original = source_reference(source, result, whole=whole) if result.is_ptq else reference
     progress("measure")
     accuracy: Accuracy | None = None
-    if data is not None and parity.passed:
-        accuracy = assess(graph, model, original, data, artefact_inputs(graph, data.inputs))
+    if data is not None and parity.vectors:  # 0 where its runtime would not run it
+        accuracy = assess(graph, proof.runner(graph, model), original, data, artefact_inputs(graph, data.inputs))
     return Conversion(
         options=options,
         source=source,
@@ -108,9 +108,9 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
         parity=parity,
         float_distance=float_distance(graph, original, real, inputs) if result.is_ptq else None,
         accuracy=accuracy,
-        containers=measure_containers(target, result.lowered, target_options, artefact),
-        runtimes=try_runtimes(graph, model, parity, inputs),
-        footprint=measure(read(model, next(iter(artefact.files)))),
+        containers=measure_containers(target, proof.weight_bytes, result.lowered, target_options, artefact),
+        runtimes=proof.runtimes(graph, model, parity, inputs),
+        footprint=proof.footprint(model, next(iter(artefact.files))),
         dropped_samples=sum(samples.dropped for samples in (calibration, data) if samples is not None),
     )
 
@@ -156,11 +156,13 @@ def _pipeline(
 
 
 def _ptq_options(options: ConvertOptions) -> Any:
-    if options.scheme is None and options.ranges is None:
+    packs_uniform_only = options.container == "int4"
+    if options.scheme is None and options.ranges is None and not packs_uniform_only:
         return None
     from kwsq.passes.ptq import PtqOptions
 
-    chosen = PtqOptions(weight_bits=options.weight_bits or DEFAULT_WEIGHT_BITS, seed=options.seed)
+    bits = options.weight_bits or DEFAULT_WEIGHT_BITS
+    chosen = PtqOptions(weight_bits=bits, codebooks=not packs_uniform_only, seed=options.seed)
     if options.scheme is not None:
         chosen = replace(chosen, scheme=options.scheme)
     return chosen if options.ranges is None else replace(chosen, range_method=options.ranges)
@@ -169,7 +171,7 @@ def _ptq_options(options: ConvertOptions) -> Any:
 def _target_options(source: Source, result: PipelineResult, options: ConvertOptions) -> TargetOptions:
     dropped = [note.where for note in result.notes if note.source == "drop_softmax"]
     return TargetOptions(
-        container=options.container,
+        container=options.chosen_container,
         runtime=options.runtime,
         strip_names=options.strip_names,
         version=versions()["kwsq"],

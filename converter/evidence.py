@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kwsq.converter.config import CONTAINERS
 from kwsq.converter.parity import Check, Mismatch, ParityReport, SourceReference, Tolerance, check
 from kwsq.converter.parity.kernels import integer_outputs
 from kwsq.converter.parity.sequences import first_vectors, run_vectors
 from kwsq.converter.parity.source import output_error
 from kwsq.converter.report import LITERT_DEFAULT, LITERT_REFERENCE, MICRO, Container, RuntimeVerdict
 from kwsq.converter.runtimes.tflm import is_installed, run_tflm
-from kwsq.converter.tflite_flash import count_bytes
 from kwsq.ir.errors import ParityError, UnsupportedModelError, UsageError
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.base import Artefact, Target, TargetOptions
-from kwsq.targets.neon.reader import read
 
 Array = npt.NDArray[Any]
-CONTAINERS = ("int8", "int4")
 
 
 def checked_parity(
@@ -45,20 +43,25 @@ def checked_parity(
 
 
 def measure_containers(
-    target: Target, lowered: LoweredGraph, options: TargetOptions, written: Artefact
+    target: Target,
+    weight_bytes: Callable[[bytes], int],
+    lowered: LoweredGraph,
+    options: TargetOptions,
+    written: Artefact,
 ) -> tuple[Container, ...]:
     """Returns the sizes of the model in every container, by writing it in each.
 
     Args:
         target: the target.
+        weight_bytes: tells the bytes of the weights in an artefact.
         lowered: integer graph before legalisation.
         options: of the artefact written.
         written: that artefact.
     """
     found = []
-    for name in CONTAINERS:
+    for name in CONTAINERS[target.name]:
         if name == options.container:
-            found.append(_container(name, written, written=True))
+            found.append(_container(name, weight_bytes, written, written=True))
             continue
         wanted = replace(options, container=name)
         try:
@@ -67,14 +70,13 @@ def measure_containers(
             reason = f"{error.summary}: {error.problems[0].where}: {error.problems[0].found}"
             found.append(Container(name, False, None, None, reason))
         else:
-            found.append(_container(name, other, written=False))
+            found.append(_container(name, weight_bytes, other, written=False))
     return tuple(found)
 
 
-def _container(name: str, artefact: Artefact, *, written: bool) -> Container:
+def _container(name: str, weight_bytes: Callable[[bytes], int], artefact: Artefact, *, written: bool) -> Container:
     (data,) = artefact.files.values()
-    weights = sum(flash.weights_bytes for flash in count_bytes(read(data, name)).values())
-    return Container(name, written, len(data), weights)
+    return Container(name, written, len(data), weight_bytes(data))
 
 
 def try_runtimes(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -173,12 +174,20 @@ class FloatModel:
     activation_bytes: int
 
 
+class Row(Protocol):
+    """A row of a table that goes into the report."""
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the row's fields."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryReport:
     """The footprint of one model.
 
     Args:
-        format: "tflite" or "onnx".
+        format: "tflite", "onnx" or "kwsq".
         file_bytes: size of the file.
         layers: operators in order.
         outside_layers: bytes of the file that belong to no operator.
@@ -186,6 +195,7 @@ class MemoryReport:
         state_bytes: tensors that keep their contents between invocations.
         float_model: the same network in float32.
         notes: what could not be measured or told.
+        projection: the same network at other weight widths, for a pack; each has `to_json`.
     """
 
     format: str
@@ -196,6 +206,7 @@ class MemoryReport:
     state_bytes: int
     float_model: FloatModel
     notes: tuple[str, ...] = ()
+    projection: tuple[Row, ...] = ()
 
     @property
     def flash(self) -> Flash:
@@ -264,6 +275,7 @@ class MemoryReport:
             "layers": [layer.to_json() for layer in self.layers],
             "outside_layers": self.outside_layers.to_json(),
             "notes": list(self.notes),
+            **({"projection": [row.to_json() for row in self.projection]} if self.projection else {}),
         }
 
     def _activations(self, plan: MemoryPlan) -> dict[str, object]:

@@ -17,6 +17,7 @@ from kwsq.converter.html_tables import (
     notes_list,
     options_table,
     parity_tables,
+    projection_table,
     ptq_table,
     runtimes_table,
     weights_table,
@@ -67,10 +68,12 @@ def _header(result: Json) -> str:
     state = "pass" if verdict["passed"] else "fail"
     badge = "Parity proven" if verdict["passed"] else "Failed: no artefact was kept"
     reasons = "".join(f"<li>{text(reason)}</li>" for reason in verdict["reasons"])
-    how = "quantized after training" if model["quantization"] == "ptq" else "quantized during training"
+    how = "quantized after training (PTQ)" if model["quantization"] == "ptq" else "quantized during training (QAT)"
     dialects = ", ".join(model["dialects"])
     target = f"{result['options']['target']} target, {model['weight_bits']}-bit weights"
-    facts = f"{target}, {how}{f' ({dialects})' if dialects else ''}, container {result['artefact']['container']}"
+    facts = (
+        f"{target}, {how}{f', dialects {dialects}' if dialects else ''}, container {result['artefact']['container']}"
+    )
     return (
         f"<header><h1>{text(result['options']['model'])}</h1>"
         f'<p class="soft">{text(facts)}</p>'
@@ -170,6 +173,12 @@ def _sizes(result: Json) -> str:
     return _section("Containers and runtimes", body)
 
 
+def _projection(result: Json) -> str:
+    rows = result["footprint"].get("projection", ())
+    lead = "Projected: weights times bits. Packed: rows as aligned in a pack; everything else in the file stays."
+    return _section("Other weight widths", projection_table(rows), lead) if rows else ""
+
+
 def _operators(result: Json) -> str:
     return _section("Operators", layers_table(result["footprint"]["layers"]))
 
@@ -223,6 +232,7 @@ _SECTIONS: Sequence[Callable[[Json], str]] = (
     _memory,
     _bits,
     _sizes,
+    _projection,
     _operators,
     _choices,
     _boundary,

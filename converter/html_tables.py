@@ -10,6 +10,8 @@ from kwsq.converter.terminal import number
 
 Json = Mapping[str, Any]
 Row = Sequence[object]
+NAME_CHARACTERS = 72
+"""Names longer than this lose their middle; the tooltip keeps it."""
 LONG_CHARACTERS = 60
 """Cells longer than this are sentences, which get a column wide enough to read."""
 
@@ -36,7 +38,11 @@ class Markup(str):
 def _cell(cell: object, column: int, numeric: bool) -> str:
     long = isinstance(cell, str) and not isinstance(cell, Markup) and len(cell) > LONG_CHARACTERS
     style = " class=n" if numeric else " class=name" if column == 0 else " class=long" if long else ""
-    return f"<td{style}>{cell if isinstance(cell, Markup) else text(cell)}</td>"
+    if isinstance(cell, Markup):
+        return f"<td{style}>{cell}</td>"
+    if column == 0 and isinstance(cell, str) and len(cell) > NAME_CHARACTERS:
+        return f'<td{style} title="{text(cell)}">{text(cell, NAME_CHARACTERS)}</td>'
+    return f"<td{style}>{text(cell)}</td>"
 
 
 def _mark(passed: bool | None) -> Markup:
@@ -134,6 +140,21 @@ def _scales(scales: Sequence[float] | None) -> str:
     if len(scales) == 1:
         return f"{scales[0]:.8g}"
     return f"{len(scales)} channels, {min(scales):.4g} to {max(scales):.4g}"
+
+
+def projection_table(rows: Sequence[Json]) -> str:
+    """Returns what the network takes at other weight widths."""
+    keys = ("projected_bytes", "packed_bytes", "padding_bytes", "codebooks_bytes", "scales_bytes", "file_bytes")
+    cells = [
+        (
+            "this pack" if row["bits"] is None else f"{row['bits']} bits",
+            *(number(row[key]) for key in keys),
+            f"{row['reduction']:.2f}",
+        )
+        for row in rows
+    ]
+    headers = ("weights at", "P*b/8", "packed", "of it padding", "codebooks", "scales", "file", "float32 / file")
+    return table(headers, cells, frozenset(range(1, 8)))
 
 
 def layers_table(layers: Sequence[Json]) -> str:

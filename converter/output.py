@@ -11,8 +11,9 @@ from pathlib import Path
 
 from kwsq.ir.errors import Problem, UsageError
 
-ARTEFACT, REPORT_JSON, REPORT_HTML, MANIFEST = "model.tflite", "report.json", "report.html", "manifest.json"
-OWN_FILES = (ARTEFACT, REPORT_JSON, REPORT_HTML, MANIFEST)
+ARTEFACTS = ("model.tflite", "model.kwsq")
+REPORT_JSON, REPORT_HTML, MANIFEST = "report.json", "report.html", "manifest.json"
+OWN_FILES = (*ARTEFACTS, REPORT_JSON, REPORT_HTML, MANIFEST)
 """Names kwsq writes; in an output directory they are kwsq's to replace."""
 
 

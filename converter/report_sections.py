@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,15 @@ def weights_section(graph: LoweredGraph, result: PipelineResult, header: Mapping
         header: of the artefact, for the containers.
     """
     widths = {width.tensor: width for width in (*result.source_widths, *result.widths)}
+    chosen = {record.tensor for record in result.ptq_records if record.kind == "weight"}
     rows = []
     for node in graph.nodes:
         if isinstance(node.op, Conv2D | DepthwiseConv2D | FullyConnected):
             weight = graph[node.inputs[1]]
             width = widths.get(weight.name) or widths.get(weight.origin)
             if weight.data is not None:
-                rows.append(_weight(node, weight, width, result.weight_bits, header))
+                annotated = None if chosen & {weight.name, weight.origin} else weight.source_scale
+                rows.append(_weight(node, replace(weight, source_scale=annotated), width, result.weight_bits, header))
     return rows
 
 
@@ -90,7 +93,7 @@ def _weight(
 ) -> Json:
     assert weight.data is not None, f"{weight.name} is a constant"
     assert weight.scale is not None, f"{weight.name} is quantised"
-    packed, kept = header["packed_tensors"], header["kept_tensors"]
+    kept = header.get("kept_tensors", {})
     annotated = weight.source_scale
     return {
         "layer": node.name,
@@ -100,7 +103,7 @@ def _weight(
         "bits": weight.bits,
         "bits_declared": width is None or width.declared,
         "wider_than_requested": weight.bits > expected,
-        "container": "int4" if weight.name in packed else "int8",
+        "container": header["containers"].get(weight.name, header["container"]),
         "why_not_int4": kept.get(weight.name),
         "distinct_codes": distinct_codes(weight.data),
         "levels": None if weight.levels is None else [int(level) for level in weight.levels],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-MAX_SHOWN = 80
-
 
 def printable(text: str, limit: int | None = None) -> str:
     r"""Returns `text` without control or direction characters, and cut in the middle to `limit` characters.

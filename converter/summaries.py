@@ -157,6 +157,7 @@ def footprint_totals(footprint: Json) -> list[Block]:
         f"{number(footprint['stored_bits_per_weight'])} as stored"
     )
     return [
+        *_projection_blocks(footprint),
         Table("Flash by purpose", ("purpose", "bytes"), (*purposes, ("file", number(flash["total_bytes"])))),
         Line(""),
         Line(facts),
@@ -179,7 +180,66 @@ def footprint_blocks(footprint: Json) -> list[Block]:
 
 def inspection_blocks(facts: Json) -> list[Block]:
     """Returns the summary `kwsq inspect` prints."""
-    return _tflite_blocks(facts) if facts["format"] == "tflite" else _onnx_blocks(facts)
+    blocks = {"tflite": _tflite_blocks, "kwsq": _pack_blocks, "onnx": _onnx_blocks}
+    return blocks[facts["format"]](facts)
+
+
+def run_blocks(facts: Json) -> list[Block]:
+    """Returns the summary `kwsq run` prints."""
+    rows = tuple((name_cell(o["name"]), o["dtype"], str(o["shape"])) for o in facts["outputs"])
+    return [
+        Line(f"{facts['vectors']:,} vectors in {printable(facts['runtime'], 60)}"),
+        Table("Outputs", ("name", "type", "shape"), rows, left=3),
+        Line(f"written to {printable(facts['output'])}"),
+    ]
+
+
+def _pack_blocks(facts: Json) -> list[Block]:
+    public = [
+        f"{kind}: {name_cell(t['name'])} {t['dtype']} {t['shape']}"
+        + (f", state fed by {name_cell(t['state_from'])}" if t["state_from"] else "")
+        for kind in ("inputs", "outputs")
+        for t in facts[kind]
+    ]
+    sections = tuple((s["section"], number(s["bytes"]), s["sha256"][:16]) for s in facts["sections"])
+    tensors = tuple(
+        (
+            name_cell(t["name"]),
+            str(t["bits"]),
+            t["scheme"] + (f" of {t['levels']}" if "levels" in t else ""),
+            f"set bit means {t['bit1_means']:+d}" if "bit1_means" in t else "",
+            str(t["shape"]),
+            f"{t['layout']}, rows at {t['row_align_bits']} bits, {t['bit_order']}",
+        )
+        for t in facts["tensors"]
+    )
+    operators: dict[str, int] = {}
+    for operator in facts["operators"]:
+        operators[operator["operator"]] = operators.get(operator["operator"], 0) + 1
+    counts = ", ".join(f"{count} {name}" for name, count in operators.items())
+    version = ".".join(map(str, facts["version"]))
+    return [
+        Line(f"kwsq pack {version}, {number(facts['file_bytes'], 'B')}, digests verified", "title"),
+        *(Line(line) for line in public),
+        Line(f"operators: {counts}; activations {number(facts['arena_bytes'], 'B')}"),
+        Table("Sections", ("section", "bytes", "SHA-256"), sections),
+        Table("Weights", ("tensor", "bits", "scheme", "", "shape", "packing"), tensors, left=6),
+    ]
+
+
+def _projection_blocks(footprint: Json) -> list[Block]:
+    """Returns what other weight widths would take, for a pack."""
+    rows = tuple(
+        (
+            "this pack" if p["bits"] is None else f"{p['bits']} bits",
+            *(number(p[key]) for key in ("projected_bytes", "packed_bytes", "padding_bytes")),
+            *(number(p[key]) for key in ("codebooks_bytes", "scales_bytes", "file_bytes")),
+            f"{p['reduction']:.2f}x",
+        )
+        for p in footprint.get("projection", ())
+    )
+    headers = ("weights at", "P*b/8", "packed", "of it padding", "codebooks", "scales", "file", "float32/file")
+    return [Table("Weight widths, projected and packed", headers, rows)] if rows else []
 
 
 def _tflite_blocks(facts: Json) -> list[Block]:

@@ -20,7 +20,7 @@ from kwsq.passes.dialects import Normalized
 from kwsq.passes.dialects.canonical import INTEGER_INPUT
 from kwsq.passes.import_graph import import_graph
 from kwsq.passes.load import Source
-from kwsq.passes.observe import SEEDED_SAMPLES, seeded_inputs
+from kwsq.passes.observe import SEEDED_SAMPLES, spread_inputs
 
 Array = npt.NDArray[Any]
 
@@ -118,7 +118,7 @@ def parity_inputs(
     if samples is None:
         # The first of the inputs that open grids were observed on.
         count = max(options.parity_inputs, SEEDED_SAMPLES)
-        vectors: Mapping[str, Array] = seeded_inputs(annotated, options.seed, count)
+        vectors: Mapping[str, Array] = spread_inputs(annotated, options.seed, count)
     else:
         vectors = samples.inputs
     return {name: vectors[name][: options.parity_inputs * graph[name].shape[0]] for name in names}

@@ -19,6 +19,7 @@ from kwsq.ir.ops import (
     Clip,
     Concat,
     FakeQuant,
+    LeakyRelu,
     Maximum,
     MaxPool,
     Minimum,
@@ -39,6 +40,7 @@ from kwsq.passes.base import Level, Note, PassResult, Semantics
 from kwsq.passes.fuse_activation import grid_bounds
 from kwsq.passes.introduced_values import Bounds, holds, introduced_bounds
 from kwsq.passes.observe import Observer, affine_from_range
+from kwsq.passes.rectifier_grid import rectifier_input_grid
 
 KEEPS_GRID = (
     Reshape,
@@ -81,11 +83,13 @@ class AttachScales:
         observer: observed ranges of the graph this pass runs on.
         observed_on: what the ranges come from, for the notes ("calibration data", "256 seeded inputs").
         warn: whether grids from observed values deserve a warning.
+        margin: widens observed ranges by this part of their width at both ends; an end at 0 stays.
     """
 
     observer: Observer
     observed_on: str
     warn: bool = True
+    margin: float = 0.0
     name: ClassVar[str] = "attach_scales"
     requires: ClassVar[frozenset[str]] = frozenset({"quantizers_placed"})
     establishes: ClassVar[frozenset[str]] = frozenset({"scales_attached"})
@@ -188,7 +192,8 @@ class _Work:
     def settle(self) -> None:
         """Propagates grids until nothing changes, then gives the first open group one, and again."""
         while True:
-            while self._propagate_forward() or self._propagate_backward() or self._propagate_states():
+            # States first: what feeds a state knows its range, what it is concatenated with does not.
+            while self._propagate_states() or self._propagate_forward() or self._propagate_backward():
                 pass
             open_name = self._first_open()
             if open_name is None:
@@ -210,7 +215,9 @@ class _Work:
         for inputs, outputs, introduced in self._movers():
             known = [spec for spec in map(self.spec, inputs) if spec is not None]
             opened = [name for name in outputs if self.spec(name) is None]
-            if known and opened and holds(_widest(known), introduced):
+            # An input whose range is still open may be wider than the others.
+            complete = bool(known) and len(known) == len(inputs)
+            if complete and opened and holds(_widest(known), introduced):
                 for name in opened:
                     self.assign(name, _widest(known))
                 changed = True
@@ -245,12 +252,24 @@ class _Work:
         group = self._open_group(name)
         known = [n for n in group if n in self.options.observer.graph.tensors]
         ranges = self.options.observer.ranges(known)
-        spec = affine_from_range(min(r[0] for r in ranges.values()), max(r[1] for r in ranges.values()))
+        low, high = min(r[0] for r in ranges.values()), max(r[1] for r in ranges.values())
+        low, high = min(low, 0.0), max(high, 0.0)
+        beyond = self.options.margin * (high - low)
+        low, high = low - beyond * (low < 0), high + beyond * (high > 0)
+        rectified = self._rectified_grid(name, low, high) if group == [name] else None
+        spec = rectified or affine_from_range(low, high)
         for member in group:
             self.assign(member, spec)
         text = f"no quantiser in the source: scale {float(spec.scale[0]):.6g} from {self.options.observed_on}"
         level = Level.WARNING if self.options.warn else Level.INFO
         self.notes.append(Note(self.options.name, name, text, level))
+
+    def _rectified_grid(self, name: str, low: float, high: float) -> Affine | None:
+        readers = [node for node in self.rewriter.nodes.values() if name in node.inputs]
+        if len(readers) != 1 or name in self.rewriter.outputs or not isinstance(readers[0].op, LeakyRelu):
+            return None
+        output = self.spec(readers[0].outputs[0])
+        return None if output is None else rectifier_input_grid(readers[0].op, output, low, high)
 
     def _open_group(self, name: str) -> list[str]:
         """Returns the tensors without a grid that must share one with `name`."""

@@ -104,6 +104,10 @@ def _lower_node(ctx: LoweringContext, node: Node) -> list[Problem]:
         lowering(ctx, node)
     except LoweringRefusedError as refused:
         return [ctx.refuse(node, refused)]
+    except ValueError as error:
+        # The arithmetic of a kernel refuses a ratio of scales that its multipliers cannot hold.
+        expected, remedy = "scales int8 kernels can hold", "check the ranges the quantizers of this layer learned"
+        return [ctx.refuse(node, LoweringRefusedError(str(error), expected, remedy))]
     return []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,17 +53,57 @@ def seeded_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dic
         seed: of the generator.
         samples: number of vectors.
     """
+    return _scaled_to_grids(graph, seed, samples, _white)
+
+
+def spread_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dict[str, FloatArray]:
+    """Returns random inputs that drive averages far too: half noise, half patterns that repeat along dimensions.
+
+    Real features have whole frames and whole coefficients that are high together. White noise has not: a layer that
+    averages it over time sees next to nothing, and a range observed on it would clip real values.
+
+    Args:
+        graph: float graph with quantisers.
+        seed: of the generator.
+        samples: number of vectors.
+    """
+    white = _scaled_to_grids(graph, seed, samples - samples // 2, _white)
+    patterned = _scaled_to_grids(graph, seed, samples // 2, _patterned)
+    return {
+        name: np.concatenate([white[name], patterned[name]]) if graph[name].shape else white[name] for name in white
+    }
+
+
+def _scaled_to_grids(
+    graph: Graph, seed: int, samples: int, draw: Callable[[np.random.Generator, tuple[int, ...]], FloatArray]
+) -> dict[str, FloatArray]:
     rng = np.random.default_rng(seed)
     arrays = {}
     for name in graph.inputs:
         shape = graph[name].shape
         spec = input_spec(graph, name)
         low, high = (-3.0, 3.0) if spec is None else _bounds(spec)
-        values = rng.standard_normal((samples * shape[0], *shape[1:]), np.float32)
+        values = draw(rng, (samples * shape[0], *shape[1:]) if shape else ())
         values *= np.float32((high - low) / 4)
         values += np.float32((low + high) / 2)
         arrays[name] = np.clip(values, np.float32(low), np.float32(high), out=values)
     return arrays
+
+
+def _white(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+    return np.asarray(rng.standard_normal(shape, np.float32))
+
+
+def _patterned(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+    """Returns values of variance 1 per sample: a random mixture of noise repeated along nothing, one or all axes."""
+    axes = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
+    repeated: list[tuple[int, ...]] = [(), *((axis,) for axis in axes), tuple(axes)]
+    weights = np.sqrt(rng.dirichlet(np.ones(len(repeated)), shape[:1]).astype(np.float32))
+    values = np.zeros(shape, np.float32)
+    for i, along in enumerate(repeated):
+        part = rng.standard_normal([1 if axis in along else size for axis, size in enumerate(shape)], np.float32)
+        values += part * weights[:, i].reshape(-1, *[1] * (len(shape) - 1))
+    return values
 
 
 def _bounds(spec: Affine) -> tuple[float, float]:

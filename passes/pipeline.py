@@ -24,7 +24,7 @@ from kwsq.passes.fuse_rsqrt import FuseRsqrt
 from kwsq.passes.import_graph import import_graph
 from kwsq.passes.lower import lower
 from kwsq.passes.lowering import LOWERINGS
-from kwsq.passes.observe import SEEDED_SAMPLES, Observer, carry_states, seeded_inputs
+from kwsq.passes.observe import SEEDED_SAMPLES, Observer, carry_states, spread_inputs
 from kwsq.passes.place_quantizers import PlaceQuantizers
 from kwsq.passes.widths import (
     WeightWidth,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from kwsq.passes.ptq import PtqOptions, PtqRecord
 
 DEFAULT_WEIGHT_BITS = 8
+SEEDED_MARGIN = 0.15
+"""Widens ranges observed on seeded inputs: real ones may reach further, and a clipped logit changes decisions."""
 
 FOLDING: tuple[Pass, ...] = (
     # First, while Sqrt and Div are still there as written.
@@ -223,7 +225,7 @@ def _post_train(
     if declared_bits(widths) is not None and not options.requantize:
         # Training left these weights at full precision beside its narrow ones: they get the container's full width.
         bits = DEFAULT_WEIGHT_BITS
-    chosen = replace(options.ptq or PtqOptions(weight_bits=bits), weight_bits=bits)
+    chosen = replace(options.ptq or PtqOptions(weight_bits=bits, seed=options.seed), weight_bits=bits)
     notes.append(Note("ptq", graph.name, f"quantised after training at {bits} bits ({reason})", Level.INFO))
     result = quantize_float_graph(graph, _observed_inputs(graph, options), chosen)
     notes += result.notes
@@ -232,11 +234,12 @@ def _post_train(
 
 def _observed_inputs(graph: Graph, options: PipelineOptions) -> dict[str, FloatArray]:
     if options.calibration is None:
-        return seeded_inputs(graph, options.seed)
+        return spread_inputs(graph, options.seed)
     return carry_states(graph, options.calibration)
 
 
 def _attach(graph: Graph, inputs: Mapping[str, FloatArray], options: PipelineOptions, *, is_ptq: bool) -> AttachScales:
     if options.calibration is not None:
         return AttachScales(Observer(graph, inputs), "calibration data", warn=False)
-    return AttachScales(Observer(graph, inputs), f"{SEEDED_SAMPLES} seeded inputs", warn=not is_ptq)
+    observed_on = f"{SEEDED_SAMPLES} seeded inputs"
+    return AttachScales(Observer(graph, inputs), observed_on, warn=not is_ptq, margin=SEEDED_MARGIN)

@@ -3,8 +3,9 @@
 TensorFlow freezes fake-quantized weights into plain floats, and folds batch norms into them: what is left is a float
 tensor whose values are integers times one step, per tensor or per output channel.
 
-A channel with largest magnitude m lies on a grid of k steps when every w * k / m is an integer. In float32, w and m carry the roundings of the arithmetic that made them (scale, gain, a
-division: fewer than 8 each), so w * k / m misses its integer by less than k * 16 * 2**-24 = k * 2**-20 =: tol(k).
+A channel with largest magnitude m lies on a grid of k steps when every w * k / m is an integer. In float32, w and m
+carry the roundings of the arithmetic that made them (scale, gain, a division: fewer than 8 each), so w * k / m misses
+its integer by less than k * 16 * 2**-24 = k * 2**-20 =: tol(k).
 
 Could that happen by chance? A random value lies within tol(k) of an integer with probability 2 tol(k), so n values
 beside the largest do with (2 tol(k))**n, and 128 steps are tried per channel. The weights are taken for quantized

@@ -72,7 +72,10 @@ class Target(Protocol):
         ...
 
 
-TARGETS: Mapping[str, str] = {"neon": "kwsq.targets.neon.target:NeonTarget"}
+TARGETS: Mapping[str, str] = {
+    "neon": "kwsq.targets.neon.target:NeonTarget",
+    "accel": "kwsq.targets.accel.target:AccelTarget",
+}
 """Target name -> "module:Class"; resolved on demand so that a target's imports cost only its users."""
 
 

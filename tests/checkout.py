@@ -43,6 +43,17 @@ def package_directories(root: Path = ROOT) -> dict[str, Path]:
     return found
 
 
+def package_files(folder: Path) -> list[Path]:
+    """Every file of a package, those of its folders without Python files included."""
+    found = []
+    for path in folder.iterdir():
+        if path.is_file() and path.suffix != ".pyc":
+            found.append(path)
+        elif path.is_dir() and path.name != "__pycache__" and not any(path.rglob("*.py")):
+            found += package_files(path)
+    return found
+
+
 def copy_of_checkout(destination: Path) -> Path:
     shutil.copytree(ROOT, destination, ignore=shutil.ignore_patterns(*NOT_CLONED))
     return destination

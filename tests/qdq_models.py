@@ -103,6 +103,7 @@ class Scheme:
         symmetric: zero point 0 (128 for uint8).
         integer_bias: int32 bias codes behind a DequantizeLinear.
         operands: put constant operands of elementwise nodes on an int8 grid too.
+        fused: no quantiser between a layer, its batch norm or bias, and its activation.
     """
 
     unsigned: bool = False
@@ -113,6 +114,7 @@ class Scheme:
     symmetric: bool = False
     integer_bias: bool = False
     operands: bool = False
+    fused: bool = False
 
 
 def quantized(model: onnx.ModelProto, feeds: Arrays, scheme: Scheme = Scheme()) -> onnx.ModelProto:
@@ -128,7 +130,28 @@ def quantized(model: onnx.ModelProto, feeds: Arrays, scheme: Scheme = Scheme()) 
     floats = {v.name for v in typed if v.type.tensor_type.elem_type == TensorProto.FLOAT}
     computed = tuple(n for node in model.graph.node for n in node.output if n in floats)
     values = run_onnx(model, feeds, keep=computed) | dict(feeds)
-    return _Annotator(model, values, scheme).build([n for n in (*feeds, *computed) if n not in scheme.skip])
+    skipped = {*scheme.skip, *(_inside_layers(model) if scheme.fused else ())}
+    return _Annotator(model, values, scheme).build([n for n in (*feeds, *computed) if n not in skipped])
+
+
+_BEFORE = ("Conv", "Gemm", "MatMul", "BatchNormalization", "Add")
+_AFTER = ("BatchNormalization", "Relu", "Clip", "HardSwish")
+
+
+def _inside_layers(model: onnx.ModelProto) -> list[str]:
+    """Tensors that one following batch norm or activation alone reads."""
+    constants = {init.name for init in model.graph.initializer}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    inner = []
+    for node in model.graph.node:
+        after = readers.get(node.output[0], [])
+        has_bias = len(after) == 1 and after[0].op_type == "Add" and constants & set(after[0].input)
+        if node.op_type in _BEFORE and len(after) == 1 and (after[0].op_type in _AFTER or has_bias):
+            inner.append(node.output[0])
+    return inner
 
 
 class _Annotator:
@@ -271,94 +294,3 @@ class _Annotator:
 def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     """Return the static shape of a graph input or output."""
     return _dims(value)
-
-
-def as_qonnx(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with every QuantizeLinear - (Clip) - DequantizeLinear written as one QONNX Quant.
-
-    Weight codes become the float weights they stand for, as Brevitas leaves them.
-    """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    constants = {init.name: numpy_helper.to_array(init) for init in graph.initializer}
-    producers = {output: node for node in graph.node for output in node.output}
-    nodes: list[onnx.NodeProto] = []
-    added: dict[str, Array] = {}
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear":
-            nodes.append(_quant(node, producers, constants, added))
-        elif node.op_type != "QuantizeLinear" and not node.name.endswith("_Clip"):
-            nodes.append(node)
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in added.items())
-    used = {name for node in graph.node for name in node.input}
-    live = [init for init in graph.initializer if init.name in used]
-    kept_constants = [onnx.TensorProto.FromString(init.SerializeToString()) for init in live]
-    del graph.initializer[:]
-    graph.initializer.extend(kept_constants)
-    result.opset_import.append(helper.make_opsetid("qonnx.custom_op.general", 2))
-    return result
-
-
-def _quant(
-    node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto], constants: Arrays, added: dict[str, Array]
-) -> onnx.NodeProto:
-    scale, zero = constants[node.input[1]], constants[node.input[2]]
-    narrow, bits = 0, 8
-    source = producers.get(node.input[0])
-    codes = node.input[0]
-    if source is not None and source.op_type == "Clip":
-        narrow, bits = 1, int(constants[source.input[2]]).bit_length() + 1
-        codes = source.input[0]
-        source = producers.get(codes)
-    base = node.output[0]
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-    rank = constants[codes].ndim if source is None else 0
-    shape = [-1 if i == axis else 1 for i in range(rank)] if scale.ndim else []
-    values = source.input[0] if source is not None else f"{base}_latent"
-    if source is None:
-        added[values] = (constants[codes] * scale.reshape(shape)).astype(np.float32)
-    parts = {"s": scale.reshape(shape), "z": np.float32(zero.reshape(-1)[0]), "b": np.float32(bits)}
-    for part, value in parts.items():
-        added[f"{base}_{part}"] = np.asarray(value, np.float32)
-    return helper.make_node(
-        "Quant",
-        [values, *(f"{base}_{part}" for part in parts)],
-        [base],
-        f"{base}_Quant",
-        domain="qonnx.custom_op.general",
-        signed=int(zero.dtype != np.uint8),
-        narrow=narrow,
-        rounding_mode="ROUND",
-    )
-
-
-def integer_io(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model without the QuantizeLinear of its inputs and the DequantizeLinear of its outputs."""
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    inputs = {value.name: value for value in graph.input}
-    outputs = {value.name: value for value in graph.output}
-    zeros = {init.name: init.data_type for init in graph.initializer}
-    kept: list[onnx.NodeProto] = []
-    renamed: dict[str, str] = {}
-    for node in graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] in inputs:
-            renamed[node.output[0]] = node.input[0]
-            inputs[node.input[0]].type.tensor_type.elem_type = zeros[node.input[2]]
-        elif node.op_type == "DequantizeLinear" and node.output[0] in outputs:
-            renamed[node.input[0]] = node.output[0]
-            outputs[node.output[0]].type.tensor_type.elem_type = zeros[node.input[2]]
-        else:
-            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    for node in kept:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
-    del graph.node[:]
-    graph.node.extend(kept)
-    onnx.checker.check_model(result, full_check=True)
-    return result

@@ -141,7 +141,7 @@ def _from_parquet(data: bytes, where: str) -> Columns:
     try:
         from pyarrow import ArrowInvalid, BufferReader, parquet
     except ImportError as error:
-        remedy = "pip install pyarrow, or write CSV or NPZ"
+        remedy = "pip install 'kwsq[parquet]', or write CSV or NPZ"
         raise UsageError(Problem(where, "pyarrow is not installed", "pyarrow to read Parquet", remedy)) from error
     try:
         table = parquet.read_table(BufferReader(data))

@@ -10,6 +10,7 @@ Source: our construction; shares measured (docs/quantization.md, section 10) and
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,15 @@ Array = npt.NDArray[Any]
 
 _ROUGH_SHARE = 0.15
 _FINE_SHARE = 0.01
+# These kernels round to a binary fraction of the output's step first, one to two steps of the accumulator, and to the
+# output then: the second rounding meets a tie that the first one made about as often as that fraction is large.
+# Few-bit weights have large steps (docs/parity.md).
+_TWICE_ROUNDED = (ir.BatchMatMul, ir.Conv2D, ir.DepthwiseConv2D)
 # Ties are common where few codes are averaged or a grid changes by a simple ratio.
 _ROUGH = (ir.AveragePool2D, ir.LeakyRelu, ir.Mean, ir.Mul, ir.PRelu, ir.Quantize, ir.Rectify)
+
+
+_BIASED = (ir.Conv2D, ir.DepthwiseConv2D, ir.FullyConnected)
 
 
 def noisy_outputs(graph: LoweredGraph, inputs: Arrays, seed: int = 0) -> dict[str, Array]:
@@ -37,7 +45,23 @@ def noisy_outputs(graph: LoweredGraph, inputs: Arrays, seed: int = 0) -> dict[st
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    return run_vectors(graph, lambda arrays: _run(graph, arrays, rng), inputs, zero_states(graph))
+    shifted = _with_shifted_biases(graph, rng)
+    return run_vectors(graph, lambda arrays: _run(shifted, arrays, rng), inputs, zero_states(graph))
+
+
+def _with_shifted_biases(graph: LoweredGraph, rng: np.random.Generator) -> LoweredGraph:
+    """Returns the graph with the rounding of its biases drawn anew.
+
+    An integer bias is off its real value by up to half a step, variance 1/12: drawn here as one whole step, up or down,
+    for one bias in twelve, which has the same variance. Unlike other rounding it moves a channel everywhere at once.
+    """
+    tensors = dict(graph.tensors)
+    for node in graph.nodes:
+        bias = tensors.get(node.inputs[2]) if isinstance(node.op, _BIASED) and len(node.inputs) > 2 else None
+        if bias is not None and bias.data is not None:
+            steps = rng.choice(np.array([-1, 0, 1]), bias.shape, p=[1 / 24, 11 / 12, 1 / 24])
+            tensors[bias.name] = replace(bias, data=(bias.data + steps).astype(np.int32))
+    return replace(graph, tensors=tensors)
 
 
 def _run(graph: LoweredGraph, inputs: Arrays, rng: np.random.Generator) -> dict[str, Array]:
@@ -52,7 +76,18 @@ def _share(graph: LoweredGraph, node: LoweredNode) -> float:
     rounds = rounding_bound_lsb(node.op) > 0 and graph[node.outputs[0]].dtype is not DType.FLOAT32
     if not rounds:
         return 0.0
-    return _ROUGH_SHARE if isinstance(node.op, _ROUGH) else _FINE_SHARE
+    if isinstance(node.op, _ROUGH):
+        return _ROUGH_SHARE
+    if isinstance(node.op, _TWICE_ROUNDED):
+        return min(_ROUGH_SHARE, max(_FINE_SHARE, _step_ratio(graph, node)))
+    return _FINE_SHARE
+
+
+def _step_ratio(graph: LoweredGraph, node: LoweredNode) -> float:
+    """Returns the step of the accumulator in steps of the output, mean over channels."""
+    a, b, y = (graph[name].scale for name in (*node.inputs[:2], node.outputs[0]))
+    assert a is not None and b is not None and y is not None  # noqa: PT018 - integer tensors have a grid
+    return float(np.mean(a.astype(np.float64) * b) / y[0])
 
 
 def _disturbed(codes: Array, share: float, rng: np.random.Generator) -> Array:

@@ -1,8 +1,9 @@
 """Running a node on many samples at once.
 
-A tensor of declared shape (b, ...) is *stacked* when it holds k samples one after another: (k * b, ...). Constants are
-never stacked, computed tensors always are. An operator that treats the leading dimension as a mere list computes the
-stack in one go; any other is run sample by sample, so the result never depends on how many samples are stacked.
+A tensor of declared shape (b, ...) is *stacked* when it holds k samples one after another: (k * b, ...), and (k,) for
+a scalar. Constants are never stacked, computed tensors always are. An operator that treats the leading dimension as a
+mere list computes the stack in one go; any other is run sample by sample, so the result never depends on how many
+samples are stacked.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def evaluate_stacked(
     if samples == 1:
         return _float32(evaluate(op, arguments))
     if not any(stacked):
-        return tuple(np.concatenate([y] * samples) for y in _float32(evaluate(op, arguments)))
+        return tuple(np.concatenate([np.atleast_1d(y)] * samples) for y in _float32(evaluate(op, arguments)))
     if _keeps_samples_apart(op, shapes, stacked):
         return _float32(evaluate(_rebased(op, samples), arguments))
     return _sample_by_sample(op, arguments, stacked, samples, evaluate)
@@ -103,7 +104,7 @@ def _sample_by_sample(
         for a, is_stacked in zip(arguments, stacked, strict=True)
     ]
     results = [_float32(evaluate(op, sample)) for sample in zip(*parts, strict=True)]
-    return tuple(np.concatenate(output) for output in zip(*results, strict=True))
+    return tuple(np.concatenate([np.atleast_1d(y) for y in output]) for output in zip(*results, strict=True))
 
 
 def _keeps_samples_apart(op: Op, shapes: Sequence[Shape], stacked: Sequence[bool]) -> bool:

@@ -41,7 +41,9 @@ def run_float(
     constants |= {n: t.real() for n in wanted if (t := graph.constant(n)) is not None}
     chunks = [_run(graph, chunk, constants, size, wanted) for chunk, size in sample_chunks(graph, arrays, samples)]
     computed = [name for name in wanted if name not in constants]
-    joined = {n: chunks[0][n] if len(chunks) == 1 else np.concatenate([c[n] for c in chunks]) for n in computed}
+    joined = {
+        n: chunks[0][n] if len(chunks) == 1 else np.concatenate([np.atleast_1d(c[n]) for c in chunks]) for n in computed
+    }
     return {name: joined[name] if name in joined else constants[name] for name in wanted}
 
 

@@ -98,7 +98,8 @@ def effective_scale_conv(input_scale: float, weight_scale: ArrayLike, output_sca
 def _is_float32_scale(scales: FloatArray) -> NDArray[np.bool_]:
     with np.errstate(over="ignore"):
         single = scales.astype(np.float32)
-    return np.isfinite(single) & (single > 0) & (single == scales)
+    exact: NDArray[np.bool_] = np.isfinite(single) & (single > 0) & (single == scales)
+    return exact
 
 
 def effective_scale_matmul(a_scale: float, b_scale: float, output_scale: float) -> FloatArray:

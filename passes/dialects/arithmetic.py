@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.quant import Affine, IntRange, Rounding
 from kwsq.passes.dialects.canonical import DialectContext, Refused
-from kwsq.passes.dialects.chain import ChainState, downstream, start, upstream
+from kwsq.passes.dialects.chain import ChainState, downstream, upstream
 from kwsq.passes.dialects.weight_grid import weight_grid
 
 DIALECT = "arithmetic"
@@ -83,13 +83,19 @@ def _inverse_pair(
 ) -> tuple[ChainState, ChainState] | None:
     """The stretch whose second map inverts the first and whose codes are bounded.
 
-    Clip and Round alone are a quantizer of scale 1, so the most scaling wins; clamps beyond that stay operators.
+    Clip and Round alone are a quantizer of scale 1, so the most scaling on both sides wins; of equals the one with
+    the fewest operators, because what follows may scale back again: another quantizer of the same scale.
     """
     pairs = [(head, tail) for tail in after for head in before]
-    for head, tail in sorted(pairs, key=lambda pair: (-pair[1].maps, pair[1].length, pair[0].length)):
+    for head, tail in sorted(pairs, key=_preference):
         if _is_inverse(head, tail, shift) and np.all(np.isfinite([*_code_bounds(head, tail, shift)])):
             return head, tail
     return None
+
+
+def _preference(pair: tuple[ChainState, ChainState]) -> tuple[int, int, int, int]:
+    head, tail = pair
+    return -min(head.maps, tail.maps), head.maps + tail.maps, tail.length, head.length
 
 
 def _is_inverse(head: ChainState, tail: ChainState, shift: float) -> bool:
@@ -146,13 +152,14 @@ def _rewrite_weight(context: DialectContext, node: gs.Node, readers: Mapping[int
     if rounded is None:
         return
     before, after = upstream(context, node.inputs[0]), downstream(context, node.outputs[0], readers)
-    match = _inverse_pair(before, after, 0.5 if node.op == "Floor" else 0.0)
-    if match is None:
-        head, tail = start(node.inputs[0]), after[-1]
-        declared = None
-    else:
-        head, tail = match
-        declared = IntRange(*(int(bound) for bound in _code_bounds(head, tail, 0.5 if node.op == "Floor" else 0.0)))
-    if tail.length == 0 and match is None:
+    shift = 0.5 if node.op == "Floor" else 0.0
+    match = _inverse_pair(before, after, shift)
+    if match is None or match[1].maps == 0:
+        # The exporter folded the way there (w / s is stored): the way back alone tells the grid, the clamps its range.
+        match = before[-1], min(after, key=lambda state: (-state.maps, state.length))
+    head, tail = match
+    bounds = _code_bounds(head, tail, shift)
+    declared = IntRange(*(int(bound) for bound in bounds)) if np.all(np.isfinite(bounds)) else None
+    if tail.length == 0 and declared is None:
         return
     weight_grid(context, node, rounded, tail, declared, DIALECT)

@@ -13,6 +13,7 @@ from kwsq.passes.dialects import (
     arithmetic,
     codebooks,
     integer_input,
+    pact,
     qdq,
     qonnx,
     qoperator,
@@ -29,6 +30,8 @@ from kwsq.passes.static_shapes import computed_shapes
 DIALECTS: tuple[Callable[[DialectContext], None], ...] = (
     # x + (f(x) - x) hides the end of a written-out chain; before anybody evaluates one.
     straight_through.rewrite,
+    # Its clamp bounds the codes of the arithmetic after it.
+    pact.rewrite,
     # Custom operators: no pattern of another dialect contains one.
     qonnx.rewrite,
     # Before signs: a written-out quantizer may contain Where or Cast, a chain of signs contains no Round.

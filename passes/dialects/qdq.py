@@ -17,6 +17,7 @@ from kwsq.ir.quant import IntRange, Rounding
 from kwsq.passes.decode import Array
 from kwsq.passes.dialects.canonical import INTEGER_INPUT, INTEGER_OUTPUT, DialectContext, Refused, plain_codes
 from kwsq.passes.dialects.integer_path import (
+    LIMITERS,
     MAX_DEPTH,
     clamped,
     data_inputs,
@@ -156,8 +157,22 @@ def integer_input(
     context.editor.compute(output, INTEGER_INPUT, node.name, [tensor], attrs)
 
 
+def _comes_from_quantize(context: DialectContext, tensor: gs.Tensor) -> bool:
+    """Returns whether a tensor is codes: a QuantizeLinear is above, behind operators that move or clamp codes."""
+    for _ in range(2 * MAX_DEPTH):
+        source = context.editor.producer(tensor)
+        if source is None or is_node(source, "QuantizeLinear"):
+            return source is not None
+        if source.domain or not (source.op in LIMITERS or moves_codes(source)):
+            return False
+        tensor = next((item for item in source.inputs if context.value(item) is None), source.inputs[0])
+    return False
+
+
 def _rewrite_output(context: DialectContext, tensor: gs.Tensor) -> None:
     """A graph output that is codes: Q directly, or Q followed by operators that move codes."""
+    if not _comes_from_quantize(context, tensor):
+        return  # a Clip, Max or Min on real numbers
     moves: list[gs.Node] = []
     _, source, limits = through_limiters(context, tensor)
     while source is not None and moves_codes(source) and data_inputs(source) == 1 and len(moves) < MAX_DEPTH:

@@ -35,6 +35,8 @@ _ROUNDINGS = {
     "HALF_UP": Rounding.HALF_UP,
     "HALF_DOWN": Rounding.HALF_DOWN,
 }
+_HALVES_TO_ROUND = {Rounding.FLOOR: -1.0, Rounding.CEIL: 1.0, Rounding.HALF_EVEN_OFFSET_FIRST: 0.0}
+"""What turns a truncation into a rounding to nearest, in halves of its step; without an offset both orders are one."""
 _MAX_BITS = 32
 _MAX_WALK = 16
 _KEEPS_SIGN = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "Reshape", "Flatten", "Mul"})
@@ -120,15 +122,16 @@ def _trunc(context: DialectContext, node: gs.Node) -> None:
 
     For f = floor and integer n = round(x / s), floor(n / 2**k) = round((n - (2**k - 1) / 2) / 2**k): the argument of
     the second rounding is never nearer than 2**-(k+1) to a tie, so both roundings become one on x - s (2**k - 1) / 2.
-    Ceil mirrors it. Our derivation.
+    Ceil mirrors it. Rounding to nearest needs no shift where x lies on the fine grid, as sums of codes do. Our
+    derivation.
     """
     form = _TruncForm(context, node)
-    sign = {Rounding.FLOOR: -1.0, Rounding.CEIL: 1.0}.get(form.rounding)
+    sign = _HALVES_TO_ROUND.get(form.rounding)
     if form.shift == 0:
         sign = 0.0
     if sign is None:
         found = f"Trunc with rounding mode {form.rounding.value}"
-        raise context.refuse(node, found, "FLOOR or CEIL", "export the truncation with rounding_mode FLOOR")
+        raise context.refuse(node, found, "FLOOR, CEIL or ROUND", "export the truncation with rounding_mode FLOOR")
     offset = np.float32(sign * form.scale * (2**form.shift - 1) / 2)
     x = context.shifted(node, node.inputs[0], offset)
     wide = form.scale * 2.0**form.shift

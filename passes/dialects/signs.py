@@ -19,6 +19,7 @@ from kwsq.passes.dialects.weight_grid import weight_grid
 
 DIALECT = "sign"
 
+_ARITHMETIC = frozenset({"Add", "Div", "Max", "Min", "Mul", "Sub", "Where"})
 _COMPARISONS = frozenset({"Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
 
 
@@ -48,10 +49,18 @@ def _makes_signs(context: DialectContext, node: gs.Node) -> bool:
     return set(np.unique(value).tolist()) <= {-1.0, 0.0, 1.0}
 
 
+def _goes_on(context: DialectContext, user: gs.Node) -> bool:
+    """Whether the weight is not finished yet: a mask makes it ternary. Its values then speak for themselves."""
+    return user.op in _ARITHMETIC and not user.domain and context.value(user.outputs[0]) is not None
+
+
 def _rewrite(context: DialectContext, node: gs.Node, readers: Mapping[int, Sequence[gs.Node]]) -> None:
     signs = context.value(node.outputs[0])
     assert signs is not None, "checked by _makes_signs"
     after = downstream(context, node.outputs[0], readers)
+    if any(_goes_on(context, user) for user in readers.get(id(after[-1].tensor), ())):
+        context.editor.redirect(node.outputs[0], context.editor.constant(f"{node.name}.signs", signs))
+        return
     if node.op == "Sign" and bool(np.any(signs == 0)):
         text = f"{int(np.sum(signs == 0))} weights are exactly 0 and Sign(0) is 0: ternary weights, 2 bits"
         context.notes.append(Note(DIALECT, node.name, text, Level.WARNING))

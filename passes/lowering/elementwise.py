@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -56,8 +57,9 @@ def binary(kind: Callable[[Activation], LoweredOp], *, fuses: bool = True, one_g
 
 
 def _common_form(ctx: LoweringContext, node: Node, output: Tensor) -> Form:
-    """The form of the first full-rank activation operand that stores every axis of the output."""
-    for name in node.inputs:
+    """The form of the largest full-rank activation operand that stores every axis of the output; first of equals."""
+    largest_first = sorted(node.inputs, key=lambda name: -math.prod(ctx.graph[name].shape))
+    for name in largest_first:
         tensor = ctx.graph[name]
         if not tensor.is_constant and tensor.rank == output.rank and name not in ctx.feature_order:
             form = ctx.form(name)

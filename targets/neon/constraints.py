@@ -15,7 +15,7 @@ from kwsq.ir.execute import run_integer
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode
 from kwsq.ir.numerics import LOGISTIC_OUTPUT, Grid
 from kwsq.targets.base import Constraint
-from kwsq.targets.neon.draft import same_grid
+from kwsq.targets.draft import same_grid
 from kwsq.targets.neon.padding import padding_scheme
 
 _MAX_SOFTMAX = 511

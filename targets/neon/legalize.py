@@ -24,11 +24,11 @@ from kwsq.ir.lowered import (
     verify,
 )
 from kwsq.targets.base import TargetOptions
+from kwsq.targets.draft import Draft
 from kwsq.targets.neon.constraints import problems
-from kwsq.targets.neon.draft import Draft
 from kwsq.targets.neon.micro import clamp_in_steps, dense_as_convolution
 from kwsq.targets.neon.padding import needed_pads, padding_scheme
-from kwsq.targets.neon.sum_as_layer import sum_as_layer
+from kwsq.targets.sum_as_layer import sum_as_layer
 
 _LOWEST_CODE = -128
 _NO_PADS: Pads = ((0, 0), (0, 0))

@@ -26,8 +26,8 @@ from kwsq.ir.lowered import (
 )
 from kwsq.ir.numerics import activation_range
 from kwsq.ir.ops import Activation
+from kwsq.targets.draft import Draft, same_grid
 from kwsq.targets.neon.container import fits_int4
-from kwsq.targets.neon.draft import Draft, same_grid
 
 
 def dense_as_convolution(draft: Draft, node: LoweredNode) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.base import Artefact, TargetOptions
 from kwsq.targets.neon.build import build_program, tensor_order
-from kwsq.targets.neon.container import choose_containers
+from kwsq.targets.neon.container import choose_containers, weight_nodes
 from kwsq.targets.neon.emission import emit_flatbuffer
 from kwsq.targets.neon.legalize import legalize
 from kwsq.targets.neon.program import Program
@@ -44,6 +44,7 @@ class NeonTarget:
             "container": options.container,
             "packed_tensors": list(containers.packed),
             "kept_tensors": dict(containers.kept),
+            "containers": {t.name: "int4" if t.name in containers.packed else "int8" for _, t in weight_nodes(graph)},
             "tensors": list(tensor_order(graph)),
             "minimum_runtime": program.metadata["min_runtime_version"].rstrip(b"\0").decode(),
         }

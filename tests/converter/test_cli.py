@@ -130,7 +130,9 @@ def test_accuracy_is_measured_on_data(models: Path, here: Path) -> None:
     [
         (["{m}/dense_w4.onnx"], "--target"),
         (["{m}/dense_w4.onnx", "--target", "gpu"], "gpu"),
-        (["{m}/dense_w4.onnx", "--target", "accel"], "not available yet"),
+        (["{m}/dense_w4.onnx", "--target", "accel", "--container", "int4"], "stream or planes"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--container", "planes"], "int8 or int4"),
+        (["{m}/dense_w4.onnx", "--target", "accel", "--runtime", "tflm"], "--target neon"),
         (["{m}/dense_w4.onnx", "--target", "ethos-u"], "not available yet"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--no-such-option"], "no-such-option"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--container", "lut"], "lut"),

@@ -204,7 +204,6 @@ def test_ordinary_names_are_left_alone(text: str) -> None:
 
 
 def test_float_models_report_their_choices(tmp_path: Path) -> None:
-    pytest.importorskip("kwsq.passes.ptq.quantize", reason="post-training quantization is not there yet")
     command = [float_dense(tmp_path), "--target", "neon", "--wbits", 4, "--calibration", samples(tmp_path)]
     outcome = kwsq_convert(*command, "-o", tmp_path / "out", "--json")
     assert outcome.code == 0, outcome.stderr
@@ -212,5 +211,6 @@ def test_float_models_report_their_choices(tmp_path: Path) -> None:
     assert violations(json.loads(outcome.stdout), SCHEMA) == []
     assert result["model"]["quantization"] == "ptq"
     assert {record["kind"] for record in result["ptq"]} >= {"activation", "weight"}
+    assert {row["annotated_scale"] is None for row in result["weights"]} == {True}
     assert result["float_distance"]["outputs"]["y"]["top1_agreement"] > 0.8
     assert "Post-training choices" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -16,7 +16,8 @@ from conversion import assert_close, assert_faithful, assert_interface, codes_of
 from operator_cases.case import Case
 from operator_cases.every import CASES
 from operator_cases.refused import REFUSED
-from qdq_models import Arrays, Scheme, as_qonnx, float_model, integer_io, quantized, random_feeds, run_onnx
+from qdq_models import Arrays, Scheme, float_model, quantized, random_feeds, run_onnx
+from quantizer_dialects import as_arithmetic, as_qonnx, integer_io
 
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute.integer import run_integer
@@ -50,6 +51,30 @@ def test_operator_in_standard_annotations(name: str, scheme: str) -> None:
     assert_close(graph, codes, run_onnx(model, real_of(graph, codes)), case.lsb)
 
 
+# Noise of 8-bit inputs, weights and outputs, each uniform in a step of 1/255 of a range of 6 standard deviations:
+# 10 log10(12 (255/6)^2) = 43 dB each; a chain of a dozen of them, and ranges with outliers, take 20 dB.
+FLOAT_SQNR_DB = 20
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operator_in_a_float_model(name: str) -> None:
+    """Quantised after training, with defaults, on its own data."""
+    case = CASES[name]
+    model = float_model(case.text, case.opset, constants=case.constants)
+    feeds = random_feeds(model, VECTORS)
+    # Nothing but the user tells a state from a tensor of the same shape in a float model.
+    states = None if name.startswith("streaming") else {}
+    graph = (converted := convert(model, feeds, states=states)).graph
+    assert_interface(graph, model)
+    codes = codes_of(graph, feeds)
+    assert_faithful(converted, codes)
+    expected = run_onnx(model, real_of(graph, codes))
+    found = real_of(graph, {key: np.asarray(array) for key, array in run_integer(graph, codes).items()})
+    for output in graph.outputs:
+        noise = np.square(found[output].reshape(expected[output].shape) - expected[output]).sum()
+        assert 10 * np.log10(np.square(expected[output]).sum() / max(noise, 1e-9)) >= FLOAT_SQNR_DB, output
+
+
 QONNX_CASES = (
     "conv1d_depthwise",
     "conv2d_asymmetric_pads",
@@ -78,6 +103,23 @@ def test_operator_in_qonnx_annotations(name: str) -> None:
     assert_interface(converted.graph, model)
     assert_faithful(converted, codes)
     assert_close(converted.graph, codes, run_onnx(model, real_of(converted.graph, codes)), case.lsb)
+
+
+# Clip takes its bounds as inputs from opset 11 on.
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].opset >= 11])
+def test_operator_in_written_out_annotations(name: str) -> None:
+    """LSQ's Div, Clip, Round, Mul, 4-bit weights; every scale of an output is the annotated one."""
+    case = CASES[name]
+    annotated, feeds = prepared(case, Scheme(symmetric=True, weight_bits=4))
+    model = as_arithmetic(annotated)
+    graph = (converted := convert(model, feeds)).graph
+    assert_interface(graph, model)
+    codes = codes_of(graph, feeds)
+    assert_faithful(converted, codes)
+    assert_close(graph, codes, run_onnx(model, real_of(graph, codes)), case.lsb)
+    scales = {init.name: onnx.numpy_helper.to_array(init) for init in model.graph.initializer}
+    states = {pair.output for pair in graph.states}
+    assert all(graph[n].scale[0] == scales[f"{n}_s"] for n in graph.outputs if n not in states)
 
 
 INTEGER_CASES = ("conv2d", "gemm", "mul_squeeze_excite", "concat_axis1", "softmax_last", "identity_only", "relu")

@@ -45,8 +45,7 @@ REFUSED: dict[str, tuple[Case, str]] = {
     ),
     "gather_matrix": (
         Case(
-            "(float[1,6] x) => (float[1,2,2] y)"
-            " { i = Constant<value=int64[2,2] {0,1,2,3}>() y = Gather<axis=1>(x, i) }"
+            "(float[1,6] x) => (float[1,2,2] y) { i = Constant<value=int64[2,2] {0,1,2,3}>() y = Gather<axis=1>(x, i) }"
         ),
         "indices of shape [2, 2]",
     ),

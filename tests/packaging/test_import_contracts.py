@@ -64,9 +64,7 @@ BREACHES = [
 
 
 @pytest.mark.parametrize(("path", "statement", "contract"), BREACHES)
-def test_a_breach_is_reported_under_its_contract(
-    tmp_path: Path, path: str, statement: str, contract: str
-) -> None:
+def test_a_breach_is_reported_under_its_contract(tmp_path: Path, path: str, statement: str, contract: str) -> None:
     copy = copy_of_checkout(tmp_path / "copy")
     if "other" in statement:
         add_second_target(copy)
@@ -83,9 +81,7 @@ def add_second_target(copy: Path) -> None:
     settings = copy / "pyproject.toml"
     text = settings.read_text(encoding="utf-8")
     assert 'modules = ["kwsq.targets.neon"' in text
-    text = text.replace(
-        'modules = ["kwsq.targets.neon"', 'modules = ["kwsq.targets.other", "kwsq.targets.neon"'
-    )
+    text = text.replace('modules = ["kwsq.targets.neon"', 'modules = ["kwsq.targets.other", "kwsq.targets.neon"')
     settings.write_text(text, encoding="utf-8")
 
 
@@ -116,7 +112,7 @@ def undeclared_imports(root: Path, room: str, declared: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_imported_library_is_a_declared_dependency(room: str) -> None:
-    extras = {"models": ("train",), "targets": ("ethos-u", "tflm"), "converter": ("tflm",)}
+    extras = {"models": ("train",), "targets": ("ethos-u", "tflm"), "converter": ("tflm", "parquet")}
     assert undeclared_imports(ROOT, room, declared_modules(*extras.get(room, ()))) == set()
 
 

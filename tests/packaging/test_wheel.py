@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from checkout import copy_of_checkout, declared_packages, package_directories, run, script
+from checkout import copy_of_checkout, declared_packages, package_directories, package_files, run, script
 
 pytestmark = pytest.mark.packaging
 
@@ -34,9 +34,7 @@ def clean_environment(folder: Path) -> Path:
     """
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
-    purelib = run(
-        python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder
-    ).stdout.strip()
+    purelib = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).stdout.strip()
     outer = [path for path in site.getsitepackages() if Path(path).is_dir()]
     Path(purelib, "outer.pth").write_text("\n".join(outer) + "\n", encoding="utf-8")
     return python
@@ -91,8 +89,8 @@ def names_in(wheel: Path) -> set[str]:
 def names_expected(source: Path) -> set[str]:
     names = set()
     for name, folder in package_directories(source).items():
-        files = (path for path in folder.iterdir() if path.is_file() and path.suffix != ".pyc")
-        names |= {f"{name.replace('.', '/')}/{path.name}" for path in files}
+        paths = (path.relative_to(folder).as_posix() for path in package_files(folder))
+        names |= {f"{name.replace('.', '/')}/{path}" for path in paths}
     return names
 
 

@@ -1,5 +1,7 @@
 """Every activation ends with one grid; where two meet, the value is requantised."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import (
@@ -10,6 +12,7 @@ from builders import (
     kinds,
     lowered,
     lsb_distance,
+    lsb_distances,
     op_node,
     real_inputs,
     texts,
@@ -19,7 +22,9 @@ from kwsq.ir import ops
 from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Graph, Op
 from kwsq.ir.quant import Affine
-from kwsq.passes.attach_scales import PROBABILITY, SIGNED_UNIT
+from kwsq.passes.attach_scales import PROBABILITY, SIGNED_UNIT, AttachScales
+from kwsq.passes.observe import Observer
+from kwsq.passes.place_quantizers import PlaceQuantizers
 
 X = grid(0.05)
 A, B = grid(0.0211, 4), grid(0.0473, -7)
@@ -120,6 +125,15 @@ def test_concat_of_different_grids_goes_to_its_own() -> None:
     assert lsb_distance(before) <= 2.03
 
 
+def test_concat_with_an_unquantised_part_does_not_clip_it() -> None:
+    model = Model()
+    x = model.input("x", (1, 3, 4, 4), X)
+    a, b = model.quantize(model.conv(x, 4, (1, 1)), grid(0.002)), model.conv(x, 2, (1, 1))
+    before = model.graph(model.node(ops.Concat(1), a, b))
+    # b keeps its range; a is off by a code of its own (0.002) next to a tie, and both are rounded to one observed grid.
+    assert lsb_distance(before) <= 1.1
+
+
 def test_concat_without_a_grid_takes_the_widest() -> None:
     model = Model()
     x = model.input("x", (1, 3, 4, 4), X)
@@ -194,6 +208,29 @@ def test_residual_reader_is_not_clipped_by_a_quantiser_it_bypasses() -> None:
     assert lsb_distance(before) < 40  # 1/128 codes after a quantiser of 0.13 width: tanh moves by a step of y at most
 
 
+@pytest.mark.parametrize("op", [ops.Relu(), ops.Clip(0.0, 0.5), ops.MaxPool((2, 2), (1, 1), ((0, 0), (0, 0)))])
+def test_grid_after_a_clamp_does_not_clip_other_readers(op: Op) -> None:
+    """The residual path reads what the clamp does not let through."""
+    model = Model()
+    y = model.conv(model.input("x", (1, 3, 4, 4), X), 4, (1, 1))
+    clamped = model.quantize(model.node(op, y), grid(0.5 / 255, -128))
+    before = model.graph(model.node(ops.Tanh(), clamped), model.quantize(model.node(ops.Mul(), y, y), grid(0.3)))
+    distances = lsb_distances(before)
+    # y is off by half a code of its observed grid (about 10 / 255), its square by |y| <= 6 times that, over 0.3.
+    assert distances[before.outputs[1]].max() <= 6 * 10 / 255 / 0.3 + 1
+    # Half a code of y is ten of the clamped one's, 0.02: five of tanh's at most; and its own rounding.
+    assert distances[before.outputs[0]].max() <= 6
+
+
+def test_parts_with_equal_grids_share_it_with_the_whole() -> None:
+    model = Model()
+    y = model.dense(model.input("x", (1, 8), X), 8)
+    parts = [model.quantize(part, grid(0.011)) for part in model.nodes(ops.Split(1, (3, 5)), y)]
+    before = model.graph(*parts)
+    assert kinds(attached(before).graph) == ["Dense", "Split"]
+    assert_one_rounding(before, share=0.02)
+
+
 def test_quantiser_of_an_output_keeps_the_outputs_name() -> None:
     model = Model()
     y = model.quantize(model.dense(model.input("x", (1, 8), X), 4), A, output="probabilities")
@@ -226,6 +263,13 @@ def test_states_share_a_grid() -> None:
         after = attached(graph).graph
         (pair,) = after.states
         assert spec(after, pair.input).same_as(spec(after, pair.output))
+        assert after.producers()[pair.output].op.name == "Dense"  # written on that grid, not requantised to it
+
+
+def test_state_takes_the_grid_its_partner_was_annotated_with() -> None:
+    for graph in (streaming(B, None), streaming(None, B)):
+        after = attached(graph).graph
+        assert spec(after, after.states[0].input).same_as(B)
 
 
 def test_state_of_another_grid_is_requantised_for_the_next_step_only() -> None:
@@ -238,3 +282,38 @@ def test_state_of_another_grid_is_requantised_for_the_next_step_only() -> None:
     assert spec(after, dense.inputs[0]).same_as(A)
     integer = lowered(before)
     assert {p.input for p in integer.graph.states} <= set(integer.graph.inputs)
+
+
+def leaky_network(low: float) -> tuple[Graph, str]:
+    """A dense layer into a leaky rectifier whose output is quantised; the layer itself is not."""
+    model = Model(3)
+    hidden = model.node(ops.LeakyRelu(0.1), model.dense(model.input("x", (1, 16), X), 12))
+    graph = model.graph(model.quantize(hidden, grid(low)))
+    return graph, op_node(graph, "LeakyRelu").inputs[0]
+
+
+def test_the_input_of_a_leaky_rectifier_takes_its_step() -> None:
+    graph, name = leaky_network(0.05)
+    after = attached(graph)
+    assert scale(after.graph, name) == scale(after.graph, graph.outputs[0])
+    assert scale(after.graph, name) == pytest.approx(0.05)
+    # Positive values are rounded once: to a code of the output or its neighbour at a float32 tie.
+    assert lsb_distance(graph, samples=128) <= 1
+
+
+def test_the_input_of_a_leaky_rectifier_that_would_be_clipped_keeps_its_own_grid() -> None:
+    graph, name = leaky_network(0.002)
+    assert scale(attached(graph).graph, name) > 0.002
+
+
+@pytest.mark.parametrize(("rectified", "growth"), [(False, 1.5), (True, 1.25)])
+def test_a_margin_widens_observed_ranges_but_not_an_end_at_zero(rectified: bool, growth: float) -> None:
+    model = Model(1)
+    y = model.dense(model.input("x", (1, 16), X), 12)
+    graph = model.graph(model.node(ops.Mean((1,), keepdims=True), model.node(ops.Relu(), y)) if rectified else y)
+    placed = PlaceQuantizers().run(replace(graph, facts=frozenset({"activations_fused"}))).graph
+    observer = Observer(placed, real_inputs(placed))
+    plain, wide = (AttachScales(observer, "inputs", margin=margin).run(placed).graph for margin in (0.0, 0.25))
+    (name,) = graph.outputs
+    # The zero point is a whole code: each end may move by half a step.
+    assert scale(wide, name) / scale(plain, name) == pytest.approx(growth, rel=1 / 100)

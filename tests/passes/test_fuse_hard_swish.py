@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from builders import Model, grid, kinds, lowered, max_difference, texts
 
@@ -54,7 +55,9 @@ OTHERS: dict[str, Spelling] = {
         m, x, m.node(ops.Clip(0.0, 6.0), m.node(ops.Add(), sixth(m, x), m.constant(0.5)))
     ),
     "squeeze-excite gate": lambda m, x: mul(m, x, hard_sigmoid(m, m.node(ops.Mean((1,), True), x))),
-    "wider by broadcast": lambda m, x: mul(m, x, hard_sigmoid(m, m.node(ops.Reshape((8, 1)), x))),
+    "wider by broadcast": lambda m, x: mul(
+        m, sixth(m, x), m.node(ops.Clip(0.0, 6.0), m.node(ops.Add(), x, m.constant(np.full((2, 1, 1), 3.0))))
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from kwsq.ir import ops
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_float
 from kwsq.ir.quant import dequantize, fake_quantize
-from kwsq.passes.observe import Observer, affine_from_range, carry_states, input_spec, seeded_inputs
+from kwsq.passes.observe import Observer, affine_from_range, carry_states, input_spec, seeded_inputs, spread_inputs
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
@@ -52,6 +52,22 @@ def test_seeded_inputs_repeat_and_stay_on_the_grids_range() -> None:
     assert not np.array_equal(first, other)
     assert np.abs(first).max() <= 0.5 + 1e-6
     assert np.abs(first).max() > 0.4
+
+
+def test_spread_inputs_move_means_that_white_noise_leaves_alone() -> None:
+    model = Model()
+    x = model.input("x", (1, 49, 10), grid(0.05))
+    graph = model.graph(model.node(ops.Mean((1, 2), keepdims=False), x))
+    white, spread = (draw(graph, 0, 256)["x"] for draw in (seeded_inputs, spread_inputs))
+    assert white.shape == spread.shape
+    assert np.array_equal(spread, spread_inputs(graph, 0, 256)["x"])
+    # Half of the inputs are the same noise; of the others, a third or so is common to all 490 values.
+    np.testing.assert_array_equal(spread[:128], seeded_inputs(graph, 0, 128)["x"])
+    # A mean of 490 independent values has 1/22 of their deviation.
+    assert np.ptp(spread.mean(axis=(1, 2))) > 5 * np.ptp(white.mean(axis=(1, 2)))
+    assert 0.8 < spread.std() / white.std() < 1.2
+    for mean in (spread[128:].mean(axis=1), spread[128:].mean(axis=2)):
+        assert mean.std() > 0.4 * spread.std()
 
 
 def test_observer_runs_for_what_it_has_not_seen() -> None:

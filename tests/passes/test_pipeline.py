@@ -7,6 +7,7 @@ from builders import Model, assert_one_rounding, grid, kinds, lowered, max_diffe
 from kwsq.ir import ops
 from kwsq.ir.errors import InternalError
 from kwsq.ir.graph import Graph
+from kwsq.ir.quant import Rounding
 from kwsq.passes.base import Note
 from kwsq.passes.fuse_activation import FuseActivation
 from kwsq.passes.pipeline import FOLDING, _run
@@ -54,6 +55,14 @@ def test_folding_keeps_the_function_and_is_idempotent() -> None:
     assert kinds(folded(after)) == kinds(after)
     for once, twice in zip(after.constants(), folded(after).constants(), strict=True):
         np.testing.assert_array_equal(once.real(), twice.real())
+
+
+def test_half_a_step_of_a_flooring_quantiser_ends_in_the_bias() -> None:
+    model = Model()
+    y = model.batchnorm(model.dense(model.input("x", (1, 8), X), 4))
+    graph = folded(model.graph(model.quantize(y, grid(0.02), Rounding.FLOOR)))
+    assert kinds(graph) == ["FakeQuant", "Dense", "FakeQuant"]
+    assert graph.nodes[-1].op == ops.FakeQuant(graph.nodes[-1].op.spec)  # type: ignore[attr-defined]  # rounding to even
 
 
 def test_a_whole_network_stays_close_to_its_source() -> None:

@@ -62,6 +62,11 @@ def test_codes_on_another_grid_are_rounded_anew() -> None:
         assert layer.real_bias is not None
 
 
+def test_codes_around_a_zero_point_are_centred() -> None:
+    layer = integer_bias(CODES, S_W, S_X, coded([110, -190], S_X * S_W, zero_point=10), 2)
+    np.testing.assert_array_equal(layer.bias, [100, -200])
+
+
 def test_overflow_zeroes_the_channel_and_takes_the_scale_from_the_bias() -> None:
     tiny = np.array([1e-12, 0.02], np.float32)
     layer = integer_bias(CODES, tiny, S_X, real([0.3, 0.3]), 2)

@@ -31,6 +31,7 @@ def test_widths_of_every_layer() -> None:
 def test_most_weights_decide() -> None:
     assert declared_bits((width(8, parameters=5), width(4, parameters=9), width(32, parameters=99))) == 4
     assert declared_bits((width(8), width(4))) == 4
+    assert declared_bits((width(8, parameters=20), width(4), width(4, parameters=9))) == 8
     assert declared_bits((width(32),)) is None
 
 

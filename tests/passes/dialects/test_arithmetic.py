@@ -87,6 +87,19 @@ def test_the_same_spellings_on_weights(name: str) -> None:
     assert np.array_equal(found.attrs["codes"], np.rint(np.clip(W / S, -8, 7)))
 
 
+@pytest.mark.parametrize("tail", [("Round", "Clip"), ("Clip", "Round"), ("Round",)])
+def test_weights_whose_division_the_exporter_folded(tail: tuple[str, ...]) -> None:
+    """Exporters store w / s where both are constant, and leave the rest of the chain."""
+    links: Chain = [("Clip", "lo", "hi") if op == "Clip" else (op,) for op in tail]
+    stored = (W / S).astype(F32)
+    model = chain([*links, ("Mul", "s")], BASE, weight=stored if "Clip" in tail else np.clip(stored, -8, 7))
+    agree(model, EYE)
+    (found,) = canonical(normalized(model), CODES)
+    assert np.array_equal(found.attrs["codes"], np.rint(np.clip(W / S, -8, 7)))
+    assert found.attrs["spec"].scale.tobytes() == np.array([S]).tobytes()
+    assert found.attrs["spec"].declared == ("Clip" in tail)
+
+
 UNSIGNED: dict[str, Chain] = {
     "relu stays": [("Relu",), ("Div", "s"), ("Clip", "ulo", "uhi"), ("Round",), ("Mul", "s")],
     "pact": [("Clip", "ulo", "alpha"), ("Div", "s"), ("Round",), ("Mul", "s")],

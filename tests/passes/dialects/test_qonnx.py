@@ -205,6 +205,15 @@ def test_trunc_version_2(mode: str, function: object, shift: int) -> None:
         assert np.array_equal(run_normalized(model, {"x": x}), rounded * scale * 2**shift)
 
 
+@pytest.mark.parametrize("mode", ["ROUND", "half_even"])
+def test_trunc_that_rounds(mode: str) -> None:
+    """What Brevitas writes for its average pool; the input is a sum of codes, so it lies on the fine grid."""
+    constants = {"s": 0.25, "z": 0, "i": 8, "t": 1.0, "o": 6}
+    model = trunc(["s", "z", "i", "t", "o"], constants, rounding_mode=mode, signed=1, narrow=0)
+    expected = np.rint(np.clip(TRUNCATED / 4, -32, 31))
+    assert np.array_equal(run_normalized(model, {"x": TRUNCATED * F32(0.25)}), expected)
+
+
 def test_trunc_version_2_with_an_output_zero_point() -> None:
     constants = {"s": 0.5, "z": 0, "i": 8, "t": 1.0, "u": 0, "o": 4}
     model = trunc(["s", "z", "i", "t", "u", "o"], constants, signed=0, narrow=0)
@@ -235,8 +244,8 @@ REFUSED = {
     "bit widths": lambda: activation(bits=[4, 8]),
     "element-wise": lambda: weight(X, np.full((6, 6), 0.1), 4),
     "one scale per channel": lambda: activation(scale=np.full((1, 6), 0.1)),
-    "FLOOR or CEIL": lambda: trunc(
-        ["s", "z", "i", "t", "o"], {"s": 1, "z": 0, "i": 8, "t": 4, "o": 6}, rounding_mode="ROUND"
+    "FLOOR, CEIL or ROUND": lambda: trunc(
+        ["s", "z", "i", "t", "o"], {"s": 1, "z": 0, "i": 8, "t": 4, "o": 6}, rounding_mode="HALF_UP"
     ),
     "Trunc with a zero point": lambda: trunc(["s", "z", "i", "o"], {"s": 1, "z": 3, "i": 8, "o": 6}),
 }

@@ -100,3 +100,18 @@ def test_a_scale_that_changes_within_a_channel_is_refused() -> None:
     nodes = [node("Sign", ["w"], ["q"]), node("Mul", ["q", "s"], ["v"])]
     with pytest.raises(UnsupportedModelError, match="element-wise"):
         normalized(model_of(nodes, s=np.random.default_rng(1).uniform(1, 2, (6, 6)).astype(F32)))
+
+
+def test_a_mask_after_the_signs_makes_the_weight_ternary() -> None:
+    """The sign chain is not the end: alpha * sign(w) * (|w| > t) is left to its values."""
+    nodes = [
+        *MEAN,
+        node("Greater", ["a", "threshold"], ["g"]),
+        node("Cast", ["g"], ["mask"], to=TensorProto.FLOAT),
+        node("Sign", ["w"], ["q"]),
+        node("Mul", ["m", "q"], ["s"]),
+        node("Mul", ["s", "mask"], ["v"]),
+    ]
+    model = model_of(nodes, threshold=F32(0.5))
+    agree(model)
+    assert not canonical(normalized(model), CODES)

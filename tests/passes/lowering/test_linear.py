@@ -120,10 +120,12 @@ def test_flatten_read_by_others_too_is_a_real_reshape() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 6), (1, 6, 5), (1, 6, 5, 4)])
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_channel_affine(shape: tuple[int, ...], axis: int) -> None:
+@pytest.mark.parametrize("uniform", ["", "gain", "offset", "gain and offset"])
+def test_channel_affine(shape: tuple[int, ...], axis: int, uniform: str) -> None:
     model = Model()
     count = shape[axis]
-    gain, offset = model.rng.uniform(-2, 2, count), model.rng.normal(0, 1, count)
+    gain = np.full(count, -1.3) if "gain" in uniform else model.rng.uniform(-2, 2, count)
+    offset = np.full(count, 0.7) if "offset" in uniform else model.rng.normal(0, 1, count)
     x = model.input("x", shape, X)
     y = model.node(ops.ChannelAffine(axis % len(shape)), x, model.constant(gain), model.constant(offset))
     graph = model.graph(model.quantize(y, Y))

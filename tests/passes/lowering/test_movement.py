@@ -38,6 +38,17 @@ def test_two_outputs_of_one_stored_value() -> None:
     x = image(model)
     graph = model.graph(x, model.node(ops.Transpose((0, 2, 3, 1)), x), model.node(ops.Transpose((0, 2, 3, 1)), x))
     assert lsb_distance(graph) <= EXACT
+    model = Model()
+    x = image(model)
+    graph = model.graph(*(model.node(ops.Transpose((0, 2, 3, 1)), x) for _ in range(2)))
+    assert lsb_distance(graph) <= EXACT
+
+
+def test_output_of_a_stored_value_that_is_read_inside_too() -> None:
+    model = Model()
+    x = image(model)
+    graph = model.graph(model.node(ops.Transpose((0, 2, 3, 1)), x), model.node(ops.ReduceMax((2, 3), False), x))
+    assert lsb_distance(graph) <= EXACT
 
 
 def test_output_that_is_a_view_of_an_input() -> None:

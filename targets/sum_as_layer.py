@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from kwsq.ir.lowered import DepthwiseConv2D, DType, FullyConnected, LoweredNode, LoweredTensor, Reshape, Shape, Sum
-from kwsq.targets.neon.draft import Draft
+from kwsq.targets.draft import Draft
 
 
 def sum_as_layer(draft: Draft, node: LoweredNode) -> bool:

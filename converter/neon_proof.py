@@ -1,0 +1,48 @@
+"""Proof of a `.tflite` file: LiteRT's kernels, and TensorFlow Lite Micro where it is installed."""
+
+from __future__ import annotations
+
+from kwsq.converter.evidence import checked_parity, try_runtimes
+from kwsq.converter.footprint import MemoryReport
+from kwsq.converter.parity import ParityReport, SourceReference
+from kwsq.converter.proof import Arrays, Runner
+from kwsq.converter.report import RuntimeVerdict
+from kwsq.converter.runtimes.litert import KernelSet, LitertSession
+from kwsq.converter.tflite_flash import count_bytes
+from kwsq.converter.tflite_footprint import measure
+from kwsq.ir.lowered import LoweredGraph
+from kwsq.targets.neon.reader import read
+
+
+class NeonProof:
+    """The neon target's artefact."""
+
+    def check(
+        self, graph: LoweredGraph, data: bytes, source: SourceReference, inputs: Arrays, *, all_tensors: bool
+    ) -> ParityReport:
+        """Compares the file and both kernel sets with the integer reference, and that with the source."""
+        return checked_parity(graph, data, source, inputs, all_tensors=all_tensors)
+
+    def runner(self, graph: LoweredGraph, data: bytes) -> Runner:
+        """Returns LiteRT with its default kernels."""
+        session = LitertSession(data, KernelSet.DEFAULT)
+
+        def invoke(arrays: Arrays) -> Arrays:
+            run = session.run([arrays[name] for name in graph.inputs])
+            return dict(zip(graph.outputs, run.outputs, strict=True))
+
+        return invoke
+
+    def runtimes(
+        self, graph: LoweredGraph, data: bytes, parity: ParityReport, inputs: Arrays
+    ) -> tuple[RuntimeVerdict, ...]:
+        """Returns what LiteRT and TensorFlow Lite Micro answered."""
+        return try_runtimes(graph, data, parity, inputs)
+
+    def weight_bytes(self, data: bytes) -> int:
+        """Returns the bytes of the weight buffers."""
+        return sum(flash.weights_bytes for flash in count_bytes(read(data, "model.tflite")).values())
+
+    def footprint(self, data: bytes, name: str) -> MemoryReport:
+        """Returns the footprint of the file."""
+        return measure(read(data, name))

@@ -1,0 +1,68 @@
+"""The accelerator target: `model.kwsq`, weights packed at their own width, verified and run from its bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import ClassVar
+
+from kwsq.ir.errors import UnsupportedModelError
+from kwsq.ir.lowered import LoweredGraph, verify
+from kwsq.targets.accel.bits import Layout
+from kwsq.targets.accel.build import PackContents, build_contents
+from kwsq.targets.accel.constraints import problems
+from kwsq.targets.accel.writer import write_pack
+from kwsq.targets.base import Artefact, TargetOptions
+from kwsq.targets.draft import Draft
+from kwsq.targets.sum_as_layer import sum_as_layer
+
+FILE_NAME = "model.kwsq"
+CONTAINERS = ("stream", "planes")
+
+
+class AccelTarget:
+    """Int8 activations, weights of 1 to 8 bits, int32 biases, Q0.31 multipliers with shifts."""
+
+    name: ClassVar[str] = "accel"
+
+    def legalize(self, graph: LoweredGraph, options: TargetOptions) -> LoweredGraph:
+        """Returns the graph with every sum as a layer of ones.
+
+        Raises:
+            UnsupportedModelError: naming every node that a pack cannot express.
+        """
+        draft = Draft(graph)
+        for node in graph.nodes:
+            if not sum_as_layer(draft, node):
+                draft.nodes.append(node)
+        used = {n for node in draft.nodes for n in (*node.inputs, *node.outputs)} | {*graph.inputs, *graph.outputs}
+        tensors = {name: tensor for name, tensor in draft.tensors.items() if name in used}
+        legal = replace(graph, nodes=tuple(draft.nodes), tensors=tensors)
+        verify(legal)
+        if found := list(problems(legal)):
+            raise UnsupportedModelError(found, "the model has nodes a kwsq pack cannot express")
+        return legal
+
+    def emit(self, graph: LoweredGraph, options: TargetOptions) -> Artefact:
+        """Returns `model.kwsq`; the same bytes for the same graph and options on any machine.
+
+        Args:
+            graph: legalised graph.
+            options: container ("stream" or "planes"), version and source.
+        """
+        contents = build_contents(graph, Layout[options.container.upper()])
+        facts = {"name": graph.name, "kwsq": options.version, "source": options.source_sha256, **options.remarks}
+        data = write_pack(contents, facts)
+        counts = Counter(operator.code.name for operator in contents.graph.operators)
+        header: dict[str, object] = {
+            "container": options.container,
+            "minimum_runtime": "kwsq pack 1.0",
+            "operators": dict(sorted(counts.items())),
+            "containers": _containers(contents, options.container),
+        }
+        return Artefact(self.name, {FILE_NAME: data}, header)
+
+
+def _containers(contents: PackContents, container: str) -> dict[str, str]:
+    """Returns weight tensor -> how it is stored."""
+    return {weight.tensor: container for weight in contents.weights}
