@@ -6,8 +6,6 @@ A kernel that meets something unexpected ends the process, so every run is a pro
 from __future__ import annotations
 
 import importlib.util
-import io
-import itertools
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
@@ -17,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kwsq.converter.runtimes import tflm_process
+from kwsq.converter.runtimes.tflm_process import from_bytes, to_bytes
 from kwsq.ir.errors import ParityError, Problem, UsageError
 
 Array = npt.NDArray[Any]
 
-ARENA_BYTES = 16 * 2**20
 _TIMEOUT_SECONDS = 120
 _LAST_LINES = 4
 
@@ -62,13 +61,11 @@ def run_tflm(model: bytes, inputs: Sequence[Array], keep: Collection[int] = ()) 
     if not is_installed():
         remedy = "install kwsq[tflm] (a pre-release: pip install --pre), or use --runtime litert"
         raise UsageError(Problem("tflite-micro", "not installed", "the package", remedy))
-    request = io.BytesIO()
-    arrays = {f"input{i}": array for i, array in enumerate(inputs)}
-    arrays |= {"model": np.frombuffer(model, np.uint8), "keep": np.array(sorted(keep), np.int64)}
-    np.savez(request, **arrays)  # type: ignore[arg-type]  # keyword names
+    kept = sorted(keep)
+    request = to_bytes([np.frombuffer(model, np.uint8), np.array(kept, np.int64), *inputs])
     done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=request.getvalue(),
+        [sys.executable, "-m", tflm_process.__name__],
+        input=request,
         capture_output=True,
         timeout=_TIMEOUT_SECONDS,
         check=False,
@@ -78,49 +75,5 @@ def run_tflm(model: bytes, inputs: Sequence[Array], keep: Collection[int] = ()) 
         reason = "; ".join(line.strip() for line in lines[-_LAST_LINES:] if line.strip())
         found = reason or f"the process ended with {done.returncode}"
         raise ParityError(Problem("TensorFlow Lite Micro", found, "a run of the artefact", "use --runtime litert"))
-    with np.load(io.BytesIO(done.stdout)) as results:
-        kept = {index: results[f"kept{index}"] for index in keep}
-        return TflmRun(tuple(results[f"output{i}"] for i in range(len(results.files) - len(kept))), kept)
-
-
-def _serve() -> None:
-    """Body of the process: a request on standard input, results on standard output."""
-    from tflite_micro import runtime
-
-    with np.load(io.BytesIO(sys.stdin.buffer.read())) as request:
-        model, keep = request["model"].tobytes(), request["keep"].tolist()
-        inputs = [request[f"input{i}"] for i in range(len(request.files) - 2)]
-    # Preserving costs memory only, of which there is enough here.
-    config = runtime.InterpreterConfig.kPreserveAllTensors
-    interpreter = runtime.Interpreter.from_bytes(model, arena_size=ARENA_BYTES, intrepreter_config=config)
-    rows = [_invoke(interpreter, vector, keep) for vector in _vectors(interpreter, inputs)]
-    stacked = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    reply = io.BytesIO()
-    np.savez(reply, **stacked)  # type: ignore[arg-type]  # keyword names
-    sys.stdout.buffer.write(reply.getvalue())
-
-
-def _vectors(interpreter: Any, inputs: Sequence[Array]) -> list[tuple[Array, ...]]:
-    split = []
-    for i, array in enumerate(inputs):
-        shape = tuple(int(n) for n in interpreter.get_input_details(i)["shape"])
-        split.append(array.reshape(-1, *shape))
-    return list(zip(*split, strict=True))
-
-
-def _invoke(interpreter: Any, vector: Sequence[Array], keep: Sequence[int]) -> dict[str, Array]:
-    for i, array in enumerate(vector):
-        interpreter.set_input(array, i)
-    interpreter.invoke()
-    tensors = {index: interpreter.GetTensor(index, 0)["tensor_data"] for index in keep}
-    results = {f"kept{index}": np.atleast_1d(array).copy() for index, array in tensors.items()}
-    for i in itertools.count():
-        try:
-            results[f"output{i}"] = np.atleast_1d(interpreter.get_output(i)).copy()
-        except IndexError:
-            break
-    return results
-
-
-if __name__ == "__main__":
-    _serve()
+    results = from_bytes(done.stdout)
+    return TflmRun(tuple(results[len(kept) :]), dict(zip(kept, results, strict=False)))
