@@ -111,7 +111,7 @@ def _wanted(check: Check) -> str:
         return ""
     kind = "samples" if check.id.startswith("P4") else "keyword trials"
     others = f" and {check.needed.negatives:,} others" if check.needed.negatives else ""
-    return f"; about {check.needed.positives:,} {kind}{others} would settle it"
+    return f"; about {check.needed.positives:,} {kind}{others} would settle it, assuming {check.needed.assuming}"
 
 
 def amount(value: float | None, unit: str) -> str:
