@@ -49,6 +49,9 @@ def convert(
     inputs: options.Inputs = 64,
     seed: options.Seed = 0,
     intermediates: options.Intermediates = False,
+    config: options.Config = None,
+    baseline: options.Baseline = None,
+    update_baseline: options.UpdateBaseline = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -75,6 +78,9 @@ def convert(
         "parity_inputs": inputs,
         "seed": seed,
         "intermediates": intermediates,
+        "config": config,
+        "baseline": baseline,
+        "update_baseline": update_baseline,
     }
     texts = {"shapes": shape, "states": state, "min_accuracy": min_accuracy}
     finish(lambda: _convert(settings, texts, as_json=as_json, quiet=quiet, verbose=verbose), verbose=verbose)

@@ -72,6 +72,12 @@ Markdown = Annotated[bool, Option("--markdown", help="Print docs/ops.md.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print the verdict alone.")]
 Verbose = Annotated[bool, Option("--verbose", "-v", help="Show stages and, for internal errors, the traceback.")]
 
+Baseline = Annotated[
+    Path | None,
+    Option(metavar="FILE", help="Committed measurements.", show_default="kwsq-baseline.json, if there"),
+]
+UpdateBaseline = Annotated[bool, Option("--update-baseline", help="Make this conversion the baseline.")]
+
 GateReference = Annotated[
     Path | None, Option("--reference", metavar="REF", help="Approved model or its scores.", show_default=False)
 ]

@@ -46,6 +46,9 @@ class ConvertOptions:
         parity_inputs: number of input vectors parity is checked on.
         seed: seed of the generated inputs.
         intermediates: compare inner tensors too.
+        config: settings file with `[budget]`; None looks for kwsq.toml and pyproject.toml.
+        baseline: committed measurements; None for kwsq-baseline.json where there is one.
+        update_baseline: write what was measured as the new baseline.
     """
 
     model: Path
@@ -71,6 +74,9 @@ class ConvertOptions:
     parity_inputs: int = 64
     seed: int = 0
     intermediates: bool = False
+    config: Path | None = None
+    baseline: Path | None = None
+    update_baseline: bool = False
 
     @property
     def chosen_container(self) -> str:
@@ -150,6 +156,8 @@ def _file_problems(options: ConvertOptions) -> list[Problem]:
         "--calibration": options.calibration,
         "--data": options.data,
         "--encodings": options.encodings,
+        "--config": options.config,
+        "--baseline": None if options.update_baseline else options.baseline,
     }
     return [
         Problem(f"{flag} {str(path)!r}", found, "a file", "check the path")

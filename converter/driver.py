@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kwsq.converter.accuracy import Accuracy, assess
 from kwsq.converter.config import ConvertOptions, check_options
 from kwsq.converter.data import Samples
 from kwsq.converter.evidence import float_distance, measure_containers
+from kwsq.converter.footprint import MemoryReport
 from kwsq.converter.html import render_html
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes, manifest, versions
@@ -24,6 +25,10 @@ from kwsq.passes.dialects import Normalized, normalize
 from kwsq.passes.load import Source, load_file
 from kwsq.passes.pipeline import DEFAULT_WEIGHT_BITS, PipelineOptions, PipelineResult, run_pipeline
 from kwsq.targets.base import TargetOptions, load_target
+
+if TYPE_CHECKING:
+    from kwsq.converter.budget import Limit
+    from kwsq.converter.budget_stage import Budget
 
 Progress = Callable[[str], None]
 
@@ -64,6 +69,10 @@ def convert(options: ConvertOptions, progress: Progress = lambda stage: None) ->
     progress("write")
     report = build_report(conversion)
     directory.publish(_files(conversion, report))
+    if options.update_baseline and conversion.exit_code == 0 and conversion.budget is not None:
+        from kwsq.converter.budget_stage import renew
+
+        renew(options, conversion.budget)
     return ConversionResult(report, directory.path, conversion.exit_code)
 
 
@@ -74,6 +83,7 @@ def _claim(options: ConvertOptions, weight_bits: int) -> OutputDirectory:
 def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: None) -> Conversion:
     """Runs every stage and writes nothing; see `convert`."""
     progress("load")
+    limits = _limits(options)
     source = _load(options)
     normalized = normalize(source)
     boundary = boundary_of(source, normalized, options)
@@ -98,6 +108,7 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
     accuracy: Accuracy | None = None
     if data is not None and parity.vectors:  # 0 where its runtime would not run it
         accuracy = assess(graph, proof.runner(graph, model), original, data, artefact_inputs(graph, data.inputs))
+    footprint = proof.footprint(model, next(iter(artefact.files)))
     return Conversion(
         options=options,
         source=source,
@@ -110,9 +121,39 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
         accuracy=accuracy,
         containers=measure_containers(target, proof.weight_bytes, result.lowered, target_options, artefact),
         runtimes=proof.runtimes(graph, model, parity, inputs),
-        footprint=proof.footprint(model, next(iter(artefact.files))),
+        footprint=footprint,
+        budget=None if limits is None else _budget(options, limits, source, model, footprint, accuracy),
         dropped_samples=sum(samples.dropped for samples in (calibration, data) if samples is not None),
     )
+
+
+def _limits(options: ConvertOptions) -> tuple[Limit, ...] | None:
+    """Returns the budget's limits; None, at no cost, where nothing speaks of a budget."""
+    project = Path("pyproject.toml")
+    named = options.config is not None or options.baseline is not None or options.update_baseline
+    if not (named or Path("kwsq.toml").is_file() or (project.is_file() and b"tool.kwsq" in project.read_bytes())):
+        return None
+    from kwsq.converter.budget_stage import limits_of
+
+    return limits_of(options)
+
+
+def _budget(
+    options: ConvertOptions,
+    limits: tuple[Limit, ...],
+    source: Source,
+    model: bytes,
+    footprint: MemoryReport,
+    accuracy: Accuracy | None,
+) -> Budget:
+    from kwsq.converter.budget_stage import budget_of
+
+    metrics: dict[str, float] = {"flash_total": len(model), "macs": footprint.macs}
+    if footprint.plan is not None:
+        metrics["ram_peak"] = footprint.plan.high_water_bytes
+    if accuracy is not None:
+        metrics["accuracy"] = accuracy.artefact_top1
+    return budget_of(options, source.sha256, model, metrics, limits)
 
 
 def _load(options: ConvertOptions) -> Source:

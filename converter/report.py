@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kwsq.converter.accuracy import NOT_ASSESSED, Accuracy
 from kwsq.converter.config import ConvertOptions
@@ -28,6 +28,9 @@ from kwsq.passes.dialects import Normalized
 from kwsq.passes.load import Source
 from kwsq.passes.pipeline import PipelineResult
 from kwsq.targets.base import Artefact
+
+if TYPE_CHECKING:
+    from kwsq.converter.budget_stage import Budget
 
 SCHEMA_VERSION = 1
 LITERT_REFERENCE, LITERT_DEFAULT = "LiteRT, reference kernels", "LiteRT, default kernels"
@@ -102,6 +105,7 @@ class Conversion:
         containers: sizes in all containers.
         runtimes: which runtimes ran the artefact.
         footprint: of the artefact.
+        budget: what became of the limits in the settings; None without settings.
         dropped_samples: samples of `--calibration` and `--data` that did not fill a batch.
     """
 
@@ -117,6 +121,7 @@ class Conversion:
     containers: tuple[Container, ...]
     runtimes: tuple[RuntimeVerdict, ...]
     footprint: MemoryReport
+    budget: Budget | None = None
     dropped_samples: int = 0
 
     @property
@@ -131,6 +136,8 @@ class Conversion:
         floor, accuracy = self.options.min_accuracy, self.accuracy
         if floor is not None and accuracy is not None and accuracy.artefact_top1 < floor:
             reasons.append(f"top-1 accuracy {accuracy.artefact_top1:.2%} is below --min-accuracy {floor:.2%}")
+        if self.budget is not None:
+            reasons += self.budget.failures()
         refused = [
             r for r in self.runtimes if r.name == REQUESTED_RUNTIMES[self.options.runtime] and r.accepted is False
         ]
@@ -166,6 +173,7 @@ def build_report(conversion: Conversion) -> Json:
             "activations": activations_section(graph),
             "ptq": [record.to_json() for record in result.ptq_records],
             "footprint": conversion.footprint.to_json(),
+            "budget": [] if conversion.budget is None else [line.to_json() for line in conversion.budget.lines],
             "notes": _notes(conversion),
         },
         "run": {"versions": versions(), "python": platform.python_version(), "machine": platform.machine()},
@@ -204,4 +212,5 @@ def _notes(conversion: Conversion) -> list[Json]:
     if conversion.dropped_samples:
         text = f"{conversion.dropped_samples} samples did not fill a batch and were left out"
         notes.append({"source": "data", "where": "inputs", "text": text, "level": "warning"})
-    return notes
+    exceeded = [] if conversion.budget is None else conversion.budget.warnings()
+    return notes + [{"source": "budget", "where": "model", "text": text, "level": "warning"} for text in exceeded]

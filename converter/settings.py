@@ -13,7 +13,7 @@ from kwsq.converter.gate.config import GateConfig, check_config
 from kwsq.converter.input_file import read_file
 from kwsq.ir.errors import Problem, UsageError
 
-SECTIONS = ("gate",)
+SECTIONS = ("gate", "budget")
 FILE_NAME = "kwsq.toml"
 
 

@@ -34,6 +34,7 @@ def conversion_blocks(report: Json, directory: str) -> list[Block]:
         Line(f"output      {printable(directory)}"),
         Line(f"quantized   {_quantized(result)}"),
         *_accuracy_lines(result["accuracy"]),
+        *_budget(result["budget"]),
         *_notes(result["notes"]),
         _widths_table(result["weights"]),
         _layers_table(result["footprint"]["layers"]),
@@ -57,6 +58,22 @@ def _accuracy_lines(accuracy: Json) -> list[Block]:
     source, artefact = accuracy["source_top1"], accuracy["artefact_top1"]
     text = f"accuracy    source {source:.2%}, artefact {artefact:.2%} top-1 on {accuracy['samples']:,} samples"
     return [Line(text)]
+
+
+def _budget(lines: Sequence[Json]) -> list[Block]:
+    if not lines:
+        return []
+    rows = tuple(
+        (line["metric"], *(_figure(line[key]) for key in ("measured", "limit", "baseline")), line["status"])
+        for line in lines
+    )
+    return [Table("Budget", ("metric", "measured", "limit", "baseline", ""), rows)]
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4f}"
 
 
 def _notes(notes: Sequence[Json]) -> list[Block]:

@@ -1,7 +1,7 @@
 """The gate on real speech: the MLPerf Tiny network on the clips of gsc12, whole and deliberately damaged.
 
-The clips not calibrated on are scored by the float file and by kwsq's `.tflite` in LiteRT, gated on logits. Damage is made in
-the bytes of the 8-bit file, in the pointwise convolution in the middle, so that nothing else changes.
+The clips not calibrated on are scored by the float file and by kwsq's `.tflite` in LiteRT, gated on logits. Damage is
+made in the bytes of the 8-bit file, in the pointwise convolution in the middle, so that nothing else changes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def folder(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = np.setdiff1d(np.arange(y.size), chosen)
     np.savez(here / "calibration.npz", x=x[chosen])
     np.savez(here / "trials.npz", x=x[kept], y=y[kept], speaker=speaker[kept])
+    common = ("--target", "neon", "--drop-softmax", "--calibration", here / "calibration.npz")
     for bits in (8, 4, 2):
-        options = ("--wbits", bits, "--calibration", here / "calibration.npz", "--drop-softmax", "-o", here / f"w{bits}")
-        assert kwsq_convert(reference(shared_dir), "--target", "neon", *options).code == 0
+        assert kwsq_convert(reference(shared_dir), *common, "--wbits", bits, "-o", here / f"w{bits}").code == 0
     whole = (here / "w8" / "model.tflite").read_bytes()
     for name, edit in (("shuffled", shuffle_codes), ("doubled", double_scale)):
         (here / f"{name}.tflite").write_bytes(mutated(whole, edit))

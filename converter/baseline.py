@@ -1,0 +1,115 @@
+"""The committed baseline: what the last approved model measured, and on what."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kwsq.converter.budget import METRICS
+from kwsq.converter.input_file import read_file
+from kwsq.converter.manifest import json_bytes
+from kwsq.ir.errors import Problem, UsageError
+
+FILE_NAME = "kwsq-baseline.json"
+SCHEMA_VERSION = 1
+_DATA_METRICS = ("accuracy",)
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """Measurements of one model.
+
+    Args:
+        target: what it was converted for, with the container: "neon int8".
+        source_sha256, artefact_sha256: of the model and of what it became.
+        evalset_sha256: of `--data`, None without.
+        metrics: metric to value.
+    """
+
+    target: str
+    source_sha256: str
+    artefact_sha256: str
+    evalset_sha256: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the file's contents."""
+        return {
+            "generator": "kwsq",
+            "schema_version": SCHEMA_VERSION,
+            "target": self.target,
+            "source_sha256": self.source_sha256,
+            "artefact_sha256": self.artefact_sha256,
+            "evalset_sha256": self.evalset_sha256,
+            "metrics": dict(self.metrics),
+        }
+
+
+def read_baseline(path: Path) -> Baseline:
+    """Returns a baseline.
+
+    Raises:
+        UsageError: it cannot be read or is another document.
+    """
+    where = f"baseline {str(path)!r}"
+    try:
+        document = json.loads(read_file(path, "baseline"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UsageError(Problem(where, str(error), "JSON", "write it with --update-baseline")) from error
+    wrong = _wrong_part(document)
+    if wrong:
+        raise UsageError(Problem(where, wrong, "what --update-baseline writes", "write it again"))
+    fields = {name: value for name, value in document.items() if name not in ("generator", "schema_version")}
+    return Baseline(**fields)
+
+
+def _wrong_part(document: Any) -> str:
+    expected = Baseline("", "", "").to_json()
+    if not isinstance(document, dict) or document.keys() != expected.keys():
+        return "other keys"
+    if document["generator"] != "kwsq" or document["schema_version"] != SCHEMA_VERSION:
+        return "another generator or schema version"
+    texts = [document[name] for name in ("target", "source_sha256", "artefact_sha256")]
+    texts.append(document["evalset_sha256"] or "")
+    metrics = document["metrics"]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(metrics, dict):
+        return "a value of another type"
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in metrics.values())
+    return "" if numbers and metrics.keys() <= METRICS.keys() else "unknown metrics or values that are no numbers"
+
+
+def comparable(baseline: Baseline, now: Baseline, path: Path) -> Mapping[str, float]:
+    """Returns the baseline's metrics after checking that they mean the same thing now.
+
+    Raises:
+        UsageError: another target or container, or another evaluation set under a metric measured on it.
+    """
+    where, remedy = f"baseline {str(path)!r}", "compare like with like, or renew it with --update-baseline"
+    if baseline.target != now.target:
+        raise UsageError(Problem(where, f"measured for {baseline.target}", now.target, remedy))
+    on_data = [name for name in _DATA_METRICS if name in baseline.metrics and name in now.metrics]
+    if on_data and baseline.evalset_sha256 != now.evalset_sha256:
+        found = f"{on_data[0]} measured on data with SHA-256 {baseline.evalset_sha256}"
+        raise UsageError(Problem(where, found, f"the data of --data, {now.evalset_sha256}", remedy))
+    return baseline.metrics
+
+
+def write_baseline(baseline: Baseline, path: Path) -> None:
+    """Writes a baseline, whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staging.write_bytes(json_bytes(baseline.to_json()))
+        staging.replace(path)
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise UsageError(Problem(f"baseline {str(path)!r}", found, "a writable place", "name another file")) from error
+    finally:
+        staging.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""The budget of one conversion: settings, baseline and measurements brought together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kwsq.converter.baseline import FILE_NAME, Baseline, comparable, read_baseline, write_baseline
+from kwsq.converter.budget import BudgetLine, Limit, judge_budget, read_budget
+from kwsq.converter.config import ConvertOptions
+from kwsq.converter.input_file import read_file
+from kwsq.converter.settings import read_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What became of the budget of one conversion.
+
+    Args:
+        lines: one per limit that is not off.
+        now: what would be the baseline if this conversion were approved.
+    """
+
+    lines: tuple[BudgetLine, ...]
+    now: Baseline
+
+    def failures(self) -> list[str]:
+        """Returns the limits at level "error" that are broken, in words."""
+        return [text for line in self.lines if line.is_failure for text in line.exceeded]
+
+    def warnings(self) -> list[str]:
+        """Returns the limits at level "warn" that are broken, in words."""
+        return [text for line in self.lines if not line.is_failure for text in line.exceeded]
+
+
+def limits_of(options: ConvertOptions) -> tuple[Limit, ...]:
+    """Returns the limits in force, read before any work.
+
+    Raises:
+        UsageError: the settings are wrong.
+    """
+    return read_budget(read_settings(options.config).get("budget", {}))
+
+
+def budget_of(
+    options: ConvertOptions,
+    source_sha256: str,
+    artefact: bytes,
+    metrics: Mapping[str, float],
+    limits: tuple[Limit, ...],
+) -> Budget:
+    """Returns what became of every limit.
+
+    Args:
+        options: of the conversion.
+        source_sha256: of the model.
+        artefact: the file it became.
+        metrics: what was measured, by metric.
+        limits: of `limits_of`.
+
+    Raises:
+        UsageError: no baseline or one of something else, or a limit on what was not measured.
+    """
+    now = Baseline(
+        target=f"{options.target} {options.chosen_container}",
+        source_sha256=source_sha256,
+        artefact_sha256=hashlib.sha256(artefact).hexdigest(),
+        evalset_sha256=None if options.data is None else hashlib.sha256(read_file(options.data, "--data")).hexdigest(),
+        metrics=metrics,
+    )
+    return Budget(_judged(options, limits, now), now)
+
+
+def _judged(options: ConvertOptions, limits: tuple[Limit, ...], now: Baseline) -> tuple[BudgetLine, ...]:
+    path = baseline_path(options)
+    if options.update_baseline:
+        return judge_budget(limits, now.metrics, None)
+    if options.baseline is None and not path.is_file():
+        return judge_budget(limits, now.metrics, {})
+    return judge_budget(limits, now.metrics, comparable(read_baseline(path), now, path))
+
+
+def baseline_path(options: ConvertOptions) -> Path:
+    """Returns the baseline's file: the one named, else kwsq-baseline.json in the working directory."""
+    return options.baseline or Path(FILE_NAME)
+
+
+def renew(options: ConvertOptions, budget: Budget) -> None:
+    """Writes what was measured as the baseline.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    write_baseline(budget.now, baseline_path(options))
