@@ -122,7 +122,7 @@ def report(
     to: options.ReportFormat = "text",
     verbose: options.Verbose = False,
 ) -> None:
-    """Render a gate's report as text, Markdown for a job summary, or JUnit XML."""
+    """Render a gate's report as text, Markdown for a job summary, JUnit XML or a page."""
 
     def action() -> int:
         from kwsq.converter.gate.commands import read_report

@@ -126,4 +126,4 @@ FalseAcceptRate = Annotated[float, Option(metavar="F", help="The reference's fal
 Noise = Annotated[float, Option(metavar="SIGMA", help="What the candidate adds to a score, in s.d. of scores.")]
 Discordance = Annotated[float, Option(metavar="F", help="Share of keyword trials on which the models disagree.")]
 Runs = Annotated[int, Option(metavar="N", help="Simulated test sets.")]
-ReportFormat = Annotated[Literal["text", "md", "junit"], Option("--to", help="What to write on stdout.")]
+ReportFormat = Annotated[Literal["text", "md", "junit", "html"], Option("--to", help="What to write on stdout.")]

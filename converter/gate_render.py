@@ -1,4 +1,4 @@
-"""A gate's report as text, as Markdown for a job summary, and as JUnit XML.
+"""A gate's report as text, as Markdown for a job summary, as JUnit XML and as a page.
 
 File names and notes come from whoever ran the gate: every renderer escapes them.
 """
@@ -20,13 +20,17 @@ MARKDOWN_MAX_BYTES = 60_000
 _CELL_CHARACTERS = 300
 _MARKDOWN_SIGNS = "\\`*_{}[]()#+!|~@:"
 _SIGNS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "❔", "SKIPPED": "⏭"}
-Format = Literal["text", "md", "junit"]
+Format = Literal["text", "md", "junit", "html"]
 
 
 def render(report: Json, to: Format) -> str:
     """Returns the report in a format."""
     if to == "text":
         return plain(gate_blocks(report))
+    if to == "html":
+        from kwsq.converter.gate_html import gate_page
+
+        return gate_page(report)
     return markdown(report) if to == "md" else junit(report)
 
 

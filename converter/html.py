@@ -45,7 +45,12 @@ def render_html(report: Json) -> str:
     """Returns the page for a conversion report."""
     result = report["result"]
     title = f"kwsq: {result['verdict']['headline']}"
-    body = "".join(section(result) for section in _SECTIONS) + _footer(report)
+    body = "".join(part(result) for part in _SECTIONS) + _footer(report)
+    return page(title, body)
+
+
+def page(title: str, body: str) -> str:
+    """Returns a whole page; `body` is HTML, the title is escaped."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -58,7 +63,8 @@ def _css() -> str:
     return files("kwsq.converter").joinpath("report.css").read_text(encoding="utf-8")
 
 
-def _section(title: str, body: str, lead: str = "") -> str:
+def section(title: str, body: str, lead: str = "") -> str:
+    """Returns a part of a page under a heading; `body` is HTML, the rest is escaped."""
     intro = f'<p class="soft">{text(lead)}</p>' if lead else ""
     return f"<section><h2>{text(title)}</h2>{intro}{body}</section>\n"
 
@@ -103,7 +109,7 @@ def _cards(result: Json) -> str:
 
 def _parity(result: Json) -> str:
     lead = f"{number(result['parity']['vectors'])} input vectors. LSB is one step of the output's grid."
-    return _section("Parity", parity_tables(result["parity"], result["float_distance"]), lead)
+    return section("Parity", parity_tables(result["parity"], result["float_distance"]), lead)
 
 
 def _flash(result: Json) -> str:
@@ -116,7 +122,7 @@ def _flash(result: Json) -> str:
     bars = [_flash_bar(layer["name"], layer["flash"]) for layer in shown]
     bars.append(_flash_bar("(outside operators)", footprint["outside_layers"]))
     total = bar_chart([Bar("whole file", tuple(whole), number(flash["total_bytes"], "B"))])
-    return _section(
+    return section(
         "Flash",
         f"<figure>{total}{legend(present)}</figure>"
         f"<h3>By operator, largest first</h3><figure>{bar_chart(bars)}</figure>",
@@ -145,7 +151,7 @@ def _memory(result: Json) -> str:
     )
     ends = f'<div class="ends soft"><span>inputs</span><span>{text(names[-1], 40)}</span></div>'
     chart = timeline(live, plan["high_water_bytes"], titles)
-    return _section("Activation memory", f"<figure>{chart}{ends}</figure>", lead)
+    return section("Activation memory", f"<figure>{chart}{ends}</figure>", lead)
 
 
 def _bits(result: Json) -> str:
@@ -161,7 +167,7 @@ def _bits(result: Json) -> str:
         for row in result["weights"]
     ]
     lead = "Width each weight tensor was trained for, of the 8 bits of a byte."
-    return _section("Weights", f"<figure>{bar_chart(bars)}</figure>{weights_table(result['weights'])}", lead)
+    return section("Weights", f"<figure>{bar_chart(bars)}</figure>{weights_table(result['weights'])}", lead)
 
 
 def _details(title: str, body: str) -> str:
@@ -170,17 +176,17 @@ def _details(title: str, body: str) -> str:
 
 def _sizes(result: Json) -> str:
     body = containers_table(result["containers"]) + runtimes_table(result["runtimes"])
-    return _section("Containers and runtimes", body)
+    return section("Containers and runtimes", body)
 
 
 def _projection(result: Json) -> str:
     rows = result["footprint"].get("projection", ())
     lead = "Projected: weights times bits. Packed: rows as aligned in a pack; everything else in the file stays."
-    return _section("Other weight widths", projection_table(rows), lead) if rows else ""
+    return section("Other weight widths", projection_table(rows), lead) if rows else ""
 
 
 def _operators(result: Json) -> str:
-    return _section("Operators", layers_table(result["footprint"]["layers"]))
+    return section("Operators", layers_table(result["footprint"]["layers"]))
 
 
 def _boundary(result: Json) -> str:
@@ -192,11 +198,11 @@ def _boundary(result: Json) -> str:
         f"{'at the boundary' if row['at_boundary'] else 'inside the model'}</li>"
         for row in rows
     )
-    return _section("Transposes", f"<ul>{items}</ul>", "They keep the source's dimension order at inputs and outputs.")
+    return section("Transposes", f"<ul>{items}</ul>", "They keep the source's dimension order at inputs and outputs.")
 
 
 def _choices(result: Json) -> str:
-    return _section("Post-training choices", ptq_table(result["ptq"])) if result["ptq"] else ""
+    return section("Post-training choices", ptq_table(result["ptq"])) if result["ptq"] else ""
 
 
 def _notes(result: Json) -> str:
@@ -205,12 +211,12 @@ def _notes(result: Json) -> str:
     body = notes_list(warnings)
     if others:
         body += _details(f"{len(others)} notes of the passes", notes_list(others))
-    return _section("Warnings and notes", body or "<p>None.</p>")
+    return section("Warnings and notes", body or "<p>None.</p>")
 
 
 def _grids(result: Json) -> str:
     table = activations_table(result["activations"])
-    return _section("Activation grids", _details(f"{len(result['activations'])} tensors", table))
+    return section("Activation grids", _details(f"{len(result['activations'])} tensors", table))
 
 
 def _footer(report: Json) -> str:
