@@ -22,7 +22,7 @@ from kwsq.ir.quant import IntRange
 from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, TfliteModel
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DeclaredWeights:
     """What a file written by kwsq says about the widths its weights were trained for.
 

@@ -59,7 +59,7 @@ FOLDING: tuple[Pass, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PipelineOptions:
     """What the user asked of the passes.
 
@@ -84,7 +84,7 @@ class PipelineOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PipelineResult:
     """Every stage a report or a check needs.
 

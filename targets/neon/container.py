@@ -17,7 +17,7 @@ from kwsq.ir.quant import IntArray, IntRange
 INT4 = IntRange(-8, 7)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Containers:
     """Which weight tensors are stored as nibbles.
 
