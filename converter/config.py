@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -40,7 +40,7 @@ class ConvertOptions:
         scheme: weight scheme forced on post-training quantization, None for the best per layer.
         ranges: how post-training quantization chooses activation ranges, None for its default.
         requantize: move weights declared wider than `weight_bits` to that width.
-        states: state input -> state output.
+        states: state input -> state output; empty for a model without states, None to pair by order and shape.
         encodings: AIMET encodings file.
         min_accuracy: smallest top-1 accuracy of the artefact on `data`, as a fraction.
         parity_inputs: number of input vectors parity is checked on.
@@ -180,19 +180,29 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(part) for part in parts)
 
 
-def parse_state(text: str) -> tuple[str, str]:
-    """Returns (state input, state output) of `s1=n1`.
+def parse_states(texts: Sequence[str] | None) -> dict[str, str] | None:
+    """Returns the output feeding each state input: `s1=n1` once per state, or `none` alone; None when nothing is said.
 
     Raises:
-        UsageError: the text has another form.
+        UsageError: a text of another form, `none` beside a pair, or an input or output paired twice.
 
-    >>> parse_state("s1=n1")
-    ('s1', 'n1')
+    >>> parse_states(["s1=n1", "s2=n2"]), parse_states(["none"]), parse_states([])
+    ({'s1': 'n1', 's2': 'n2'}, {}, None)
     """
-    name, _, output = text.partition("=")
-    if not (name and output):
-        raise UsageError(Problem("--state", repr(text), "input=output", "name a state input and the output feeding it"))
-    return name, output
+    if not texts:
+        return None
+    if list(texts) == ["none"]:
+        return {}
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, _, output = text.partition("=")
+        if not (name and output):
+            fix = "name a state input and the output feeding it, or `none` alone"
+            raise UsageError(Problem("--state", repr(text), "input=output", fix))
+        if name in pairs or output in pairs.values():
+            raise UsageError(Problem("--state", repr(text), "each input and output in one pair", "pair it once"))
+        pairs[name] = output
+    return pairs
 
 
 def parse_accuracy(text: str) -> float:
