@@ -9,6 +9,8 @@ from typing import Literal
 
 from kwsq.ir.errors import Problem, UsageError
 
+MOST_PARITY_INPUTS = 10_000
+"""Far more than tell two models apart; a mistyped number must not fill the memory."""
 WEIGHT_BITS = range(1, 9)
 # Named by the command line already, built later: naming one is answered with the reason instead of "unknown".
 PLANNED_TARGETS = ("ethos-u",)
@@ -121,8 +123,9 @@ def check_options(options: ConvertOptions) -> None:
     if options.min_accuracy is not None and options.data is None:
         remedy = "add --data EVAL.npz with labels y"
         problems.append(Problem("--min-accuracy", "no --data", "labelled inputs to measure on", remedy))
-    if options.parity_inputs < 1:
-        problems.append(Problem("--inputs", str(options.parity_inputs), "1 or more", "parity needs an input"))
+    if not 1 <= options.parity_inputs <= MOST_PARITY_INPUTS:
+        expected = f"1 to {MOST_PARITY_INPUTS}"
+        problems.append(Problem("--inputs", str(options.parity_inputs), expected, "correct the value"))
     if options.batch is not None and options.batch < 1:
         problems.append(Problem("--batch", str(options.batch), "1 or more", "correct the value"))
     if options.seed < 0:

@@ -154,6 +154,7 @@ def test_accuracy_is_measured_on_data(models: Path, here: Path) -> None:
         (["{m}/dense_w4.onnx", "--target", "neon", "--state", "s1=n1", "--state", "s1=n2"], "pair it once"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--state", "s1=n1", "--state", "s2=n1"], "pair it once"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--inputs", "0"], "--inputs"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--inputs", "100000000"], "1 to 10000"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--drop-softmax"], "--drop-softmax"),
         (["{m}/dense_w4.onnx", "--target", "neon", "-o", "/proc/none/out"], "output directory"),
         (["{m}/float.onnx", "--target", "neon", "--wbits", "4"], "--calibration"),
