@@ -72,6 +72,8 @@ class Criterion:
     default_share: float = 0.5
 
 
+CRITERIA_MACS = 2_000_000_000
+"""Work of trying further criteria, in multiply-accumulates; two are tried in any case."""
 CRITERIA = (Criterion(1, 20.0), Criterion(2, 20.0), Criterion(2, 0.0), Criterion(3, 5.0))
 """The first is taken unless outputs stay apart."""
 REFERENCE_CRITERIA = (
@@ -199,8 +201,10 @@ class _Feeder:
 
     def closer(self) -> dict[str, LoweredTensor]:
         """Returns the tensors after trying further criteria, and single steps from the best."""
-        best = self._refined(self._best(CRITERIA))
-        for criterion in REFERENCE_CRITERIA if len(self.kernel_sets) > 1 else ():
+        allowed = max(2, CRITERIA_MACS // max(1, self.reference.macs * len(self.kernel_sets)))
+        best = self._refined(self._best(CRITERIA[:allowed]))
+        others = REFERENCE_CRITERIA[: max(0, allowed - len(CRITERIA))]
+        for criterion in others if len(self.kernel_sets) > 1 else ():
             if best.is_close_by_reference:
                 break
             best = min(best, self._refined(self.run(criterion)), key=_Fed.rank)
