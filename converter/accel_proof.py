@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from kwsq.converter.embedded import embedded_form
 from kwsq.converter.footprint import MemoryReport
 from kwsq.converter.pack_footprint import measure_pack
 from kwsq.converter.parity import Check, Mismatch, ParityReport, SourceReference
@@ -11,7 +12,7 @@ from kwsq.converter.parity.kernels import first_difference, integer_outputs
 from kwsq.converter.parity.pack_structure import check_pack_structure
 from kwsq.converter.parity.sequences import first_vectors, run_vectors, vector_count, zero_states
 from kwsq.converter.parity.source import check_source
-from kwsq.converter.proof import Arrays, Runner
+from kwsq.converter.proof import Arrays, Beside, Runner
 from kwsq.converter.report import RuntimeVerdict
 from kwsq.ir.errors import InvalidModelError
 from kwsq.ir.lowered import LoweredGraph
@@ -20,6 +21,7 @@ from kwsq.targets.accel.format import Section
 from kwsq.targets.accel.reader import read
 from kwsq.targets.accel.records import Pack
 from kwsq.targets.accel.validate import graph_work
+from kwsq.targets.base import TargetOptions
 
 WORK_BUDGET = 250_000_000
 """Element operations each executor is given for all vectors together."""
@@ -48,6 +50,10 @@ class AccelProof:
         )
         return ParityReport(checks, vector_count(graph, inputs))
 
+    def beside(self, lowered: LoweredGraph, options: TargetOptions, inputs: Arrays) -> Beside:
+        """Returns the same network as a `.tflite` with lookup tables, for engines that read no pack."""
+        return embedded_form(lowered, options, inputs)
+
     def runner(self, graph: LoweredGraph, data: bytes) -> Runner:
         """Returns the executor of the pack."""
         pack = read(data)
@@ -64,6 +70,10 @@ class AccelProof:
     def weight_bytes(self, data: bytes) -> int:
         """Returns the bytes of the weights section."""
         return len(read(data).sections[Section.WEIGHTS])
+
+    def arena_bytes(self, data: bytes) -> int | None:
+        """Returns None: a pack states its arena, which the footprint shows."""
+        return None
 
     def footprint(self, data: bytes, name: str) -> MemoryReport:
         """Returns the footprint of the file."""

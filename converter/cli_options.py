@@ -19,9 +19,10 @@ WeightBits = Annotated[
     Option(metavar="N", help="Weight bits to ship, 1 to 8.", show_default="the model's own; 8 for a float model"),
 ]
 Container = Annotated[
-    Literal["int8", "int4", "stream", "planes"] | None,
+    Literal["int8", "int4", "lut", "stream", "planes"] | None,
     Option(
-        help="How weight codes are stored. neon: int8, or int4 where they fit [-8, 7]; accel: bit stream or planes.",
+        help="How weight codes are stored. neon: int8, int4 where they fit [-8, 7], or with --runtime tflm lut, "
+        "tables of up to 128 values; accel: bit stream or planes.",
         show_default="int8; stream for accel",
     ),
 ]

@@ -12,7 +12,7 @@ from kwsq.ir.errors import Problem, UsageError
 WEIGHT_BITS = range(1, 9)
 # Named by the command line already, built later: naming one is answered with the reason instead of "unknown".
 PLANNED_TARGETS = ("ethos-u",)
-CONTAINERS: Mapping[str, tuple[str, ...]] = {"neon": ("int8", "int4"), "accel": ("stream", "planes")}
+CONTAINERS: Mapping[str, tuple[str, ...]] = {"neon": ("int8", "int4", "lut"), "accel": ("stream", "planes")}
 """Target -> how it can store weight codes, its default first."""
 
 
@@ -139,9 +139,20 @@ def _target_problems(options: ConvertOptions) -> list[Problem]:
     if known is not None and options.container is not None and options.container not in known:
         expected, remedy = " or ".join(known), f"choose a container of --target {options.target}"
         problems.append(Problem("--container", options.container, expected, remedy))
+    if options.container == "lut" and options.target == "neon":
+        problems += _lut_problems(options)
     if options.target != "neon" and options.runtime != "litert":
         problems.append(Problem("--runtime", options.runtime, "--target neon", "leave --runtime out"))
     return problems
+
+
+def _lut_problems(options: ConvertOptions) -> list[Problem]:
+    if options.runtime != "tflm":
+        remedy = "add --runtime tflm: LiteRT has no operator that reads lookup tables"
+        return [Problem("--container lut", f"--runtime {options.runtime}", "--runtime tflm", remedy)]
+    from kwsq.converter.runtimes.tflm import is_installed, missing
+
+    return [] if is_installed() else [missing()]
 
 
 def _file_problems(options: ConvertOptions) -> list[Problem]:

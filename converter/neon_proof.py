@@ -5,12 +5,16 @@ from __future__ import annotations
 from kwsq.converter.evidence import checked_parity, try_runtimes
 from kwsq.converter.footprint import MemoryReport
 from kwsq.converter.parity import ParityReport, SourceReference
-from kwsq.converter.proof import Arrays, Runner
+from kwsq.converter.parity.kernels import decoded_constants
+from kwsq.converter.proof import Arrays, Beside, Runner
 from kwsq.converter.report import RuntimeVerdict
 from kwsq.converter.runtimes.litert import KernelSet, LitertSession
+from kwsq.converter.runtimes.tflm import is_installed, measure_arena, run_tflm
 from kwsq.converter.tflite_flash import count_bytes
 from kwsq.converter.tflite_footprint import measure
+from kwsq.ir.errors import ParityError
 from kwsq.ir.lowered import LoweredGraph
+from kwsq.targets.base import TargetOptions
 from kwsq.targets.neon.reader import read
 
 
@@ -23,8 +27,14 @@ class NeonProof:
         """Compares the file and both kernel sets with the integer reference, and that with the source."""
         return checked_parity(graph, data, source, inputs, all_tensors=all_tensors)
 
+    def beside(self, lowered: LoweredGraph, options: TargetOptions, inputs: Arrays) -> Beside:
+        """Returns nothing: the file is complete."""
+        return Beside()
+
     def runner(self, graph: LoweredGraph, data: bytes) -> Runner:
-        """Returns LiteRT with its default kernels."""
+        """Returns LiteRT with its default kernels, or TensorFlow Lite Micro for a file only it can run."""
+        if decoded_constants(graph, data):
+            return lambda arrays: _run_micro(graph, data, arrays)
         session = LitertSession(data, KernelSet.DEFAULT)
 
         def invoke(arrays: Arrays) -> Arrays:
@@ -43,6 +53,20 @@ class NeonProof:
         """Returns the bytes of the weight buffers."""
         return sum(flash.weights_bytes for flash in count_bytes(read(data, "model.tflite")).values())
 
+    def arena_bytes(self, data: bytes) -> int | None:
+        """Returns what TensorFlow Lite Micro's recording interpreter says, None where it is absent or refuses."""
+        if not is_installed():
+            return None
+        try:
+            return measure_arena(data)
+        except ParityError:
+            return None
+
     def footprint(self, data: bytes, name: str) -> MemoryReport:
         """Returns the footprint of the file."""
         return measure(read(data, name))
+
+
+def _run_micro(graph: LoweredGraph, data: bytes, arrays: Arrays) -> Arrays:
+    run = run_tflm(data, [arrays[name] for name in graph.inputs])
+    return dict(zip(graph.outputs, run.outputs, strict=True))

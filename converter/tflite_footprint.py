@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kwsq.converter.footprint import (
@@ -19,6 +19,7 @@ from kwsq.converter.footprint import (
 from kwsq.converter.planner import Lifetime, plan
 from kwsq.converter.tflite_flash import constants_by_operator, count_bytes, purpose_of
 from kwsq.ir.quant import IntRange
+from kwsq.targets.neon.lookup import DECODE, decompress
 from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, TfliteModel
 
 
@@ -115,7 +116,8 @@ def activation_lifetimes(graph: FileSubgraph, element_bytes: int | None = None) 
 
     Args:
         graph: entry subgraph.
-        element_bytes: bytes per element to assume, the tensor's own when None.
+        element_bytes: bytes per element to assume, the tensor's own when None. With it, constants that a DECODE
+            writes are left out: a model of such elements has none.
     """
     first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
     last: dict[int, int] = dict.fromkeys(graph.inputs, 0)
@@ -124,6 +126,9 @@ def activation_lifetimes(graph: FileSubgraph, element_bytes: int | None = None) 
             first.setdefault(index, step)
         last.update((index, step) for index in (*operator.inputs, *operator.outputs) if index >= 0)
     last.update((index, len(graph.operators)) for index in graph.outputs)
+    if element_bytes:
+        decoded = {index for operator in graph.operators if operator.name == DECODE for index in operator.outputs}
+        first = {index: step for index, step in first.items() if index not in decoded}
     return [
         Lifetime(
             _name(graph, index),
@@ -154,6 +159,9 @@ def _layer(
 ) -> LayerFootprint:
     operator = graph.operators[index]
     weights, parameters = [], 0
+    if operator.name == DECODE:
+        weights = list(_indexed_weights(graph, operator, declared))
+        parameters, constants = sum(weight.size for weight in weights), ()
     for tensor_index, position in constants:
         tensor = graph.tensors[tensor_index]
         purpose = purpose_of(operator, tensor, position)
@@ -171,6 +179,28 @@ def _layer(
         output_bytes=sum(graph.tensors[i].size_bytes for i in operator.outputs),
         live_bytes=live_bytes,
     )
+
+
+def _indexed_weights(graph: FileSubgraph, operator: FileOperator, declared: DeclaredWeights) -> Iterator[WeightTensor]:
+    """Yields the constants a DECODE writes, as wide as their indices."""
+    for output, indices, table in zip(operator.outputs, operator.inputs[::2], operator.inputs[1::2], strict=False):
+        tensor, packed = graph.tensors[output], graph.tensors[indices].data
+        try:
+            codes = decompress(bytes(packed), bytes(graph.tensors[table].data), tensor.shape)
+        except ValueError:  # somebody else's table: its bytes are counted, its weights are not known
+            continue
+        grid = IntRange(min(int(codes.min(initial=0)), -1), max(int(codes.max(initial=0)), 0))
+        yield WeightTensor(
+            name=_name(graph, output),
+            shape=tensor.shape,
+            rows=tensor.shape[tensor.quantized_dimension] if tensor.shape else 1,
+            container_bits=8 * len(packed) // max(tensor.size, 1),
+            declared_bits=declared.bits(output, tensor),
+            needed_bits=grid.bits,
+            distinct=distinct_codes(codes),
+            scales=tensor.scale.size,
+            codebook=output in declared.codebooks,
+        )
 
 
 def _weight(graph: FileSubgraph, index: int, operator: str, declared: DeclaredWeights) -> WeightTensor:

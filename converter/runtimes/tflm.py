@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
+import re
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ Array = npt.NDArray[Any]
 ARENA_BYTES = 16 * 2**20
 _TIMEOUT_SECONDS = 120
 _LAST_LINES = 4
+_ARENA_LINE = re.compile(rb"Arena allocation total (\d+) bytes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,16 +61,41 @@ def run_tflm(model: bytes, inputs: Sequence[Array], keep: Collection[int] = ()) 
         UsageError: the package is not installed.
         ParityError: TensorFlow Lite Micro refuses the model, or dies of it.
     """
-    if not is_installed():
-        remedy = "install kwsq[tflm] (a pre-release: pip install --pre), or use --runtime litert"
-        raise UsageError(Problem("tflite-micro", "not installed", "the package", remedy))
-    request = io.BytesIO()
     arrays = {f"input{i}": array for i, array in enumerate(inputs)}
-    arrays |= {"model": np.frombuffer(model, np.uint8), "keep": np.array(sorted(keep), np.int64)}
-    np.savez(request, **arrays)  # type: ignore[arg-type]  # keyword names
+    done = _ask({**arrays, "model": np.frombuffer(model, np.uint8), "keep": np.array(sorted(keep), np.int64)})
+    with np.load(io.BytesIO(done.stdout)) as results:
+        kept = {index: results[f"kept{index}"] for index in keep}
+        return TflmRun(tuple(results[f"output{i}"] for i in range(len(results.files) - len(kept))), kept)
+
+
+def measure_arena(model: bytes) -> int:
+    """Returns the bytes of the arena one inference needs, as the interpreter's own recording says.
+
+    Raises:
+        UsageError: the package is not installed.
+        ParityError: TensorFlow Lite Micro refuses the model, or dies of it.
+    """
+    done = _ask({"model": np.frombuffer(model, np.uint8)})
+    found = _ARENA_LINE.search(done.stderr)
+    assert found, "the recording interpreter prints its total"
+    return int(found[1])
+
+
+def missing() -> Problem:
+    """Returns what to say where the package is needed and absent."""
+    remedy = "run: pip install 'kwsq[tflm]'"
+    return Problem("tflite-micro", "not installed", "the package that runs TensorFlow Lite Micro", remedy)
+
+
+def _ask(request: Mapping[str, Array]) -> subprocess.CompletedProcess[bytes]:
+    """Returns the answer of a process of its own."""
+    if not is_installed():
+        raise UsageError(missing())
+    body = io.BytesIO()
+    np.savez(body, **request)  # type: ignore[arg-type]  # keyword names
     done = subprocess.run(
         [sys.executable, "-m", __name__],
-        input=request.getvalue(),
+        input=body.getvalue(),
         capture_output=True,
         timeout=_TIMEOUT_SECONDS,
         check=False,
@@ -78,9 +105,7 @@ def run_tflm(model: bytes, inputs: Sequence[Array], keep: Collection[int] = ()) 
         reason = "; ".join(line.strip() for line in lines[-_LAST_LINES:] if line.strip())
         found = reason or f"the process ended with {done.returncode}"
         raise ParityError(Problem("TensorFlow Lite Micro", found, "a run of the artefact", "use --runtime litert"))
-    with np.load(io.BytesIO(done.stdout)) as results:
-        kept = {index: results[f"kept{index}"] for index in keep}
-        return TflmRun(tuple(results[f"output{i}"] for i in range(len(results.files) - len(kept))), kept)
+    return done
 
 
 def _serve() -> None:
@@ -88,7 +113,11 @@ def _serve() -> None:
     from tflite_micro import runtime
 
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as request:
-        model, keep = request["model"].tobytes(), request["keep"].tolist()
+        model = request["model"].tobytes()
+        if "keep" not in request.files:
+            _record(runtime.Interpreter.from_bytes(model, arena_size=ARENA_BYTES))
+            return
+        keep = request["keep"].tolist()
         inputs = [request[f"input{i}"] for i in range(len(request.files) - 2)]
     # Preserving costs memory only, of which there is enough here.
     config = runtime.InterpreterConfig.kPreserveAllTensors
@@ -98,6 +127,12 @@ def _serve() -> None:
     reply = io.BytesIO()
     np.savez(reply, **stacked)  # type: ignore[arg-type]  # keyword names
     sys.stdout.buffer.write(reply.getvalue())
+
+
+def _record(interpreter: Any) -> None:
+    """Writes the interpreter's allocations to standard error."""
+    interpreter.invoke()
+    interpreter.print_allocations()
 
 
 def _vectors(interpreter: Any, inputs: Sequence[Array]) -> list[tuple[Array, ...]]:
