@@ -12,7 +12,7 @@ AnyModel = Annotated[Path, Argument(metavar="MODEL", help="An .onnx, .tflite or 
 
 Target = Annotated[
     Literal["neon", "accel", "ethos-u"],
-    Option(help="What to write for. ethos-u is not available yet.", show_default=False),
+    Option(help="What to write for.", show_default=False),
 ]
 WeightBits = Annotated[
     int | None,
@@ -27,6 +27,10 @@ Container = Annotated[
     ),
 ]
 Runtime = Annotated[Literal["litert", "tflm"], Option(help="Interpreter the artefact must run in.")]
+Accelerator = Annotated[
+    str | None,
+    Option(metavar="NAME", help="With ethos-u: the configuration Vela compiles for.", show_default="ethos-u55-128"),
+]
 Calibration = Annotated[
     Path | None,
     Option(metavar="X.npz", help="Representative inputs by name; needed by float models.", show_default=False),

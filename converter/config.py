@@ -10,9 +10,11 @@ from typing import Literal
 from kwsq.ir.errors import Problem, UsageError
 
 WEIGHT_BITS = range(1, 9)
-# Named by the command line already, built later: naming one is answered with the reason instead of "unknown".
-PLANNED_TARGETS = ("ethos-u",)
-CONTAINERS: Mapping[str, tuple[str, ...]] = {"neon": ("int8", "int4", "lut"), "accel": ("stream", "planes")}
+CONTAINERS: Mapping[str, tuple[str, ...]] = {
+    "neon": ("int8", "int4", "lut"),
+    "accel": ("stream", "planes"),
+    "ethos-u": ("int8",),
+}
 """Target -> how it can store weight codes, its default first."""
 
 
@@ -27,6 +29,7 @@ class ConvertOptions:
             a float model.
         container: how weight codes are stored, one of `CONTAINERS`; None takes the target's default.
         runtime: "litert" or "tflm": the interpreter the artefact must run in.
+        accelerator: configuration to compile for with the target ethos-u; None for its default.
         calibration: `.npz` of inputs for post-training quantization and for the scales the source leaves
             open.
         data: `.npz` of inputs and labels to measure accuracy on.
@@ -53,6 +56,7 @@ class ConvertOptions:
     weight_bits: int | None = None
     container: str | None = None
     runtime: str = "litert"
+    accelerator: str | None = None
     calibration: Path | None = None
     data: Path | None = None
     output: Path | None = None
@@ -89,6 +93,7 @@ class ConvertOptions:
             "weight_bits": self.weight_bits,
             "container": self.chosen_container,
             "runtime": self.runtime,
+            "accelerator": self.accelerator,
             "calibration": self.calibration.name if self.calibration else None,
             "data": self.data.name if self.data else None,
             "batch": self.batch,
@@ -132,9 +137,6 @@ def check_options(options: ConvertOptions) -> None:
 
 
 def _target_problems(options: ConvertOptions) -> list[Problem]:
-    if options.target in PLANNED_TARGETS:
-        remedy = "this target is not available yet; use --target neon or --target accel"
-        return [Problem("--target", options.target, " or ".join(CONTAINERS), remedy)]
     problems, known = [], CONTAINERS.get(options.target)
     if known is not None and options.container is not None and options.container not in known:
         expected, remedy = " or ".join(known), f"choose a container of --target {options.target}"
@@ -143,6 +145,20 @@ def _target_problems(options: ConvertOptions) -> list[Problem]:
         problems += _lut_problems(options)
     if options.target != "neon" and options.runtime != "litert":
         problems.append(Problem("--runtime", options.runtime, "--target neon", "leave --runtime out"))
+    return [*problems, *_accelerator_problems(options)]
+
+
+def _accelerator_problems(options: ConvertOptions) -> list[Problem]:
+    if options.target != "ethos-u":
+        if options.accelerator is None:
+            return []
+        return [Problem("--accelerator", options.accelerator, "--target ethos-u", "leave --accelerator out")]
+    from kwsq.targets.neon.vela import ACCELERATORS, is_installed, missing
+
+    problems = [] if is_installed() else [missing()]
+    if options.accelerator is not None and options.accelerator not in ACCELERATORS:
+        expected, remedy = f"one of {', '.join(ACCELERATORS)}", "choose a configuration of the list"
+        problems.append(Problem("--accelerator", repr(options.accelerator), expected, remedy))
     return problems
 
 

@@ -64,6 +64,9 @@ def measure_containers(
         if name == options.container:
             found.append(_container(options, proof, written, written=True))
             continue
+        if name == "lut" and options.runtime != "tflm":
+            found.append(Container(name, False, None, None, None, "read by TensorFlow Lite Micro only: --runtime tflm"))
+            continue
         wanted = replace(options, container=name)
         try:
             other = target.emit(target.legalize(lowered, wanted), wanted)

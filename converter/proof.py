@@ -93,6 +93,7 @@ class Proof(Protocol):
 PROOFS: Mapping[str, str] = {
     "neon": "kwsq.converter.neon_proof:NeonProof",
     "accel": "kwsq.converter.accel_proof:AccelProof",
+    "ethos-u": "kwsq.converter.ethos_u_proof:EthosUProof",
 }
 """Target name -> "module:Class"; resolved on demand so that a target's runtimes cost only its users."""
 

@@ -190,6 +190,7 @@ def _artefact(conversion: Conversion) -> Json:
         "container": header["container"],
         "minimum_runtime": header["minimum_runtime"],
         "operators": header["operators"],
+        "estimates": header.get("estimates"),
         "beside": [{**_file(n, artefact.files[n]), "what": what} for n, what in artefact.beside.items()],
     }
 

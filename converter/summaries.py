@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kwsq.converter.estimates import estimate_blocks
 from kwsq.converter.safe_text import printable
 from kwsq.converter.terminal import Block, Line, Table, name_cell, number
 
@@ -39,6 +40,7 @@ def conversion_blocks(report: Json, directory: str) -> list[Block]:
         _widths_table(result["weights"]),
         _layers_table(result["footprint"]["layers"]),
         _containers_table(result["containers"], result["runtimes"]),
+        *estimate_blocks(artefact, result["footprint"]),
         *_parity_blocks(result["parity"]),
         *footprint_totals(result["footprint"]),
     ]

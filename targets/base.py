@@ -96,6 +96,7 @@ class Target(Protocol):
 TARGETS: Mapping[str, str] = {
     "neon": "kwsq.targets.neon.target:NeonTarget",
     "accel": "kwsq.targets.accel.target:AccelTarget",
+    "ethos-u": "kwsq.targets.neon.ethos_u:EthosUTarget",
 }
 """Target name -> "module:Class"; resolved on demand so that a target's imports cost only its users."""
 
