@@ -46,6 +46,8 @@ def show(line: Line) -> Outcome:
     """Run one command and read its figure."""
     if line.needs == "shared" and not (ROOT.parent / "shared").is_dir():
         return Outcome("-", "not run: needs ../shared")
+    if line.needs.startswith("$") and not os.environ.get(line.needs[1:]):
+        return Outcome("-", f"not run: needs {line.needs}")
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     try:
         done = subprocess.run(

@@ -259,6 +259,9 @@ def _start(app: typer.Typer, name: str) -> NoReturn:
     except KeyboardInterrupt:
         _message("interrupted")
         sys.exit(INTERRUPTED)
+    finally:
+        # An ending interpreter looks for cycles among all objects of all modules; nothing here waits to be found.
+        gc.freeze()
     sys.exit(0)
 
 

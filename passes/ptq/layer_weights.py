@@ -36,7 +36,7 @@ from kwsq.passes.ptq.layers import InputMoments, Layer, find_layers, input_momen
 from kwsq.passes.ptq.options import PtqOptions
 from kwsq.passes.ptq.output_loss import OutputLoss
 from kwsq.passes.ptq.replay import Replay
-from kwsq.passes.ptq.rounding import solve
+from kwsq.passes.ptq.rounding import Factors, solve
 from kwsq.passes.ptq.search import within_noise
 from kwsq.passes.ptq.weights import GridScheme, QuantizedRows, quantize_rows
 
@@ -120,12 +120,13 @@ class WeightSearch:
         moments = input_moments(layer, kernel, self.quantized.live(source), self.reference.live(source))
         hessian = regularized(moments)
         weight = layer.as_rows(self.graph[layer.weight].real())
-        target = weight
+        target, factors = weight, None
         if self.options.error_feedback:
-            target = weight + solve(weight @ (moments.cross - moments.covariance), hessian)
+            factors = Factors.of(hessian)
+            target = weight + solve(weight @ (moments.cross - moments.covariance), factors)
         schemes = self._schemes()
         trials = {
-            scheme: self._try(layer, weight, target, moments, hessian, scheme, alone=len(schemes) == 1)
+            scheme: self._try(layer, weight, target, moments, hessian, factors, scheme, alone=len(schemes) == 1)
             for scheme in schemes
         }
         return LayerChoice(layer, trials[choose_scheme(trials)], trials)
@@ -145,12 +146,13 @@ class WeightSearch:
         target: Float64,
         moments: InputMoments,
         hessian: Float64,
+        factors: Factors | None,
         scheme: GridScheme,
         *,
         alone: bool,
     ) -> Trial:
-        bits, feedback = self.options.weight_bits, self.options.error_feedback
-        rows = quantize_rows(target, hessian, scheme, bits, feedback=feedback)
+        bits = self.options.weight_bits
+        rows = quantize_rows(target, hessian, scheme, bits, factors=factors)
         bias = self._corrected_bias(layer, weight, rows, moments)
         power = float((weight * (weight @ hessian)).sum())
         error = float(rows.error.sum()) / power if power > 0 else 0.0

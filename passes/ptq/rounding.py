@@ -90,26 +90,52 @@ def times_hessian(error: Float64, hessian: Float64) -> Float64:
     return product
 
 
-def error_feedback(weight: Float64, hessian: Float64, grid: WeightGrid) -> Float64:
-    """Returns the weights rounded by equation (54), columns of large input first.
+@dataclass(frozen=True, slots=True, eq=False)
+class Factors:
+    """H = (U + I) D (U + I)^T, columns of large input first. By far the dearest step: made once for a layer.
+
+    Args:
+        order: (groups, columns) the column of H that comes k-th.
+        feedback: (groups, columns, columns) U, in that order.
+        diagonal: (groups, columns) D, in that order.
+    """
+
+    order: npt.NDArray[np.intp]
+    feedback: Float64
+    diagonal: Float64
+
+    @classmethod
+    def of(cls, hessian: Float64) -> Factors:
+        """Returns the factors of (groups, columns, columns), positive definite."""
+        order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
+        return cls(order, *_eliminated(_permuted(hessian, order)))
+
+    def ordered(self, rows: Float64) -> Float64:
+        """Returns (groups, rows, columns) with the columns in order, a copy."""
+        return np.take_along_axis(rows, self.order[:, None, :], axis=2)
+
+    def restored(self, rows: Float64) -> Float64:
+        """Undoes `ordered`."""
+        result = np.empty_like(rows)
+        np.put_along_axis(result, np.broadcast_to(self.order[:, None, :], result.shape), rows, axis=2)
+        return result
+
+
+def error_feedback(weight: Float64, factors: Factors, grid: WeightGrid) -> Float64:
+    """Returns the weights rounded by equation (54).
 
     Args:
         weight: (groups, rows, columns).
-        hessian: (groups, columns, columns), positive definite.
+        factors: of H.
         grid: representable values.
     """
-    order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
-    feedback, _ = _factors(_permuted(hessian, order))
-    target = np.take_along_axis(weight, order[:, None, :], axis=2).copy()
-    rounded = np.empty_like(target)
-    original = target.copy()
+    original = factors.ordered(weight)
+    target, rounded = original.copy(), np.empty_like(original)
     for k in range(target.shape[2]):
         rounded[..., k] = grid.nearest(target[..., k])
         error = original[..., k] - rounded[..., k]
-        target[..., k + 1 :] += error[..., None] * feedback[:, None, k, k + 1 :]
-    result = np.empty_like(rounded)
-    np.put_along_axis(result, np.broadcast_to(order[:, None, :], result.shape), rounded, axis=2)
-    return result
+        target[..., k + 1 :] += error[..., None] * factors.feedback[:, None, k, k + 1 :]
+    return factors.restored(rounded)
 
 
 def coordinate_descent(weight: Float64, rounded: Float64, hessian: Float64, grid: WeightGrid) -> Float64:
@@ -131,30 +157,29 @@ def coordinate_descent(weight: Float64, rounded: Float64, hessian: Float64, grid
     return current
 
 
-def solve(right: Float64, hessian: Float64) -> Float64:
-    """Returns X with X H = B, by the factors of H.
+def solve(right: Float64, factors: Factors) -> Float64:
+    """Returns X with X H = B.
 
     Args:
-        right: (G, R, K), B.
-        hessian: (G, K, K), positive definite.
+        right: (groups, rows, columns), B.
+        factors: of H.
     """
-    feedback, diagonal = _factors(hessian)
-    rest = right.copy()
+    rest, feedback = factors.ordered(right), factors.feedback
     for k in range(rest.shape[2] - 1, 0, -1):
         rest[..., :k] -= rest[..., k, None] * feedback[:, None, :k, k]
-    rest /= diagonal[:, None, :]
+    rest /= factors.diagonal[:, None, :]
     for k in range(rest.shape[2] - 1):
         rest[..., k + 1 :] -= rest[..., k, None] * feedback[:, None, k, k + 1 :]
-    return rest
+    return factors.restored(rest)
 
 
-def _factors(hessian: Float64) -> tuple[Float64, Float64]:
-    """Returns U and the diagonal of D with H = (U + I) D (U + I)^T, eliminating from the last column."""
+def _eliminated(hessian: Float64) -> tuple[Float64, Float64]:
+    """Returns U and the diagonal of D, eliminating from the last column."""
     rest = hessian.copy()
-    feedback = np.zeros_like(rest)
+    feedback, product = np.zeros_like(rest), np.empty_like(rest)
     for k in range(rest.shape[1] - 1, 0, -1):
         feedback[:, :k, k] = rest[:, :k, k] / rest[:, k, k, None]
-        rest[:, :k, :k] -= feedback[:, :k, k, None] * rest[:, None, :k, k]
+        rest[:, :k, :k] -= np.multiply(feedback[:, :k, k, None], rest[:, None, :k, k], out=product[:, :k, :k])
     return feedback, np.diagonal(rest, axis1=1, axis2=2)
 
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from kwsq.ir.quant import Affine, Codebook, IntRange, PerAxis, PerTensor
 from kwsq.passes.ptq.lloyd_max import lloyd_max, snap_to_int8
 from kwsq.passes.ptq.rounding import (
+    Factors,
     WeightGrid,
     coordinate_descent,
     error_feedback,
@@ -90,7 +91,7 @@ class QuantizedRows:
 
 
 def quantize_rows(
-    weight: Float64, hessian: Float64, scheme: GridScheme, bits: int, *, feedback: bool = True
+    weight: Float64, hessian: Float64, scheme: GridScheme, bits: int, *, factors: Factors | None
 ) -> QuantizedRows:
     """Returns the weights on the best grid of a scheme.
 
@@ -99,13 +100,13 @@ def quantize_rows(
         hessian: (G, K, K) second moments of the inputs, positive definite.
         scheme: kind of grid.
         bits: width of a code, 1 to 8.
-        feedback: round with error feedback, else to nearest.
+        factors: of `hessian`, to round with error feedback; None rounds to nearest.
     """
     shared = scheme == "per_tensor" and bits > 1
-    start, factors = _starting_grid(weight, hessian, scheme, bits)
-    grid = _best_factor(weight, hessian, start, factors, feedback=feedback, shared=shared)
-    values, error = _round(weight, hessian, grid, feedback=feedback)
-    for _ in range(FITS if feedback else 0):
+    start, clips = _starting_grid(weight, hessian, scheme, bits)
+    grid = _best_clip(weight, hessian, factors, start, clips, shared=shared)
+    values, error = _round(weight, hessian, factors, grid)
+    for _ in range(FITS if factors else 0):
         grid, values, error = _fit(weight, hessian, grid, values, error, shared=shared)
     return QuantizedRows(values, grid, "per_channel" if bits == 1 else scheme, bits, error)
 
@@ -141,15 +142,15 @@ def _lloyd_max_levels(
     return snap_to_int8(lloyd_max(relative.ravel(), importance, 2**bits))
 
 
-def _best_factor(
-    weight: Float64, hessian: Float64, start: WeightGrid, factors: Float64, *, feedback: bool, shared: bool
+def _best_clip(
+    weight: Float64, hessian: Float64, factors: Factors | None, start: WeightGrid, clips: Float64, *, shared: bool
 ) -> WeightGrid:
     """Returns the grid with the scale factor of least output error, per row or one for all rows."""
     rows = weight.shape[:2]
     best_scale, best_error = start.scale, np.full(rows, np.inf)
-    for factor in factors[::-1]:
-        grid = WeightGrid(start.levels, _float32(start.scale * factor))
-        values = error_feedback(weight, hessian, grid) if feedback else round_to_nearest(weight, grid)
+    for clip in clips[::-1]:
+        grid = WeightGrid(start.levels, _float32(start.scale * clip))
+        values = error_feedback(weight, factors, grid) if factors else round_to_nearest(weight, grid)
         error = output_error(weight, values, hessian)
         error = np.full_like(error, error.sum()) if shared else error
         better = error < best_error
@@ -158,12 +159,12 @@ def _best_factor(
     return WeightGrid(start.levels, best_scale)
 
 
-def _round(weight: Float64, hessian: Float64, grid: WeightGrid, *, feedback: bool) -> tuple[Float64, Float64]:
+def _round(weight: Float64, hessian: Float64, factors: Factors | None, grid: WeightGrid) -> tuple[Float64, Float64]:
     """Returns the weights rounded, and their output error per row: never above that of rounding to nearest."""
     values = round_to_nearest(weight, grid)
     error = output_error(weight, values, hessian)
-    if feedback:
-        for start in (values, error_feedback(weight, hessian, grid)):
+    if factors:
+        for start in (values, error_feedback(weight, factors, grid)):
             tried = coordinate_descent(weight, start, hessian, grid)
             tried_error = output_error(weight, tried, hessian)
             better = tried_error < error

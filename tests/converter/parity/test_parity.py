@@ -22,6 +22,7 @@ from tflite_mutations import (
 )
 
 from kwsq.converter import parity
+from kwsq.converter.parity import source as parity_source
 from kwsq.converter.parity.check import MAC_BUDGET, affordable_vectors
 from kwsq.converter.runtimes import tflm
 from kwsq.ir import lowered as ir
@@ -312,6 +313,26 @@ def test_a_model_that_amplifies_rounding_is_judged_by_rounding() -> None:
     assert not source_check(wrong, run, random_inputs(graph, 64)).passed
 
 
+@pytest.mark.parametrize(
+    ("strays", "by_lsb", "passes"),
+    [({3}, 2, True), ({3}, 5, False), ({3, 9}, 2, False)],
+    ids=["one vector", "one vector, beyond the largest distance", "two vectors"],
+)
+def test_one_vector_may_stray_from_the_share_but_not_from_the_largest_distance(
+    strays: set[int], by_lsb: int, passes: bool
+) -> None:
+    """16 vectors of 6: two elements of one vector are already 2 %."""
+    model = LoweredModel(8)
+    graph = model.graph(model.input("x", (1, 6), (0.05, -3)))
+    expected = random_inputs(graph, 16)
+    found = {"x": 0.05 * (expected["x"].astype(np.float64) + 3)}
+    for vector in strays:
+        found["x"][vector, :2] += 0.05 * by_lsb
+    limit = parity_source.Tolerance(near_lsb=1, max_lsb=4, outlying_vectors=1)
+    error = parity_source.output_error(graph, "x", found["x"], expected["x"], limit)
+    assert (error.near_share >= limit.near_share and error.max_lsb <= limit.max_lsb) == passes
+
+
 # ---- streaming ----
 
 
@@ -367,7 +388,7 @@ def test_a_state_that_is_not_carried_is_found() -> None:
     assert report["reference_kernels"].mismatches[0].tensor == graph.outputs[1]
 
 
-@pytest.mark.skipif(not tflm.is_installed(), reason="needs the extra kwsq[tflm]")
+@pytest.mark.skipif(not tflm.is_installed(), reason="TFLite Micro is absent; enable with: pip install 'kwsq[tflm]'")
 @pytest.mark.parametrize("kind", ["network", "streaming"])
 def test_micro_kernels(kind: str) -> None:
     graph, data = emit(network() if kind == "network" else streaming(), runtime="tflm")
@@ -379,7 +400,7 @@ def test_micro_kernels(kind: str) -> None:
     assert not parity.check(graph, broken, None, inputs, micro=True)["micro_kernels"].passed
 
 
-@pytest.mark.skipif(not tflm.is_installed(), reason="needs the extra kwsq[tflm]")
+@pytest.mark.skipif(not tflm.is_installed(), reason="TFLite Micro is absent; enable with: pip install 'kwsq[tflm]'")
 def test_a_refusal_by_micro_is_a_failed_check() -> None:
     graph, data = emit(build("dense 4 bits"), container="int4")
     result = check(graph, data, micro=True)["micro_kernels"]

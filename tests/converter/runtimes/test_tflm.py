@@ -11,7 +11,9 @@ from kwsq.converter.runtimes import tflm
 from kwsq.ir.errors import ParityError, UsageError
 from kwsq.ir.execute import run_integer
 
-needs_tflm = pytest.mark.skipif(not tflm.is_installed(), reason="needs the extra kwsq[tflm]")
+needs_tflm = pytest.mark.skipif(
+    not tflm.is_installed(), reason="TFLite Micro is absent; enable with: pip install 'kwsq[tflm]'"
+)
 
 
 def test_a_missing_package_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,7 +236,7 @@ def test_the_number_of_threads_does_not_matter() -> None:
     program = "import test_quantize as t; print(t.digest(t.quantized(t.network())))"
     folders = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     digests = []
-    for threads, core in (("1", "Haswell"), ("2", "Prescott")):
+    for threads, core in (("1", "Sandybridge"), ("2", "Nehalem")):
         # OpenBLAS picks its kernels, and with them the order of its sums, by the processor; a build on another BLAS
         # ignores the variable and then only the threads differ.
         environment = {**os.environ, "PYTHONPATH": folders, "OPENBLAS_NUM_THREADS": threads, "OPENBLAS_CORETYPE": core}

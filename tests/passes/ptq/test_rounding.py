@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from kwsq.passes.ptq.rounding import (
+    Factors,
     WeightGrid,
-    _factors,
     coordinate_descent,
     error_feedback,
     output_error,
@@ -53,7 +53,7 @@ def test_feedback_beats_rounding_to_nearest_by_far(kind: str) -> None:
     ratios = []
     for seed in range(20):
         weight, x, hessian = layer(seed)
-        nearest, fed = round_to_nearest(weight, GRIDS[kind]), error_feedback(weight, hessian, GRIDS[kind])
+        nearest, fed = round_to_nearest(weight, GRIDS[kind]), error_feedback(weight, Factors.of(hessian), GRIDS[kind])
         ratios.append(np.square((weight - fed) @ x).sum() / np.square((weight - nearest) @ x).sum())
     assert np.median(ratios) < 0.8
 
@@ -62,7 +62,7 @@ def test_feedback_beats_rounding_to_nearest_by_far(kind: str) -> None:
 def test_every_value_is_a_level(kind: str) -> None:
     weight, _, hessian = layer(1)
     grid = GRIDS[kind]
-    for values in (round_to_nearest(weight, grid), error_feedback(weight, hessian, grid)):
+    for values in (round_to_nearest(weight, grid), error_feedback(weight, Factors.of(hessian), grid)):
         codes = grid.codes(values)
         assert set(np.unique(codes)) <= set(grid.levels.tolist())
         np.testing.assert_array_equal(codes * grid.scale.reshape(1, 6, 1), values)
@@ -79,22 +79,26 @@ def test_uncorrelated_inputs_leave_nothing_to_feed_back() -> None:
     weight, _, _ = layer(3)
     hessian = np.diag(np.linspace(1, 2, 12))[None]
     grid = GRIDS["uniform"]
-    np.testing.assert_array_equal(error_feedback(weight, hessian, grid), round_to_nearest(weight, grid))
+    np.testing.assert_array_equal(error_feedback(weight, Factors.of(hessian), grid), round_to_nearest(weight, grid))
 
 
 def test_groups_do_not_influence_each_other() -> None:
     weight, _, hessian = layer(4, groups=3, rows=2)
-    together = error_feedback(weight, hessian, uniform(6))
+    together = error_feedback(weight, Factors.of(hessian), uniform(6))
     for g in range(3):
         grid = WeightGrid(uniform(6).levels, uniform(6).scale[2 * g : 2 * g + 2])
-        alone = error_feedback(weight[g : g + 1], hessian[g : g + 1], grid)
+        alone = error_feedback(weight[g : g + 1], Factors.of(hessian[g : g + 1]), grid)
         np.testing.assert_array_equal(together[g : g + 1], alone)
 
 
 def test_factors_and_solve() -> None:
     weight, _, hessian = layer(5, groups=2)
-    upper, diagonal = _factors(hessian)
-    unit = upper + np.eye(12)
-    np.testing.assert_allclose(unit * diagonal[:, None, :] @ unit.swapaxes(1, 2), hessian, atol=1e-9)
-    assert np.all(np.tril(upper) == 0)
-    np.testing.assert_allclose(solve(weight, hessian) @ hessian, weight, atol=1e-8)
+    factors = Factors.of(hessian)
+    unit = factors.feedback + np.eye(12)
+    ordered = unit * factors.diagonal[:, None, :] @ unit.swapaxes(1, 2)
+    np.testing.assert_allclose(factors.restored(factors.restored(ordered).swapaxes(1, 2)), hessian, atol=1e-9)
+    assert np.all(np.tril(factors.feedback) == 0)
+    power = np.take_along_axis(np.diagonal(hessian, axis1=1, axis2=2), factors.order, axis=1)
+    assert np.all(np.diff(power) <= 0)
+    np.testing.assert_array_equal(factors.restored(factors.ordered(weight)), weight)
+    np.testing.assert_allclose(solve(weight, factors) @ hessian, weight, atol=1e-8)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kwsq.ir.quant import Affine, Codebook, PerAxis, PerTensor, dequantize
-from kwsq.passes.ptq.rounding import output_error, round_to_nearest
+from kwsq.passes.ptq.rounding import Factors, output_error, round_to_nearest
 from kwsq.passes.ptq.weights import GridScheme, QuantizedRows, quantize_rows
 
 Float64 = NDArray[np.float64]
@@ -20,12 +20,16 @@ def layer(groups: int = 1, rows: int = 8, columns: int = 18, seed: int = 0) -> t
     return rng.laplace(0, 0.3, (groups, rows, columns)), x @ x.swapaxes(1, 2) / 200
 
 
+def fed(weight: Float64, hessian: Float64, scheme: GridScheme, bits: int) -> QuantizedRows:
+    return quantize_rows(weight, hessian, scheme, bits, factors=Factors.of(hessian))
+
+
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("groups", [1, 4])
 def test_codes_fit_their_width(scheme: GridScheme, bits: int, groups: int) -> None:
     weight, hessian = layer(groups, rows=8 // groups)
-    rows = quantize_rows(weight, hessian, scheme, bits)
+    rows = fed(weight, hessian, scheme, bits)
     spec, codes = rows.spec(), rows.grid.codes(rows.values).reshape(8, 18)
     if isinstance(spec, Affine):
         assert spec.bits == bits
@@ -43,7 +47,7 @@ def test_codes_fit_their_width(scheme: GridScheme, bits: int, groups: int) -> No
 def test_one_bit_is_minus_one_and_plus_one_per_channel() -> None:
     weight, hessian = layer()
     for scheme in SCHEMES:
-        rows = quantize_rows(weight, hessian, scheme, 1)
+        rows = fed(weight, hessian, scheme, 1)
         spec = rows.spec()
         assert isinstance(spec, Codebook)
         assert spec.levels.tolist() == [-1, 1]
@@ -55,24 +59,24 @@ def test_one_bit_is_minus_one_and_plus_one_per_channel() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_feedback_is_never_worse_than_nearest(scheme: GridScheme, bits: int) -> None:
     weight, hessian = layer()
-    fed = quantize_rows(weight, hessian, scheme, bits)
-    nearest = quantize_rows(weight, hessian, scheme, bits, feedback=False)
-    np.testing.assert_allclose(output_error(weight, fed.values, hessian), fed.error)
-    same_grid = round_to_nearest(weight, fed.grid)
-    assert np.all(fed.error <= output_error(weight, same_grid, hessian) * (1 + 1e-9))
-    assert fed.error.sum() < nearest.error.sum()
+    best = fed(weight, hessian, scheme, bits)
+    nearest = quantize_rows(weight, hessian, scheme, bits, factors=None)
+    np.testing.assert_allclose(output_error(weight, best.values, hessian), best.error)
+    same_grid = round_to_nearest(weight, best.grid)
+    assert np.all(best.error <= output_error(weight, same_grid, hessian) * (1 + 1e-9))
+    assert best.error.sum() < nearest.error.sum()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_more_bits_are_better(scheme: GridScheme) -> None:
     weight, hessian = layer()
-    errors = [quantize_rows(weight, hessian, scheme, bits).error.sum() for bits in range(2, 7)]
+    errors = [fed(weight, hessian, scheme, bits).error.sum() for bits in range(2, 7)]
     assert all(wide < narrow for narrow, wide in pairwise(errors))
 
 
 def test_few_bits_clip() -> None:
     weight, hessian = layer()
-    grid = quantize_rows(weight, hessian, "per_channel", 2).grid
+    grid = fed(weight, hessian, "per_channel", 2).grid
     assert grid.scale.mean() < 0.7 * np.abs(weight[0]).max(axis=1).mean()
 
 
@@ -80,7 +84,7 @@ def test_a_channel_of_zeros_stays_zero() -> None:
     weight, hessian = layer()
     weight[0, 3] = 0
     for scheme in SCHEMES:
-        rows: QuantizedRows = quantize_rows(weight, hessian, scheme, 4)
+        rows: QuantizedRows = fed(weight, hessian, scheme, 4)
         assert np.all(np.isfinite(rows.grid.scale) & (rows.grid.scale > 0))
         # A codebook need not hold 0; what such a channel gets instead is 2**-16 of the largest weight, or less.
         assert np.abs(rows.values[0, 3]).max() <= 2.0**-16 * np.abs(weight).max()
@@ -90,13 +94,13 @@ def test_a_channel_of_zeros_stays_zero() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_layer_of_zeros_stays_zero(scheme: GridScheme, bits: int) -> None:
     _, hessian = layer()
-    rows = quantize_rows(np.zeros((1, 8, 18)), hessian, scheme, bits)
+    rows = fed(np.zeros((1, 8, 18)), hessian, scheme, bits)
     assert np.abs(rows.values).max() <= 2.0**-15
 
 
 def test_the_same_input_gives_the_same_bytes() -> None:
     weight, hessian = layer(seed=5)
     for scheme in SCHEMES:
-        first, second = (quantize_rows(weight.copy(), hessian.copy(), scheme, 4) for _ in range(2))
+        first, second = (fed(weight.copy(), hessian.copy(), scheme, 4) for _ in range(2))
         assert first.values.tobytes() == second.values.tobytes()
         assert first.grid.scale.tobytes() == second.grid.scale.tobytes()
