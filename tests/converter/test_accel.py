@@ -256,6 +256,40 @@ def test_a_pack_that_computes_something_else_fails_parity() -> None:
     assert report["executor"].mismatches[0].tensor == graph.outputs[0]
 
 
+def test_intermediates_name_the_first_tensor_that_differs() -> None:
+    """Mutation: the first layer's clamp. Without intermediates only the output speaks."""
+    graph, _ = packed(layered())
+    contents = build_contents(graph, Layout.STREAM)
+    first, *rest = contents.graph.operators
+    clamped = type(first)(first.code, first.inputs, first.outputs, (first.attributes[0], -1, 1, *first.attributes[3:]))
+    object.__setattr__(contents.graph, "operators", (clamped, *rest))
+    data, inputs, source = write_pack(contents, {}), random_inputs(graph, 8), itself(graph)
+    plain = AccelProof().check(graph, data, source, inputs, all_tensors=False)["executor"]
+    every = AccelProof().check(graph, data, source, inputs, all_tensors=True)["executor"]
+    assert [mismatch.tensor for mismatch in plain.mismatches] == [graph.outputs[0]]
+    inner = graph.nodes[0].outputs[0]
+    assert inner != graph.outputs[0]
+    assert every.mismatches[0].tensor == inner
+    assert every.figures["all_tensors"] is True
+    whole = AccelProof().check(graph, packed(graph)[1], source, inputs, all_tensors=True)
+    assert whole.passed
+
+
+def test_intermediates_and_stripped_names_from_the_command_line(converted: Path, tmp_path: Path) -> None:
+    options = ("--target", "accel", "--intermediates", "--strip-names", "-o", tmp_path / "out")
+    assert kwsq_convert(converted / "dense_w5.onnx", *options).code == 0
+    data = (tmp_path / "out" / "model.kwsq").read_bytes()
+    whole = (converted / "out" / "model.kwsq").read_bytes()
+    assert len(data) < len(whole)
+    assert {tensor["name"] for tensor in read(data).manifest["tensors"]} == {""}
+    assert [entry.name for entry in read(data).io] == [entry.name for entry in read(whole).io]
+    result = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["result"]
+    assert result["parity"]["checks"][1]["figures"]["all_tensors"] is True
+    assert [w["container"] for w in result["weights"]] == ["stream", "stream"]
+    for command in ("inspect", "footprint"):
+        assert kwsq(command, tmp_path / "out" / "model.kwsq").code == 0
+
+
 def test_an_unreadable_pack_is_a_failed_check() -> None:
     graph, data = packed(layered())
     report = AccelProof().check(graph, data[:-1], SourceReference("none", lambda arrays: {}), {}, all_tensors=False)
