@@ -156,6 +156,10 @@ def _tflite(data: bytes, path: str) -> Model:
     from kwsq.targets.neon.reader import read
 
     graph = read(data, path).main
+    foreign = sorted({op.name for op in graph.operators if op.name.startswith("CUSTOM:") and op.name != DECODE})
+    if foreign:
+        remedy = "run the file before it was compiled, e.g. model_int8.tflite"
+        raise UnsupportedModelError(Problem(path, ", ".join(foreign), "operators of LiteRT", remedy))
     tensors = [graph.tensors[i] for i in graph.inputs]
     ports = []
     for tensor in tensors:

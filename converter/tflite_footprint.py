@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from kwsq.converter.footprint import (
     FLOAT_BYTES,
     Flash,
@@ -16,11 +18,12 @@ from kwsq.converter.footprint import (
     WeightTensor,
     distinct_codes,
 )
-from kwsq.converter.planner import Lifetime, plan
+from kwsq.converter.planner import Lifetime, place, plan
 from kwsq.converter.tflite_flash import constants_by_operator, count_bytes, purpose_of
 from kwsq.ir.quant import IntRange
 from kwsq.targets.neon.lookup import DECODE, decompress
 from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, TfliteModel
+from kwsq.targets.neon.schema_names import NPU_OPERATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ def declared_weights(model: TfliteModel) -> DeclaredWeights:
         return DeclaredWeights(False, {}, frozenset())
     bits, levels = facts.get("bits"), facts.get("levels")
     widths = bits.items() if isinstance(bits, dict) else ()
+    if any(operator.name == NPU_OPERATOR for operator in model.main.operators):
+        return DeclaredWeights(False, {}, frozenset())  # the indices are those of the file before Vela
     return DeclaredWeights(
         by_kwsq=True,
         widths={int(i): b for i, b in widths if i.isdecimal() and isinstance(b, int) and 1 <= b <= 32},
@@ -70,7 +75,8 @@ def measure(model: TfliteModel) -> MemoryReport:
     lifetimes = activation_lifetimes(graph)
     steps = len(graph.operators) + 1
     constants, declared = constants_by_operator(graph), declared_weights(model)
-    arena = plan(lifetimes, steps)
+    offsets = _offline_offsets(model, len(lifetimes))
+    arena = plan(lifetimes, steps) if offsets is None else place(lifetimes, offsets, steps)
     layers = tuple(
         _layer(
             graph,
@@ -98,8 +104,24 @@ def measure(model: TfliteModel) -> MemoryReport:
     )
 
 
+def _offline_offsets(model: TfliteModel, count: int) -> list[int] | None:
+    """Returns the offsets of the activations where the file brings a whole plan for one subgraph, else None.
+
+    Source: the metadata entry OfflineMemoryAllocation of TensorFlow Lite Micro: int32 version, subgraph, number of
+    tensors, an offset per tensor or -1.
+    """
+    body = model.metadata.get("OfflineMemoryAllocation", b"")
+    numbers = np.frombuffer(body[: len(body) // 4 * 4], "<i4").tolist()
+    if len(model.subgraphs) != 1 or len(numbers) != 3 + len(model.main.tensors):
+        return None
+    offsets = [numbers[3 + index] for index in activation_indices(model.main)]
+    return offsets if len(offsets) == count and min(offsets, default=-1) >= 0 else None
+
+
 def _notes(model: TfliteModel) -> tuple[str, ...]:
     notes = []
+    if any(operator.name == NPU_OPERATOR for operator in model.main.operators):
+        notes.append("operators compiled for an accelerator are one; their weights are encoded, their MACs not known")
     if len(model.subgraphs) > 1:
         notes.append(f"activation memory and layers cover the first of {len(model.subgraphs)} subgraphs")
     unsized = sum(t.element_bits == 0 for t in model.main.tensors)
@@ -122,22 +144,29 @@ def activation_lifetimes(graph: FileSubgraph, element_bytes: int | None = None) 
     first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
     last: dict[int, int] = dict.fromkeys(graph.inputs, 0)
     for step, operator in enumerate(graph.operators, 1):
-        for index in operator.outputs:
+        # An operand that nobody wrote is scratch memory of its operator.
+        for index in (*operator.outputs, *operator.inputs):
             first.setdefault(index, step)
         last.update((index, step) for index in (*operator.inputs, *operator.outputs) if index >= 0)
     last.update((index, len(graph.operators)) for index in graph.outputs)
     if element_bytes:
         decoded = {index for operator in graph.operators if operator.name == DECODE for index in operator.outputs}
         first = {index: step for index, step in first.items() if index not in decoded}
+    each = [tensor.size * element_bytes if element_bytes else tensor.size_bytes for tensor in graph.tensors]
     return [
-        Lifetime(
-            _name(graph, index),
-            tensor.size * element_bytes if element_bytes else tensor.size_bytes,
-            first[index],
-            last[index],
-        )
+        Lifetime(_name(graph, index), each[index], first[index], last[index])
+        for index in activation_indices(graph)
+        if index in first
+    ]
+
+
+def activation_indices(graph: FileSubgraph) -> list[int]:
+    """Returns the tensors that an operator or the boundary names and that neither are constants nor keep contents."""
+    named = {*graph.inputs, *graph.outputs, *(i for op in graph.operators for i in (*op.inputs, *op.outputs))}
+    return [
+        index
         for index, tensor in enumerate(graph.tensors)
-        if index in first and not tensor.is_constant and not tensor.is_variable
+        if index in named and not tensor.is_constant and not tensor.is_variable
     ]
 
 

@@ -13,8 +13,9 @@ from kwsq.ir.errors import Problem, UnsupportedModelError
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.base import Artefact, TargetOptions
 from kwsq.targets.neon.reader import FileSubgraph, read
+from kwsq.targets.neon.schema_names import NPU_OPERATOR
 from kwsq.targets.neon.target import FILE_NAME, NeonTarget
-from kwsq.targets.neon.vela import DEFAULT_ACCELERATOR, NPU_OPERATOR, Compiled, compile_file
+from kwsq.targets.neon.vela import DEFAULT_ACCELERATOR, Compiled, compile_file
 
 SOURCE_NAME = "model_int8.tflite"
 SOURCE_DESCRIPTION = "the file before Vela, on which parity is proven"

@@ -24,7 +24,6 @@ ACCELERATORS = (
     *(f"ethos-u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
 )
 DEFAULT_ACCELERATOR = "ethos-u55-128"
-NPU_OPERATOR = "CUSTOM:ethos-u"
 TIMEOUT_SECONDS = 300
 _KIB = 1024
 _LAST_LINES = 6

@@ -13,7 +13,7 @@ from checkout import ROOT
 from cli_runs import kwsq, kwsq_convert, left, quantized_dense
 from json_schema import violations
 
-from kwsq.converter import embedded
+from kwsq.converter import embedded, neon_proof
 from kwsq.converter.runtimes import tflm
 from kwsq.targets.neon import build
 from kwsq.targets.neon.lookup import Lookup, compress
@@ -90,6 +90,30 @@ def test_run_footprint_and_inspect_take_the_file(converted: Path, tmp_path: Path
     assert measured["stored_bits_per_weight"] == 5
     assert measured["flash"]["total_bytes"] == measured["file_bytes"]
     assert "TFLM_DECODE" in kwsq("inspect", converted / "lut" / "model.tflite").stdout
+
+
+@needs_tflm
+def test_accuracy_is_measured_in_micro_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=(21, 64, 98)).astype(np.float32), rng.integers(0, 12, 21)
+    np.savez(tmp_path / "data.npz", features=x, y=y)
+    found = []
+    for portion in (256, 8):
+        monkeypatch.setattr(neon_proof, "MICRO_VECTORS", portion)
+        options = (
+            "--container",
+            "lut",
+            "--runtime",
+            "tflm",
+            "--data",
+            tmp_path / "data.npz",
+            "-o",
+            tmp_path / f"{portion}",
+        )
+        assert kwsq_convert(MODEL, "--target", "neon", *options).code == 0
+        found.append(report_of(tmp_path / f"{portion}")["accuracy"])
+    assert found[0] == found[1]
+    assert found[0]["samples"] == 21
 
 
 @needs_tflm

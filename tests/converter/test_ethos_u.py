@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from checkout import ROOT
-from cli_runs import kwsq_convert, left, quantized_dense, save
+from cli_runs import kwsq, kwsq_convert, left, quantized_dense, save
 from json_schema import violations
 from qdq_models import Scheme, float_model, quantized, random_feeds
 
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.targets.neon import ethos_u, vela
 from kwsq.targets.neon.reader import read
+from kwsq.targets.neon.schema_names import NPU_OPERATOR
 
 needs_vela = pytest.mark.skipif(not vela.is_installed(), reason="ethos-u-vela: pip install 'kwsq[ethos-u]'")
 SCHEMA = json.loads((ROOT / "converter" / "report.schema.json").read_text("utf-8"))
@@ -75,11 +76,26 @@ def test_the_bundled_models_leave_both_files_and_the_estimates(name: str, bits: 
         "detail": "not tried: the compiled file needs the NPU or its simulator",
     }
     compiled = (tmp_path / "out" / "model.tflite").read_bytes()
-    assert [op.name for op in read(compiled, "m").main.operators] == [vela.NPU_OPERATOR]
+    assert [op.name for op in read(compiled, "m").main.operators] == [NPU_OPERATOR]
     assert result["artefact"]["bytes"] == len(compiled)
     # 44 KB of int8 weights are 5/8 and 4/8 of that after encoding; the file says so, not only Vela.
     assert len(compiled) < 0.72 * len((tmp_path / "out" / "model_int8.tflite").read_bytes())
     assert result["footprint"]["totals"]["activation_ram_bytes"] == result["artefact"]["estimates"]["sram_bytes"]
+
+
+@needs_vela
+def test_a_compiled_file_is_measured_by_its_own_plan_and_runs_nowhere_else(tmp_path: Path) -> None:
+    model = MODELS / "kws_ff_w5_codebook.onnx"
+    assert kwsq_convert(model, "--target", "ethos-u", "-o", tmp_path / "out").code == 0
+    compiled = tmp_path / "out" / "model.tflite"
+    measured = json.loads(kwsq("footprint", compiled, "--json").stdout)
+    estimates = result_of(tmp_path / "out")["artefact"]["estimates"]
+    assert measured["totals"]["activation_ram_bytes"] == estimates["sram_bytes"]
+    assert measured["flash"]["total_bytes"] == measured["file_bytes"]
+    assert "compiled for an accelerator" in measured["notes"][0]
+    refused = kwsq("run", compiled, "--input", compiled, "--output", tmp_path / "y.npz")
+    assert refused.code == 4
+    assert "model_int8.tflite" in refused.stderr
 
 
 @needs_vela
