@@ -1,4 +1,4 @@
-"""The command line: `kwsq-convert` and `kwsq`. The only place that prints, and the only one that catches everything.
+"""The command line: `kwsq-convert` and `kwsq`. With `cli_outcome` the only place that prints.
 
 stdout carries the result, stderr everything else. Only typer is imported up front: `--help` must not wait for ONNX.
 """
@@ -19,16 +19,10 @@ from typing import Any, Literal, NoReturn, TextIO
 import typer
 
 from kwsq.converter import cli_options as options
+from kwsq.converter.cli_gate import gate, gate_judge, gate_plan, report
+from kwsq.converter.cli_outcome import EXIT_CODES, INTERRUPTED, TERMINATED, finish, message, show_result
 from kwsq.converter.config import ConvertOptions, check_options, parse_accuracy, parse_shape, parse_state
 from kwsq.converter.input_file import read_file
-from kwsq.converter.safe_text import printable
-from kwsq.ir.errors import KwsqError
-
-INTERRUPTED, TERMINATED, INTERNAL, IO_FAILED = 130, 143, 70, 2
-EXIT_CODES = (
-    "Exit codes: 0 ok; 1 parity, gate or budget failed; 2 usage or I/O; 3 inconclusive; 4 unsupported model; "
-    "5 invalid or unsafe input; 70 internal error."
-)
 
 
 def convert(
@@ -85,7 +79,7 @@ def convert(
         "intermediates": intermediates,
     }
     texts = {"shapes": shape, "states": state, "min_accuracy": min_accuracy}
-    _run(lambda: _convert(settings, texts, as_json=as_json, quiet=quiet, verbose=verbose), verbose=verbose)
+    finish(lambda: _convert(settings, texts, as_json=as_json, quiet=quiet, verbose=verbose), verbose=verbose)
 
 
 def _convert(
@@ -105,9 +99,9 @@ def _convert(
     with _progress(quiet=quiet, verbose=verbose) as progress:
         result = run_driver(chosen, progress)
     blocks = conversion_blocks(result.report, str(result.directory))
-    _print(result.report, blocks[:1] if quiet else blocks, as_json=as_json)
+    show_result(result.report, blocks[:1] if quiet else blocks, as_json=as_json)
     for reason in result.report["result"]["verdict"]["reasons"]:
-        _message(f"failed: {reason}")
+        message(f"failed: {reason}")
     return result.exit_code
 
 
@@ -137,10 +131,10 @@ def inspect(
                 from kwsq.converter.inspect import inspect_onnx
 
                 facts = inspect_onnx(data, model.name, batch, shapes)
-        _print(_titled(model, facts), inspection_blocks(facts), as_json=as_json)
+        show_result(_titled(model, facts), inspection_blocks(facts), as_json=as_json)
         return 0
 
-    _run(action, verbose=verbose)
+    finish(action, verbose=verbose)
 
 
 def footprint(
@@ -172,10 +166,10 @@ def footprint(
 
                 report = measure_onnx(data, model.name, batch, shapes)
         facts = report.to_json()
-        _print(_titled(model, facts), footprint_blocks(facts), as_json=as_json)
+        show_result(_titled(model, facts), footprint_blocks(facts), as_json=as_json)
         return 0
 
-    _run(action, verbose=verbose)
+    finish(action, verbose=verbose)
 
 
 def run(
@@ -193,10 +187,10 @@ def run(
         from kwsq.converter.summaries import run_blocks
 
         facts = run_model(data, _format_of(model, data), model.name, inputs, output)
-        _print(_titled(model, facts), run_blocks(facts), as_json=as_json)
+        show_result(_titled(model, facts), run_blocks(facts), as_json=as_json)
         return 0
 
-    _run(action, verbose=verbose)
+    finish(action, verbose=verbose)
 
 
 def ops(
@@ -214,10 +208,10 @@ def ops(
             sys.stdout.write(as_markdown())
             return 0
         facts = supported()
-        _print(facts, ops_blocks(facts), as_json=as_json)
+        show_result(facts, ops_blocks(facts), as_json=as_json)
         return 0
 
-    _run(action, verbose=verbose)
+    finish(action, verbose=verbose)
 
 
 def convert_main() -> None:
@@ -235,6 +229,12 @@ def main() -> None:
     app.command()(footprint)
     app.command()(run)
     app.command()(ops)
+    gates = _app(help="Judge whether a candidate detects as well as its reference.", epilog=EXIT_CODES)
+    gates.callback(invoke_without_command=True)(gate)
+    gates.command("judge")(gate_judge)
+    gates.command("plan")(gate_plan)
+    app.add_typer(gates, name="gate")
+    app.command()(report)
     _start(app, "kwsq")
 
 
@@ -257,58 +257,12 @@ def _start(app: typer.Typer, name: str) -> NoReturn:
     try:
         app(prog_name=name)
     except KeyboardInterrupt:
-        _message("interrupted")
+        message("interrupted")
         sys.exit(INTERRUPTED)
     finally:
         # An ending interpreter looks for cycles among all objects of all modules; nothing here waits to be found.
         gc.freeze()
     sys.exit(0)
-
-
-def _run(action: Callable[[], int], *, verbose: bool) -> NoReturn:
-    """Ends the command with the exit code its outcome stands for."""
-    try:
-        code = action()
-        sys.stdout.flush()
-    except KwsqError as error:
-        _message(error.summary)
-        for problem in error.problems:
-            _message(f"  {problem}")
-        code = error.exit_code
-    except KeyboardInterrupt:
-        _message("interrupted")
-        code = INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read stdout has seen enough; Python would complain again when it closes the stream.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = IO_FAILED
-    except Exception as error:
-        if verbose:
-            import traceback
-
-            traceback.print_exc(file=sys.stderr)
-        _message(f"internal error: {type(error).__name__}: {error}")
-        _message("this is a defect of kwsq; please report it with the model and the command (-v shows the traceback)")
-        code = INTERNAL
-    raise typer.Exit(code)
-
-
-def _message(text: str) -> None:
-    with contextlib.suppress(BrokenPipeError):
-        print(f"kwsq: {printable(text)}", file=sys.stderr)
-
-
-def _print(facts: Mapping[str, Any], blocks: Any, *, as_json: bool) -> None:
-    if as_json:
-        from kwsq.converter.manifest import json_bytes
-
-        if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 wherever it is read
-        sys.stdout.write(json_bytes(facts).decode())
-        return
-    from kwsq.converter.terminal import show
-
-    show(blocks, sys.stdout, color=not os.environ.get("NO_COLOR"))
 
 
 def _titled(model: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,3 +76,53 @@ AsJson = Annotated[bool, Option("--json", help="Print the result as JSON alone o
 Markdown = Annotated[bool, Option("--markdown", help="Print docs/ops.md.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print the verdict alone.")]
 Verbose = Annotated[bool, Option("--verbose", "-v", help="Show stages and, for internal errors, the traceback.")]
+
+GateReference = Annotated[
+    Path | None, Option("--reference", metavar="REF", help="Approved model or its scores.", show_default=False)
+]
+GateCandidate = Annotated[
+    Path | None, Option("--candidate", metavar="CAND", help="Model to release, or its scores.", show_default=False)
+]
+GateData = Annotated[
+    Path | None,
+    Option("--data", metavar="EVAL.npz", help="Inputs and labels y, to run two models on.", show_default=False),
+]
+GateReport = Annotated[Path, Argument(metavar="REPORT.json", help="Report of an earlier gate.", show_default=False)]
+Keyword = Annotated[
+    list[int] | None,
+    Option(metavar="CLASS", help="Class that is the keyword. Repeatable.", show_default="every class, pooled"),
+]
+Config = Annotated[
+    Path | None,
+    Option(metavar="FILE", help="Settings.", show_default="kwsq.toml or [tool.kwsq] of pyproject.toml"),
+]
+TargetFrr = Annotated[
+    float | None, Option(metavar="F", help="False reject rate to match the models at.", show_default="0.05")
+]
+Threshold = Annotated[
+    float | None, Option(metavar="T", help="The reference's threshold in production.", show_default=False)
+]
+FaMargin = Annotated[
+    float | None, Option(metavar="F", help="Increase of false accepts that is still good.", show_default="0.10")
+]
+FrrMargin = Annotated[
+    float | None, Option(metavar="PP", help="Increase of the false reject rate, in points.", show_default="0.5")
+]
+KeywordRate = Annotated[
+    float | None, Option(metavar="R", help="Keyword utterances per hour in use.", show_default=False)
+]
+GateSeed = Annotated[int | None, Option("--seed", metavar="N", help="Seed of the resamples.", show_default="0")]
+OnInconclusive = Annotated[
+    Literal["fail", "warn"] | None, Option(help="Exit code of INCONCLUSIVE: 3 or 0.", show_default="fail")
+]
+ReportFile = Annotated[
+    Path | None, Option("--output", "-o", metavar="FILE", help="Also write the report here.", show_default=False)
+]
+ForceFile = Annotated[bool, Option("--force", help="Replace the report file.")]
+Positives = Annotated[int, Option(metavar="N", help="Keyword trials to simulate.")]
+Negatives = Annotated[int, Option(metavar="N", help="Other trials to simulate.")]
+FalseAcceptRate = Annotated[float, Option(metavar="F", help="The reference's false accept rate.")]
+Noise = Annotated[float, Option(metavar="SIGMA", help="What the candidate adds to a score, in s.d. of scores.")]
+Discordance = Annotated[float, Option(metavar="F", help="Share of keyword trials on which the models disagree.")]
+Runs = Annotated[int, Option(metavar="N", help="Simulated test sets.")]
+ReportFormat = Annotated[Literal["text", "md", "junit"], Option("--to", help="What to write on stdout.")]

@@ -118,7 +118,7 @@ def parity_inputs(
     if samples is None:
         # The first of the inputs that open grids were observed on.
         count = max(options.parity_inputs, SEEDED_SAMPLES)
-        vectors: Mapping[str, Array] = spread_inputs(annotated, options.seed, count)
+        vectors: Mapping[str, Array] = spread_inputs(annotated, options.seed, count, first=options.parity_inputs)
     else:
         vectors = samples.inputs
     return {name: vectors[name][: options.parity_inputs * graph[name].shape[0]] for name in names}

@@ -12,146 +12,164 @@ Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 
 
+# Operators with equal attributes share a dataclass: generating methods for each would double the time of the import.
+
+
 @dataclass(frozen=True, slots=True)
-class Conv2D:
-    """Convolution; inputs x, weight OHWI, bias int32. `pads` = ((top, bottom), (left, right)) of the zero point."""
+class _Plain:
+    """An operator without attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fused:
+    """An operator with a clamp of its own."""
+
+    activation: Activation = Activation.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class _Convolution:
+    """A window of weights."""
 
     stride: Pair
     dilation: Pair
     pads: Pads
     activation: Activation = Activation.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool2D:
+    """A window without weights."""
+
+    kernel: Pair
+    stride: Pair
+    pads: Pads
+
+
+@dataclass(frozen=True, slots=True)
+class _Reduction:
+    """What leaves dimensions out, or of size 1."""
+
+    axes: Shape
+    keepdims: bool
+
+
+class Conv2D(_Convolution):
+    """Convolution; inputs x, weight OHWI, bias int32. `pads` = ((top, bottom), (left, right)) of the zero point."""
+
+    __slots__ = ()
     name: ClassVar[str] = "Conv2D"
 
 
-@dataclass(frozen=True, slots=True)
-class DepthwiseConv2D:
+class DepthwiseConv2D(_Convolution):
     """Depthwise convolution; inputs x, weight 1HWO (O = C * multiplier), bias int32."""
 
-    stride: Pair
-    dilation: Pair
-    pads: Pads
-    activation: Activation = Activation.NONE
+    __slots__ = ()
     name: ClassVar[str] = "DepthwiseConv2D"
 
 
-@dataclass(frozen=True, slots=True)
-class FullyConnected:
+class FullyConnected(_Fused):
     """Dense layer over the last dimension; inputs x, weight OI, bias int32."""
 
-    activation: Activation = Activation.NONE
+    __slots__ = ()
     name: ClassVar[str] = "FullyConnected"
 
 
-@dataclass(frozen=True, slots=True)
-class BatchMatMul:
+class BatchMatMul(_Plain):
     """Product of two activations."""
 
+    __slots__ = ()
     name: ClassVar[str] = "BatchMatMul"
 
 
-@dataclass(frozen=True, slots=True)
-class Add:
+class Add(_Fused):
     """Broadcast sum of two inputs."""
 
-    activation: Activation = Activation.NONE
+    __slots__ = ()
     name: ClassVar[str] = "Add"
 
 
-@dataclass(frozen=True, slots=True)
-class Sub:
+class Sub(_Fused):
     """Broadcast difference of two inputs."""
 
-    activation: Activation = Activation.NONE
+    __slots__ = ()
     name: ClassVar[str] = "Sub"
 
 
-@dataclass(frozen=True, slots=True)
-class Mul:
+class Mul(_Fused):
     """Broadcast product of two inputs."""
 
-    activation: Activation = Activation.NONE
+    __slots__ = ()
     name: ClassVar[str] = "Mul"
 
 
-@dataclass(frozen=True, slots=True)
-class SquaredDifference:
+class SquaredDifference(_Plain):
     """Broadcast squared difference of two inputs."""
 
+    __slots__ = ()
     name: ClassVar[str] = "SquaredDifference"
 
 
-@dataclass(frozen=True, slots=True)
-class Maximum:
+class Maximum(_Plain):
     """Broadcast maximum of two inputs on one grid."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Maximum"
 
 
-@dataclass(frozen=True, slots=True)
-class Minimum:
+class Minimum(_Plain):
     """Broadcast minimum of two inputs on one grid."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Minimum"
 
 
-@dataclass(frozen=True, slots=True)
-class Rsqrt:
+class Rsqrt(_Plain):
     """Reciprocal square root."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Rsqrt"
 
 
-@dataclass(frozen=True, slots=True)
-class Abs:
+class Abs(_Plain):
     """Absolute value."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Abs"
 
 
-@dataclass(frozen=True, slots=True)
-class AveragePool2D:
+class AveragePool2D(_Pool2D):
     """Window mean, padding not counted; input and output share one grid."""
 
-    kernel: Pair
-    stride: Pair
-    pads: Pads
+    __slots__ = ()
     name: ClassVar[str] = "AveragePool2D"
 
 
-@dataclass(frozen=True, slots=True)
-class MaxPool2D:
+class MaxPool2D(_Pool2D):
     """Window maximum; input and output share one grid."""
 
-    kernel: Pair
-    stride: Pair
-    pads: Pads
+    __slots__ = ()
     name: ClassVar[str] = "MaxPool2D"
 
 
-@dataclass(frozen=True, slots=True)
-class Mean:
+class Mean(_Reduction):
     """Mean over physical `axes`, with its own output grid."""
 
-    axes: Shape
-    keepdims: bool
+    __slots__ = ()
     name: ClassVar[str] = "Mean"
 
 
-@dataclass(frozen=True, slots=True)
-class ReduceMax:
+class ReduceMax(_Reduction):
     """Maximum over physical `axes`; input and output share one grid."""
 
-    axes: Shape
-    keepdims: bool
+    __slots__ = ()
     name: ClassVar[str] = "ReduceMax"
 
 
-@dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(_Reduction):
     """Sum over physical `axes`, with its own output grid."""
 
-    axes: Shape
-    keepdims: bool
+    __slots__ = ()
     name: ClassVar[str] = "Sum"
 
 
@@ -171,38 +189,38 @@ class LeakyRelu:
     name: ClassVar[str] = "LeakyRelu"
 
 
-@dataclass(frozen=True, slots=True)
-class PRelu:
+class PRelu(_Plain):
     """x for x >= 0, slope * x below; second input is the int8 slope."""
 
+    __slots__ = ()
     name: ClassVar[str] = "PRelu"
 
 
-@dataclass(frozen=True, slots=True)
-class Logistic:
+class Logistic(_Plain):
     """Sigmoid; output grid fixed to scale 1/256, zero point -128."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Logistic"
 
 
-@dataclass(frozen=True, slots=True)
-class Tanh:
+class Tanh(_Plain):
     """Hyperbolic tangent; output grid fixed to scale 1/128, zero point 0."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Tanh"
 
 
-@dataclass(frozen=True, slots=True)
-class HardSwish:
+class HardSwish(_Plain):
     """x * clip(x + 3, 0, 6) / 6."""
 
+    __slots__ = ()
     name: ClassVar[str] = "HardSwish"
 
 
-@dataclass(frozen=True, slots=True)
-class Softmax:
+class Softmax(_Plain):
     """Softmax over the last dimension; output grid fixed to scale 1/256, zero point -128."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Softmax"
 
 
@@ -258,17 +276,17 @@ class Split:
     name: ClassVar[str] = "Split"
 
 
-@dataclass(frozen=True, slots=True)
-class Quantize:
+class Quantize(_Plain):
     """Change of grid, or float32 to integer at the input boundary."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Quantize"
 
 
-@dataclass(frozen=True, slots=True)
-class Dequantize:
+class Dequantize(_Plain):
     """Integer to float32 at the output boundary."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Dequantize"
 
 

@@ -1,4 +1,4 @@
-"""What a pass is: a frozen dataclass that turns one verified graph into the next and says what it did."""
+"""What a pass is: an object that turns one verified graph into the next and says what it did."""
 
 from __future__ import annotations
 

@@ -49,17 +49,24 @@ class BiasReference:
         self.attached = attached
         self.inputs = inputs
         layers = [node for node in attached.nodes if isinstance(node.op, Conv | Dense | ChannelAffine)]
-        known = dict.fromkeys(node.inputs[0] for node in layers if node.inputs[0] in annotated.tensors)
-        values = run_float(annotated, inputs, keep=[name for name in known if name not in annotated.inputs])
-        states = {pair.output for pair in annotated.states}
-        self.outputs = {name: values[name] for name in annotated.outputs if name not in states}
-        self.means = {name: self._mean(name, values | dict(inputs)) for name in known}
         first = attached.inputs[0]
         self.count = len(inputs[first]) // attached[first].shape[0]
         work = [_macs(attached, node.outputs[0], node.inputs[1]) for node in layers]
         self.macs = self.count * sum(work)
         self.probes = min(self.count, max(MIN_PROBES, PROBE_MACS // max(work, default=1)))
-        self.wanted = self._wanted(result, annotated)
+        views = dict(_noticeable_outputs(result, annotated))
+        shown = [view.name for view in views.values()]
+        known = dict.fromkeys(node.inputs[0] for node in layers if node.inputs[0] in annotated.tensors)
+        keep = [name for name in known if name not in annotated.inputs]
+        one_run = self.probes == self.count
+        values = run_float(annotated, inputs, keep=keep + shown if one_run else keep)
+        states = {pair.output for pair in annotated.states}
+        self.outputs = {name: values[name] for name in annotated.outputs if name not in states}
+        self.means = {name: self._mean(name, values | dict(inputs)) for name in known}
+        if shown and not one_run:
+            few = {name: array[: self.probes * attached[name].shape[0]] for name, array in inputs.items()}
+            values = run_float(annotated, few, keep=shown)
+        self.wanted = {name: self._codes_of(result.graph[name], view, values) for name, view in views.items()}
 
     def _mean(self, name: str, values: Mapping[str, FloatArray]) -> Float64:
         return np.asarray(self._rounded(name, values[name]).mean(axis=0, keepdims=True, dtype=np.float64))
@@ -69,20 +76,11 @@ class BiasReference:
         assert isinstance(spec, Affine)
         return dequantize(quantize(real, spec), spec)
 
-    def _wanted(self, result: LowerResult, annotated: Graph) -> dict[str, FloatArray]:
-        """Returns codes of the outputs of the layers whose bias steps show in them."""
-        views = dict(_noticeable_outputs(result, annotated))
-        few = {name: array[: self.probes * self.attached[name].shape[0]] for name, array in self.inputs.items()}
-        names = [view.name for view in views.values() if view.name not in annotated.outputs]
-        values = run_float(annotated, few, keep=names) if views else {}
-        wanted = {}
-        for name, view in views.items():
-            tensor = result.graph[name]
-            assert tensor.scale is not None
-            stored = _stored(self._rounded(view.name, values[view.name]), view)
-            codes = np.clip(np.rint(stored / tensor.scale[0]) + tensor.zero_point, -128, 127)
-            wanted[name] = codes.astype(np.float32).reshape(-1, *tensor.shape[1:])
-        return wanted
+    def _codes_of(self, tensor: LoweredTensor, view: View, values: Mapping[str, FloatArray]) -> FloatArray:
+        assert tensor.scale is not None
+        stored = _stored(self._rounded(view.name, values[view.name]), view)
+        codes = np.clip(np.rint(stored / tensor.scale[0]) + tensor.zero_point, -128, 127)
+        return np.asarray(codes.astype(np.float32).reshape(-1, *tensor.shape[1:]))
 
     def codes(self, tensor: LoweredTensor, name: str) -> Array:
         """Returns a graph input in its lowered element type."""

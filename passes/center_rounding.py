@@ -13,7 +13,7 @@ Source: our reconstruction; the modes are those of QONNX Quant and Trunc.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -30,10 +30,10 @@ _SHIFTS = {Rounding.FLOOR: -0.5 + MARGIN, Rounding.CEIL: 0.5 - MARGIN}
 _ONE_SIDED = {Rounding.UP: Rounding.CEIL, Rounding.DOWN: Rounding.FLOOR}
 
 
-@dataclass(frozen=True, slots=True)
 class CenterRounding:
     """See the module docstring."""
 
+    __slots__ = ()
     name: ClassVar[str] = "center_rounding"
     requires: ClassVar[frozenset[str]] = frozenset({"imported"})
     establishes: ClassVar[frozenset[str]] = frozenset({"rounding_centred"})

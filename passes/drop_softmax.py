@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from kwsq.ir.errors import Problem, UsageError
@@ -12,10 +11,10 @@ from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Note, PassResult, Semantics
 
 
-@dataclass(frozen=True, slots=True)
 class DropSoftmax:
     """See the module docstring; only applied when the user asks for logits."""
 
+    __slots__ = ()
     name: ClassVar[str] = "drop_softmax"
     requires: ClassVar[frozenset[str]] = frozenset({"imported"})
     establishes: ClassVar[frozenset[str]] = frozenset({"emits_logits"})

@@ -11,7 +11,6 @@ Source: Ioffe & Szegedy 2015, and equations (10)-(12) of docs/quantization.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -41,10 +40,10 @@ def batchnorm_affine(
     return gain, np.asarray(beta, np.float64) - gain * np.asarray(mean, np.float64)
 
 
-@dataclass(frozen=True, slots=True)
 class FoldBatchNorm:
     """See the module docstring."""
 
+    __slots__ = ()
     name: ClassVar[str] = "fold_batchnorm"
     requires: ClassVar[frozenset[str]] = frozenset({"imported"})
     establishes: ClassVar[frozenset[str]] = frozenset({"batchnorm_folded"})

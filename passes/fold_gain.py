@@ -46,10 +46,10 @@ def channel_axis(constant: tuple[int, ...], x: tuple[int, ...]) -> int | None:
     return varying[0] if varying else -1
 
 
-@dataclass(frozen=True, slots=True)
 class FoldGain:
     """See the module docstring."""
 
+    __slots__ = ()
     name: ClassVar[str] = "fold_gain"
     requires: ClassVar[frozenset[str]] = frozenset({"batchnorm_folded"})
     establishes: ClassVar[frozenset[str]] = frozenset({"gains_folded"})

@@ -7,7 +7,7 @@ quantiser is redundant, never the other way round.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -40,10 +40,10 @@ def has_zero(spec: Affine) -> bool:
     return spec.range.low <= int(spec.zero_point[0]) <= spec.range.high
 
 
-@dataclass(frozen=True, slots=True)
 class FuseActivation:
     """See the module docstring."""
 
+    __slots__ = ()
     name: ClassVar[str] = "fuse_activation"
     requires: ClassVar[frozenset[str]] = frozenset({"gains_folded"})
     establishes: ClassVar[frozenset[str]] = frozenset({"activations_fused"})

@@ -21,10 +21,10 @@ TOLERANCE = 2.0**-20
 """Relative error of a constant: 1/6 and products with it, each rounded to float32, stay within a few 2**-24."""
 
 
-@dataclass(frozen=True, slots=True)
 class FuseHardSwish:
     """See the module docstring."""
 
+    __slots__ = ()
     name: ClassVar[str] = "fuse_hard_swish"
     requires: ClassVar[frozenset[str]] = frozenset({"imported"})
     establishes: ClassVar[frozenset[str]] = frozenset()

@@ -5,7 +5,6 @@ Reciprocal(Sqrt(x)) -> Rsqrt(x);   a / Sqrt(x) -> a * Rsqrt(x);   Sqrt may be wr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from kwsq.ir.graph import Graph, Node
@@ -14,10 +13,10 @@ from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import PassResult, Semantics
 
 
-@dataclass(frozen=True, slots=True)
 class FuseRsqrt:
     """See the module docstring."""
 
+    __slots__ = ()
     name: ClassVar[str] = "fuse_rsqrt"
     requires: ClassVar[frozenset[str]] = frozenset({"imported"})
     establishes: ClassVar[frozenset[str]] = frozenset()

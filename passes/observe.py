@@ -56,7 +56,9 @@ def seeded_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dic
     return _scaled_to_grids(graph, seed, samples, _white)
 
 
-def spread_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dict[str, FloatArray]:
+def spread_inputs(
+    graph: Graph, seed: int, samples: int = SEEDED_SAMPLES, first: int | None = None
+) -> dict[str, FloatArray]:
     """Returns random inputs that drive averages far too: half noise, half patterns that repeat along dimensions.
 
     Real features have whole frames and whole coefficients that are high together. White noise has not: a layer that
@@ -66,11 +68,17 @@ def spread_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dic
         graph: float graph with quantisers.
         seed: of the generator.
         samples: number of vectors.
+        first: how many of them are wanted; None for all.
     """
-    white = _scaled_to_grids(graph, seed, samples - samples // 2, _white)
-    patterned = _scaled_to_grids(graph, seed, samples // 2, _patterned)
+    halves = [_scaled_to_grids(graph, seed, samples - samples // 2, _white)]
+    wanted = samples if first is None else first
+    if wanted > samples - samples // 2:
+        halves.append(_scaled_to_grids(graph, seed, samples // 2, _patterned))
     return {
-        name: np.concatenate([white[name], patterned[name]]) if graph[name].shape else white[name] for name in white
+        name: np.concatenate([half[name] for half in halves])[: wanted * graph[name].shape[0]]
+        if graph[name].shape
+        else x
+        for name, x in halves[0].items()
     }
 
 

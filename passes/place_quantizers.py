@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from kwsq.ir.graph import Graph, Node
@@ -18,10 +17,10 @@ from kwsq.passes.fuse_activation import has_zero
 _MOVES = (Reshape, Transpose, Slice, MaxPool, ReduceMax, Concat, Pad)
 
 
-@dataclass(frozen=True, slots=True)
 class PlaceQuantizers:
     """See the module docstring."""
 
+    __slots__ = ()
     name: ClassVar[str] = "place_quantizers"
     requires: ClassVar[frozenset[str]] = frozenset({"activations_fused"})
     establishes: ClassVar[frozenset[str]] = frozenset({"quantizers_placed"})

@@ -170,10 +170,10 @@ def _grid(codes: IntArray, scale: FloatArray, granularity: PerTensor | PerAxis) 
     return RecoveredGrid(narrow, Affine(scale, zero_point, span, granularity, declared=False))
 
 
-@dataclass(frozen=True, slots=True)
 class RecoverGrid:
     """Gives float weights of convolutions and dense layers the grid they lie on."""
 
+    __slots__ = ()
     name: ClassVar[str] = "recover_grid"
     requires: ClassVar[frozenset[str]] = frozenset()
     establishes: ClassVar[frozenset[str]] = frozenset({"grids_recovered"})

@@ -25,6 +25,8 @@ Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+_BELOW_HALF = 0.5 - 2.0**-54
+
 
 def round_half_away(x: ArrayLike) -> FloatArray:
     """Round to the nearest integer, ties away from zero (C ``round``).
@@ -38,9 +40,11 @@ def round_half_away(x: ArrayLike) -> FloatArray:
     Source: ISO C ``round``; docs/quantization.md (3).
     """
     values = np.asarray(x, dtype=np.float64)
-    whole = np.trunc(values)
-    # trunc(v + 0.5) would be wrong at 0.49999999999999994; the difference below is exact (Sterbenz).
-    return whole + np.where(np.abs(values - whole) >= 0.5, np.copysign(1.0, values), 0.0)
+    # Adding 0.5 would take 0.49999999999999994 to 1. Adding its predecessor, a tie is 2**-54 short of the next integer,
+    # which float64 rounds up to that integer; what is below the tie ends at least one representable step short of it.
+    nudged = np.copysign(_BELOW_HALF, values)
+    nudged += values
+    return np.trunc(nudged)
 
 
 def round_half_even(x: ArrayLike) -> FloatArray:

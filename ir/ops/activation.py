@@ -13,10 +13,10 @@ from kwsq.ir.quant import FloatArray
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class Relu(_Unary):
     """max(x, 0)."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Relu"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -64,10 +64,10 @@ class PRelu:
         return (np.where(x >= 0, x, slope * x),)
 
 
-@dataclass(frozen=True, slots=True)
 class Sigmoid(_Unary):
     """1 / (1 + exp(-x))."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Sigmoid"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -89,10 +89,10 @@ class HardSigmoid(_Unary):
         return (np.clip(np.float32(self.alpha) * x + np.float32(self.beta), 0, 1).astype(np.float32),)
 
 
-@dataclass(frozen=True, slots=True)
 class HardSwish(_Unary):
     """x * clip(x + 3, 0, 6) / 6."""
 
+    __slots__ = ()
     name: ClassVar[str] = "HardSwish"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -100,10 +100,10 @@ class HardSwish(_Unary):
         return ((x * np.clip(x + 3, 0, 6) / np.float32(6)).astype(np.float32),)
 
 
-@dataclass(frozen=True, slots=True)
 class Tanh(_Unary):
     """Hyperbolic tangent."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Tanh"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:

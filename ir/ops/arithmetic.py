@@ -53,10 +53,10 @@ class _Binary:
         return (np.broadcast_shapes(a, b),)
 
 
-@dataclass(frozen=True, slots=True)
 class Add(_Binary):
     """a + b."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Add"
 
     def evaluate(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, ...]:
@@ -64,10 +64,10 @@ class Add(_Binary):
         return (self.activation.apply(a + b),)
 
 
-@dataclass(frozen=True, slots=True)
 class Sub(_Binary):
     """a - b."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Sub"
 
     def evaluate(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, ...]:
@@ -75,10 +75,10 @@ class Sub(_Binary):
         return (self.activation.apply(a - b),)
 
 
-@dataclass(frozen=True, slots=True)
 class Mul(_Binary):
     """a * b."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Mul"
 
     def evaluate(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, ...]:
@@ -86,10 +86,10 @@ class Mul(_Binary):
         return (self.activation.apply(a * b),)
 
 
-@dataclass(frozen=True, slots=True)
 class Div(_Binary):
     """a / b."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Div"
 
     def evaluate(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, ...]:
@@ -97,10 +97,10 @@ class Div(_Binary):
         return (self.activation.apply(a / b),)
 
 
-@dataclass(frozen=True, slots=True)
 class SquaredDifference(_Binary):
     """(a - b) squared."""
 
+    __slots__ = ()
     name: ClassVar[str] = "SquaredDifference"
 
     def evaluate(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, ...]:
@@ -108,10 +108,10 @@ class SquaredDifference(_Binary):
         return (np.square(a - b),)
 
 
-@dataclass(frozen=True, slots=True)
 class Pow(_Binary):
     """a to the power b."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Pow"
 
     def evaluate(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, ...]:
@@ -119,10 +119,10 @@ class Pow(_Binary):
         return (np.power(a, b),)
 
 
-@dataclass(frozen=True, slots=True)
 class Maximum(_Binary):
     """Elementwise maximum."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Maximum"
 
     def evaluate(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, ...]:
@@ -130,10 +130,10 @@ class Maximum(_Binary):
         return (np.maximum(a, b),)
 
 
-@dataclass(frozen=True, slots=True)
 class Minimum(_Binary):
     """Elementwise minimum."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Minimum"
 
     def evaluate(self, a: FloatArray, b: FloatArray) -> tuple[FloatArray, ...]:
@@ -150,10 +150,10 @@ class _Unary:
         return (x,)
 
 
-@dataclass(frozen=True, slots=True)
 class Abs(_Unary):
     """Absolute value."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Abs"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -161,10 +161,10 @@ class Abs(_Unary):
         return (np.abs(x),)
 
 
-@dataclass(frozen=True, slots=True)
 class Neg(_Unary):
     """Negation."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Neg"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -172,10 +172,10 @@ class Neg(_Unary):
         return (-x,)
 
 
-@dataclass(frozen=True, slots=True)
 class Sqrt(_Unary):
     """Square root."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Sqrt"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -184,10 +184,10 @@ class Sqrt(_Unary):
             return (np.sqrt(x),)
 
 
-@dataclass(frozen=True, slots=True)
 class Reciprocal(_Unary):
     """1 / x."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Reciprocal"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -196,10 +196,10 @@ class Reciprocal(_Unary):
             return (np.float32(1) / x,)
 
 
-@dataclass(frozen=True, slots=True)
 class Rsqrt(_Unary):
     """1 / sqrt(x)."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Rsqrt"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:

@@ -51,10 +51,10 @@ class AveragePool(_Pool):
         return (np.asarray(total / count, np.float32),)
 
 
-@dataclass(frozen=True, slots=True)
 class MaxPool(_Pool):
     """Maximum of each window; padding never wins."""
 
+    __slots__ = ()
     name: ClassVar[str] = "MaxPool"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -78,10 +78,10 @@ class _Reduction:
         return (tuple(size for i, size in enumerate(x) if i not in self.axes),)
 
 
-@dataclass(frozen=True, slots=True)
 class Mean(_Reduction):
     """Arithmetic mean."""
 
+    __slots__ = ()
     name: ClassVar[str] = "Mean"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -89,10 +89,10 @@ class Mean(_Reduction):
         return (np.asarray(x.mean(self.axes, np.float32, keepdims=self.keepdims), np.float32),)
 
 
-@dataclass(frozen=True, slots=True)
 class ReduceMax(_Reduction):
     """Maximum."""
 
+    __slots__ = ()
     name: ClassVar[str] = "ReduceMax"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
@@ -100,10 +100,10 @@ class ReduceMax(_Reduction):
         return (np.asarray(x.max(self.axes, keepdims=self.keepdims), np.float32),)
 
 
-@dataclass(frozen=True, slots=True)
 class ReduceSum(_Reduction):
     """Sum."""
 
+    __slots__ = ()
     name: ClassVar[str] = "ReduceSum"
 
     def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:

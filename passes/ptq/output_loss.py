@@ -102,6 +102,7 @@ class OutputLoss:
             z = self._reference[head.tensor][:clips]
             other = _by_clip(head, outputs[head.tensor], clips)
             total += np.square(other - z).sum(axis=(1, 2)) / self._variance[head.tensor] + _divergence(head, z, other)
+        total[np.isnan(total)] = np.inf  # an undefined output is as unlike as can be
         return np.sqrt(-np.expm1(-np.maximum(total, 0)))  # a divergence may round to just below zero
 
 

@@ -70,7 +70,17 @@ def evaluate_reproducibly(op: Op, arguments: Sequence[FloatArray | None]) -> tup
         return _linear(op, arguments)
     if isinstance(op, _TRANSCENDENTAL):
         return op.evaluate(*(None if a is None else a.astype(np.float64) for a in arguments))  # type: ignore[arg-type]  # wider on purpose
+    if isinstance(op, ops.Rsqrt):
+        (x,) = arguments
+        assert x is not None
+        return tuple(_saturated(y) for y in op.evaluate(x))
     return op.evaluate(*arguments)
+
+
+def _saturated(y: FloatArray) -> FloatArray:
+    """Returns 1 / sqrt(0), a small variance rounded to nothing, as integers have it: the largest value there is."""
+    finite = y[np.isfinite(y)]
+    return np.minimum(y, finite.max(initial=0)) if finite.size < y.size else y
 
 
 def _linear(op: ops.Conv | ops.Dense | ops.MatMul, arguments: Sequence[FloatArray | None]) -> tuple[FloatArray, ...]:

@@ -61,6 +61,8 @@ def test_spread_inputs_move_means_that_white_noise_leaves_alone() -> None:
     white, spread = (draw(graph, 0, 256)["x"] for draw in (seeded_inputs, spread_inputs))
     assert white.shape == spread.shape
     assert np.array_equal(spread, spread_inputs(graph, 0, 256)["x"])
+    for first in (64, 128, 129, 256):
+        assert np.array_equal(spread[: first * graph["x"].shape[0]], spread_inputs(graph, 0, 256, first=first)["x"])
     # Half of the inputs are the same noise; of the others, a third or so is common to all 490 values.
     np.testing.assert_array_equal(spread[:128], seeded_inputs(graph, 0, 128)["x"])
     # A mean of 490 independent values has 1/22 of their deviation.

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -156,6 +157,15 @@ def test_round_half_away_is_within_half(value: float) -> None:
     rounded = float(round_half_away(value))
     assert rounded.is_integer()
     assert abs(rounded - value) <= 0.5
+
+
+@given(st.integers(0, 2**52), st.integers(-2, 2), st.sampled_from([-1.0, 1.0]))
+def test_round_half_away_next_to_ties(whole: int, steps: int, sign: float) -> None:
+    value = whole + 0.5
+    for _ in range(abs(steps)):
+        value = float(np.nextafter(value, np.inf if steps > 0 else 0.0))
+    expected = math.floor(Fraction(value) + Fraction(1, 2))  # exact
+    assert round_half_away(sign * value) == sign * expected
 
 
 def test_saturate_keeps_the_dtype_and_refuses_an_empty_range() -> None:

@@ -80,6 +80,15 @@ def test_equation_50_by_hand() -> None:
     np.testing.assert_allclose(loss_of("softmax", z, other), [expected, 0.0], atol=1e-7)
 
 
+def test_an_undefined_output_is_as_unlike_as_can_be() -> None:
+    z = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)
+    other = z.copy()
+    other[1, 2] = np.nan
+    loss = OutputLoss((Head("z", "softmax", 1),), {"z": z}, 4).per_clip({"z": other})
+    assert loss[1] == 1
+    np.testing.assert_allclose(np.delete(loss, 1), 0, atol=1e-6)
+
+
 def test_one_wild_clip_does_not_decide() -> None:
     z = np.random.default_rng(0).normal(0, 4, (100, 6)).astype(np.float32)
     wild = z.copy()

@@ -247,6 +247,21 @@ def test_the_number_of_threads_does_not_matter() -> None:
     assert digests[0] == digests[1] == digest(quantized(network()))
 
 
+def test_a_variance_that_rounds_to_zero_is_survived() -> None:
+    """Layer norm over rows of very different size: on one 8-bit grid the small variances are code 0."""
+    model = Model(3)
+    x = model.input("x", (1, 1, 10, 8))
+    squared = model.node(ops.Mul(), x, x)
+    root = model.node(ops.Rsqrt(), model.node(ops.Mean((3,), True), squared))
+    rows = model.node(ops.Reshape((1, 80)), model.node(ops.Mul(), x, root))
+    weight = model.constant(model.rng.normal(0, 0.3, (CLASSES, 80)), name="head")
+    logits = model.node(ops.Dense(), rows, weight, model.bias(CLASSES))
+    graph = model.graph(model.node(ops.Softmax(1), logits, output="probabilities"))
+    sizes = np.exp(np.random.default_rng(5).uniform(-4, 2, (CLIPS, 1, 1, 1)))
+    result = quantize_float_graph(graph, {"x": (clips(CLIPS, 1) * sizes).astype(np.float32)}, PtqOptions(8))
+    assert all(np.isfinite(record.output_loss) for record in result.records if record.output_loss is not None)
+
+
 # ---- refusals ----
 
 

@@ -83,3 +83,10 @@ def test_depthwise_and_transcendental_operators_keep_their_meaning() -> None:
     for op in (ops.Softmax(1), ops.Sigmoid(), ops.Tanh()):
         close = evaluate_reproducibly(op, (x,))[0]
         np.testing.assert_allclose(close, op.evaluate(x)[0], rtol=8 * FLOAT32_STEP, atol=8 * FLOAT32_STEP)
+
+
+def test_a_reciprocal_root_of_zero_saturates_and_others_stay() -> None:
+    (y,) = evaluate_reproducibly(ops.Rsqrt(), [np.array([0.25, 0, 4], np.float32)])
+    assert y.tolist() == [2, 2, 0.5]
+    (y,) = evaluate_reproducibly(ops.Rsqrt(), [np.array([0.25, 4], np.float32)])
+    assert y.tolist() == [2, 0.5]

@@ -1,0 +1,145 @@
+"""The commands `kwsq gate`, `kwsq gate judge`, `kwsq gate plan` and `kwsq report`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from kwsq.converter import cli_options as options
+from kwsq.converter.cli_outcome import finish, show_result
+
+
+def gate(
+    context: typer.Context,
+    reference: options.GateReference = None,
+    candidate: options.GateCandidate = None,
+    data: options.GateData = None,
+    keyword: options.Keyword = None,
+    config: options.Config = None,
+    target_frr: options.TargetFrr = None,
+    threshold: options.Threshold = None,
+    fa_margin: options.FaMargin = None,
+    frr_margin: options.FrrMargin = None,
+    keyword_rate: options.KeywordRate = None,
+    seed: options.GateSeed = None,
+    on_inconclusive: options.OnInconclusive = None,
+    output: options.ReportFile = None,
+    force: options.ForceFile = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Judge whether a candidate detects as well as its reference: PASS, FAIL or INCONCLUSIVE."""
+    flags = {
+        "target_frr": target_frr,
+        "threshold": threshold,
+        "fa_ratio_margin": fa_margin,
+        "relative_fdr_margin": fa_margin,
+        "frr_margin_pp": frr_margin,
+        "keyword_rate": keyword_rate,
+        "seed": seed,
+        "on_inconclusive": on_inconclusive,
+    }
+    if context.invoked_subcommand is not None:
+        return
+
+    def action() -> int:
+        from kwsq.converter.gate.commands import compare
+
+        report = compare(reference, candidate, data, tuple(keyword or ()), config, flags)
+        return _publish_gate(report, output, force=force, as_json=as_json, quiet=quiet)
+
+    finish(action, verbose=verbose)
+
+
+def gate_judge(
+    report: options.GateReport,
+    config: options.Config = None,
+    fa_margin: options.FaMargin = None,
+    frr_margin: options.FrrMargin = None,
+    on_inconclusive: options.OnInconclusive = None,
+    output: options.ReportFile = None,
+    force: options.ForceFile = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Judge an earlier report again under other margins; no model is run."""
+    flags = {
+        "fa_ratio_margin": fa_margin,
+        "relative_fdr_margin": fa_margin,
+        "frr_margin_pp": frr_margin,
+        "on_inconclusive": on_inconclusive,
+    }
+
+    def action() -> int:
+        from kwsq.converter.gate.commands import judge_again
+
+        return _publish_gate(judge_again(report, config, flags), output, force=force, as_json=as_json, quiet=quiet)
+
+    finish(action, verbose=verbose)
+
+
+def gate_plan(
+    positives: options.Positives = 3000,
+    negatives: options.Negatives = 150_000,
+    false_accept_rate: options.FalseAcceptRate = 0.0015,
+    noise: options.Noise = 0.02,
+    discordance: options.Discordance = 0.01,
+    runs: options.Runs = 40,
+    config: options.Config = None,
+    target_frr: options.TargetFrr = None,
+    fa_margin: options.FaMargin = None,
+    frr_margin: options.FrrMargin = None,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Say how many trials the margins need, by formula and by simulation."""
+    flags = {
+        "target_frr": target_frr,
+        "fa_ratio_margin": fa_margin,
+        "relative_fdr_margin": fa_margin,
+        "frr_margin_pp": frr_margin,
+    }
+
+    def action() -> int:
+        from kwsq.converter.gate.commands import plan_for
+        from kwsq.converter.gate_summaries import plan_blocks
+
+        facts = plan_for((positives, negatives, false_accept_rate, noise, discordance, runs), config, flags)
+        show_result(facts, plan_blocks(facts), as_json=as_json)
+        return 0
+
+    finish(action, verbose=verbose)
+
+
+def report(
+    document: options.GateReport,
+    to: options.ReportFormat = "text",
+    verbose: options.Verbose = False,
+) -> None:
+    """Render a gate's report as text, Markdown for a job summary, or JUnit XML."""
+
+    def action() -> int:
+        from kwsq.converter.gate.commands import read_report
+        from kwsq.converter.gate_render import render
+
+        sys.stdout.write(render(read_report(document), to))
+        return 0
+
+    finish(action, verbose=verbose)
+
+
+def _publish_gate(report: Mapping[str, Any], output: Path | None, *, force: bool, as_json: bool, quiet: bool) -> int:
+    from kwsq.converter.gate.commands import write_report
+    from kwsq.converter.gate_summaries import gate_blocks
+
+    if output is not None:
+        write_report(report, output, force=force)
+    blocks = gate_blocks(report)
+    show_result(report, blocks[:1] if quiet else blocks, as_json=as_json)
+    return int(report["result"]["verdict"]["exit_code"])

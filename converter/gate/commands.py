@@ -1,0 +1,123 @@
+"""What `kwsq gate` does, without printing: from files to a report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kwsq.converter.gate.checks import Classified
+from kwsq.converter.gate.decision import decide
+from kwsq.converter.gate.pairs import PairedTrials
+from kwsq.converter.gate.plan import PlanRequest, plan
+from kwsq.converter.gate.report import checked_report, gate_report, rejudge
+from kwsq.converter.gate.score_files import evalset_sha256, is_score_file, join, read_scores
+from kwsq.converter.input_file import read_file
+from kwsq.converter.manifest import json_bytes
+from kwsq.converter.settings import gate_config, read_settings
+from kwsq.ir.errors import Problem, UsageError
+
+Json = dict[str, Any]
+Compared = tuple[PairedTrials, Classified | None, Json]
+
+
+def compare(
+    reference: Path | None,
+    candidate: Path | None,
+    data: Path | None,
+    keywords: tuple[int, ...],
+    config: Path | None,
+    flags: Mapping[str, Any],
+) -> Json:
+    """Returns the report on two score files, or on two models and labelled data.
+
+    Args:
+        reference: scores or model of the approved detector.
+        candidate: scores or model of the one to release.
+        data: `.npz` of inputs and labels; needed by models.
+        keywords: classes that are keywords, for models; none pools every class.
+        config: settings file.
+        flags: settings given on the command line, None where not given.
+
+    Raises:
+        KwsqError: an option, a file or a model is unfit.
+    """
+    settings = gate_config(read_settings(config), flags)
+    if reference is None or candidate is None:
+        missing = " and ".join(n for n, p in (("--reference", reference), ("--candidate", candidate)) if p is None)
+        raise UsageError(Problem("kwsq gate", f"no {missing}", "both models or score files", "add the option"))
+    pairs, classified, sources = _compared(reference, candidate, data, keywords)
+    return gate_report(decide(pairs, settings, classified), sources)
+
+
+def _compared(reference: Path, candidate: Path, data: Path | None, keywords: tuple[int, ...]) -> Compared:
+    if is_score_file(reference) and is_score_file(candidate):
+        if data is not None or keywords:
+            found = "--data or --keyword with score files"
+            raise UsageError(Problem("kwsq gate", found, "score files alone", "leave them out, or name two models"))
+        first, second = read_scores(reference, "--reference"), read_scores(candidate, "--candidate")
+        sources = {
+            "reference": {"file": first.name, "sha256": first.sha256},
+            "candidate": {"file": second.name, "sha256": second.sha256},
+            "evalset": {"file": None, "sha256": evalset_sha256(first)},
+        }
+        return join(first, second), None, sources
+    from kwsq.converter.gate.model_pairs import scored_pair
+
+    if data is None:
+        found = "no --data"
+        raise UsageError(Problem("kwsq gate", found, "labelled inputs to run the models on", "add --data EVAL.npz"))
+    return scored_pair(reference, candidate, data, keywords)
+
+
+def judge_again(report: Path, config: Path | None, flags: Mapping[str, Any]) -> Json:
+    """Returns an earlier report under other margins.
+
+    Raises:
+        UsageError: not a gate's report, or a setting that would change the bounds.
+    """
+    sections = read_settings(config)
+    settings = gate_config(sections, flags)
+    named = [*sections.get("gate", {}), *(name for name, value in flags.items() if value is not None)]
+    return rejudge(read_report(report), f"report {report.name!r}", {name: getattr(settings, name) for name in named})
+
+
+def read_report(path: Path) -> Json:
+    """Returns a gate's report.
+
+    Raises:
+        UsageError: not JSON, or another document.
+    """
+    where = f"report {path.name!r}"
+    try:
+        document = json.loads(read_file(path, "report"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UsageError(Problem(where, str(error), "JSON", "name a report of kwsq gate")) from error
+    return checked_report(document, where)
+
+
+def plan_for(numbers: tuple[int, int, float, float, float, int], config: Path | None, flags: Mapping[str, Any]) -> Json:
+    """Returns the plan for keyword trials, others, false accept rate, noise, discordance and runs."""
+    return dict(plan(PlanRequest(*numbers), gate_config(read_settings(config), flags)))
+
+
+def write_report(report: Mapping[str, Any], path: Path, *, force: bool) -> None:
+    """Writes a report, whole or not at all.
+
+    Raises:
+        UsageError: the file exists and `force` is not given, or it cannot be written.
+    """
+    where = f"--output {str(path)!r}"
+    if path.exists() and not force:
+        raise UsageError(Problem(where, "an existing file", "a new one", "choose another name or add --force"))
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staging.write_bytes(json_bytes(report))
+        staging.replace(path)
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise UsageError(Problem(where, found, "a writable place", "choose another name")) from error
+    finally:
+        staging.unlink(missing_ok=True)
