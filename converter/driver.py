@@ -197,5 +197,6 @@ def _files(conversion: Conversion, report: Mapping[str, Any]) -> dict[str, bytes
         source={"name": conversion.options.model.name, "sha256": conversion.source.sha256},
         options=conversion.options.to_json(),
         notes=report["result"]["notes"],
+        compiler=(report["result"]["artefact"]["estimates"] or {}).get("compiler", ""),
     )
     return {**files, MANIFEST: described}

@@ -171,7 +171,9 @@ def _details(title: str, body: str) -> str:
 
 
 def _sizes(result: Json) -> str:
-    body = containers_table(result["containers"]) + runtimes_table(result["runtimes"])
+    rows = [(f["file"], number(f["bytes"]), f["what"]) for f in result["artefact"]["beside"]]
+    beside = table(("file beside the artefact", "bytes", ""), rows, frozenset({1})) if rows else ""
+    body = containers_table(result["containers"]) + beside + runtimes_table(result["runtimes"])
     return _section("Containers and runtimes", body)
 
 

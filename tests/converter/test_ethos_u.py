@@ -67,9 +67,13 @@ def test_the_bundled_models_leave_both_files_and_the_estimates(name: str, bits: 
         "report.json",
     ]
     assert "Vela's estimate" in outcome.stdout
-    assert "s estimates</h2>" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "s estimates</h2>" in page
+    assert "the file before Vela, on which parity is proven" in page
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
     result = result_of(tmp_path / "out")
     assert all("model_int8.tflite, before Vela" in check["question"] for check in result["parity"]["checks"])
+    assert manifest["compiler"] == result["artefact"]["estimates"]["compiler"]
     assert result["runtimes"][-1] == {
         "name": "Ethos-U",
         "accepted": None,
