@@ -224,3 +224,13 @@ def test_biases_stay_plain() -> None:
 
 def test_equal_graphs_give_equal_bytes() -> None:
     assert lut(network())[1] == lut(network())[1]
+
+
+@pytest.mark.parametrize(("bits", "theirs"), [(5, 42_960), (4, 34_752), (1, 10_160)])
+def test_a_large_dense_layer_shrinks_by_no_less_than_with_the_packages_own_compressor(bits: int, theirs: int) -> None:
+    """256 x 256, one scale per tensor; the package makes of a file of 67,216 bytes one of `theirs`."""
+    model = LoweredModel(seed=bits)
+    levels = (-1, 1) if bits == 1 else None
+    graph = model.graph(model.dense(model.input("x", (1, 256)), 256, bits=bits, levels=levels, per_channel=False))
+    plain = len(emit(graph, runtime="tflm")[1])
+    assert plain - len(lut(graph)[1]) >= 67_216 - theirs
