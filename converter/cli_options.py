@@ -63,7 +63,12 @@ Ranges = Annotated[
 Requantize = Annotated[bool, Option("--requantize", help="Quantize annotated weights again, to --wbits.")]
 States = Annotated[
     list[str] | None,
-    Option("--state", metavar="S1=N1", help="Streaming state: input and the output feeding it. Repeatable."),
+    Option(
+        "--state",
+        metavar="S1=N1",
+        help="Streaming state: input and the output feeding it, repeatable; none: the model has no states.",
+        show_default="(paired by order and shape)",
+    ),
 ]
 Encodings = Annotated[Path | None, Option(metavar="FILE", help="AIMET encodings beside the model.", show_default=False)]
 MinAccuracy = Annotated[

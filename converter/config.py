@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from kwsq.ir.errors import Problem, UsageError
 
+MOST_PARITY_INPUTS = 10_000
+"""Far more than tell two models apart; a mistyped number must not fill the memory."""
 WEIGHT_BITS = range(1, 9)
 CONTAINERS: Mapping[str, tuple[str, ...]] = {
     "neon": ("int8", "int4", "lut"),
@@ -43,7 +45,7 @@ class ConvertOptions:
         scheme: weight scheme forced on post-training quantization, None for the best per layer.
         ranges: how post-training quantization chooses activation ranges, None for its default.
         requantize: move weights declared wider than `weight_bits` to that width.
-        states: state input -> state output.
+        states: state input -> state output; empty for a model without states, None to pair by order and shape.
         encodings: AIMET encodings file.
         min_accuracy: smallest top-1 accuracy of the artefact on `data`, as a fraction.
         parity_inputs: number of input vectors parity is checked on.
@@ -126,8 +128,9 @@ def check_options(options: ConvertOptions) -> None:
     if options.min_accuracy is not None and options.data is None:
         remedy = "add --data EVAL.npz with labels y"
         problems.append(Problem("--min-accuracy", "no --data", "labelled inputs to measure on", remedy))
-    if options.parity_inputs < 1:
-        problems.append(Problem("--inputs", str(options.parity_inputs), "1 or more", "parity needs an input"))
+    if not 1 <= options.parity_inputs <= MOST_PARITY_INPUTS:
+        expected = f"1 to {MOST_PARITY_INPUTS}"
+        problems.append(Problem("--inputs", str(options.parity_inputs), expected, "correct the value"))
     if options.batch is not None and options.batch < 1:
         problems.append(Problem("--batch", str(options.batch), "1 or more", "correct the value"))
     if options.seed < 0:
@@ -207,19 +210,29 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(part) for part in parts)
 
 
-def parse_state(text: str) -> tuple[str, str]:
-    """Returns (state input, state output) of `s1=n1`.
+def parse_states(texts: Sequence[str] | None) -> dict[str, str] | None:
+    """Returns the output feeding each state input: `s1=n1` once per state, or `none` alone; None when nothing is said.
 
     Raises:
-        UsageError: the text has another form.
+        UsageError: a text of another form, `none` beside a pair, or an input or output paired twice.
 
-    >>> parse_state("s1=n1")
-    ('s1', 'n1')
+    >>> parse_states(["s1=n1", "s2=n2"]), parse_states(["none"]), parse_states([])
+    ({'s1': 'n1', 's2': 'n2'}, {}, None)
     """
-    name, _, output = text.partition("=")
-    if not (name and output):
-        raise UsageError(Problem("--state", repr(text), "input=output", "name a state input and the output feeding it"))
-    return name, output
+    if not texts:
+        return None
+    if list(texts) == ["none"]:
+        return {}
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, _, output = text.partition("=")
+        if not (name and output):
+            fix = "name a state input and the output feeding it, or `none` alone"
+            raise UsageError(Problem("--state", repr(text), "input=output", fix))
+        if name in pairs or output in pairs.values():
+            raise UsageError(Problem("--state", repr(text), "each input and output in one pair", "pair it once"))
+        pairs[name] = output
+    return pairs
 
 
 def parse_accuracy(text: str) -> float:

@@ -26,7 +26,7 @@ from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, Tfl
 from kwsq.targets.neon.schema_names import NPU_OPERATOR
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DeclaredWeights:
     """What a file written by kwsq says about the widths its weights were trained for.
 

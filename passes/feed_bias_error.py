@@ -65,7 +65,7 @@ CRITERIA = (Criterion(2, 0.0), Criterion(2, 20.0), Criterion(1, 0.0), Criterion(
 """The first is taken unless outputs stay apart; the others weigh a channel's shift above its scatter."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FedBiases:
     """The graph with its biases rounded anew, and what changed."""
 
@@ -111,7 +111,7 @@ class _Fed:
         return self.close_share >= CLOSE_SHARE
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Feeder:
     """Runs the integer graph node by node, rounding each layer's bias when its turn comes."""
 

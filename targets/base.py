@@ -41,7 +41,7 @@ class TargetOptions:
     remarks: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Artefact:
     """What a target wrote.
 

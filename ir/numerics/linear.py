@@ -36,7 +36,7 @@ from kwsq.ir.numerics.fixed_point import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FixedPointParams:
     """Constants of a convolution or BATCH_MATMUL; see `derive_fixed_point`.
 
@@ -55,7 +55,7 @@ class FixedPointParams:
     high: int = INT8_MAX
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RealParams:
     """Constants of FULLY_CONNECTED; see `effective_scale_conv` for ``effective_scale``.
 

@@ -21,7 +21,7 @@ DECODE_BYTES = 240
 """What a DECODE and its tensors add to the file besides indices and table, at most; see tests/targets/neon."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Containers:
     """Which constants are not stored as bytes.
 

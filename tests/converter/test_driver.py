@@ -112,6 +112,22 @@ def test_streaming_models_carry_their_states(tmp_path: Path) -> None:
     assert result["parity"]["vectors"] == 7
 
 
+def test_a_model_may_be_said_to_have_no_states(tmp_path: Path) -> None:
+    path = annotated(STREAM, tmp_path / "stream.onnx")
+    guessed = report(kwsq_convert(path, "--target", "neon", "--json", "-o", tmp_path / "a"))
+    stated = report(kwsq_convert(path, "--target", "neon", "--state", "s=n", "--json", "-o", tmp_path / "b"))
+    denied = report(kwsq_convert(path, "--target", "neon", "--state", "none", "--json", "-o", tmp_path / "c"))
+    notes = [
+        [note["text"] for note in result["notes"] if "streaming state" in note["text"]]
+        for result in (guessed, stated, denied)
+    ]
+    assert [len(texts) for texts in notes] == [1, 1, 0]
+    assert "--state none" in notes[0][0]
+    assert "--state none" not in notes[1][0]
+    assert denied["model"]["states"] == []
+    assert guessed["model"]["states"] == stated["model"]["states"] == [{"input": "s", "output": "n"}]
+
+
 def test_a_runtime_that_was_asked_for_must_accept_the_artefact(tmp_path: Path) -> None:
     conversion = run_conversion(ConvertOptions(quantized_dense(tmp_path), "neon"))
     assert conversion.failures() == []
