@@ -27,6 +27,14 @@ Container = Annotated[
     ),
 ]
 Runtime = Annotated[Literal["litert", "tflm"], Option(help="Interpreter the artefact must run in.")]
+RowAlign = Annotated[
+    int | None,
+    Option(
+        metavar="BITS",
+        help="With accel: where weight rows begin, a power of two up to 512; 1 leaves no gaps.",
+        show_default="the widest up to 128 that costs at most 2 %",
+    ),
+]
 Accelerator = Annotated[
     str | None,
     Option(metavar="NAME", help="With ethos-u: the configuration Vela compiles for.", show_default="ethos-u55-128"),

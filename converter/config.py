@@ -18,6 +18,7 @@ CONTAINERS: Mapping[str, tuple[str, ...]] = {
     "ethos-u": ("int8",),
 }
 """Target -> how it can store weight codes, its default first."""
+ROW_ALIGNMENTS_BITS = (1, 8, 16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class ConvertOptions:
             a float model.
         container: how weight codes are stored, one of `CONTAINERS`; None takes the target's default.
         runtime: "litert" or "tflm": the interpreter the artefact must run in.
+        row_align_bits: alignment of weight rows in a pack, one of `ROW_ALIGNMENTS_BITS`; None for the writer's choice.
         accelerator: configuration to compile for with the target ethos-u; None for its default.
         calibration: `.npz` of inputs for post-training quantization and for the scales the source leaves
             open.
@@ -58,6 +60,7 @@ class ConvertOptions:
     weight_bits: int | None = None
     container: str | None = None
     runtime: str = "litert"
+    row_align_bits: int | None = None
     accelerator: str | None = None
     calibration: Path | None = None
     data: Path | None = None
@@ -95,6 +98,7 @@ class ConvertOptions:
             "weight_bits": self.weight_bits,
             "container": self.chosen_container,
             "runtime": self.runtime,
+            "row_align_bits": self.row_align_bits,
             "accelerator": self.accelerator,
             "calibration": self.calibration.name if self.calibration else None,
             "data": self.data.name if self.data else None,
@@ -148,7 +152,18 @@ def _target_problems(options: ConvertOptions) -> list[Problem]:
         problems += _lut_problems(options)
     if options.target != "neon" and options.runtime != "litert":
         problems.append(Problem("--runtime", options.runtime, "--target neon", "leave --runtime out"))
-    return [*problems, *_accelerator_problems(options)]
+    return [*problems, *_alignment_problems(options), *_accelerator_problems(options)]
+
+
+def _alignment_problems(options: ConvertOptions) -> list[Problem]:
+    if options.row_align_bits is None:
+        return []
+    found, choices = f"{options.row_align_bits} bits", ", ".join(map(str, ROW_ALIGNMENTS_BITS))
+    if options.target != "accel":
+        return [Problem("--row-align", found, "--target accel", "leave --row-align out")]
+    if options.row_align_bits not in ROW_ALIGNMENTS_BITS:
+        return [Problem("--row-align", found, f"one of {choices}", "choose the alignment of your DMA")]
+    return []
 
 
 def _accelerator_problems(options: ConvertOptions) -> list[Problem]:

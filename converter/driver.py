@@ -179,6 +179,7 @@ def _target_options(source: Source, result: PipelineResult, options: ConvertOpti
     return TargetOptions(
         container=options.chosen_container,
         runtime=options.runtime,
+        row_align_bits=options.row_align_bits or 0,
         accelerator=options.accelerator or "",
         strip_names=options.strip_names,
         version=versions()["kwsq"],

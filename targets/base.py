@@ -25,6 +25,7 @@ class TargetOptions:
     Args:
         container: how weight codes are stored, one of the target's names, e.g. "int8".
         runtime: interpreter the artefact must run in: "litert" or "tflm".
+        row_align_bits: where rows of packed weights begin; 0 leaves it to the target.
         accelerator: configuration a compiled target is for, e.g. "ethos-u55-128".
         strip_names: leave out the names of inner tensors.
         version: version of kwsq, written into the artefact.
@@ -34,6 +35,7 @@ class TargetOptions:
 
     container: str = "int8"
     runtime: str = "litert"
+    row_align_bits: int = 0
     accelerator: str = ""
     strip_names: bool = False
     version: str = ""

@@ -48,9 +48,9 @@ class AccelTarget:
 
         Args:
             graph: legalised graph.
-            options: container ("stream" or "planes"), version and source.
+            options: container ("stream" or "planes"), row alignment, names, version and source.
         """
-        contents = build_contents(graph, Layout[options.container.upper()])
+        contents = build_contents(graph, Layout[options.container.upper()], options.row_align_bits or None)
         # The containers of the report go by the graph's names, whatever the file keeps of them.
         containers = _containers(contents, options.container)
         if options.strip_names:

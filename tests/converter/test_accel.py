@@ -102,6 +102,36 @@ def test_planes_are_an_option(converted: Path, tmp_path: Path) -> None:
     assert read((tmp_path / "out" / "model.kwsq").read_bytes()).manifest["packing"]["layout"] == "planes"
 
 
+@pytest.mark.parametrize("align", [1, 64, 512])
+def test_rows_are_aligned_as_asked(converted: Path, align: int, tmp_path: Path) -> None:
+    model = converted / "dense_w5.onnx"
+    outcome = kwsq_convert(model, "--target", "accel", "--row-align", align, "-o", tmp_path / "out", "--json")
+    assert outcome.code == 0, outcome.stderr
+    pack = read((tmp_path / "out" / "model.kwsq").read_bytes())
+    assert {layer.layout.row_align_bits for layer in pack.graph.layers} == {align}
+    here, *widths = json.loads(outcome.stdout)["result"]["footprint"]["projection"]
+    assert {**widths[1], "bits": None} == here
+    # 16 rows of 12 weights and 4 of 16, five bits each; the second tensor starts at a multiple of 16 bytes.
+    stored = [rows * -(-columns * 5 // align) * align for rows, columns in ((16, 12), (4, 16))]
+    assert here["packed_bytes"] == -(-stored[0] // 128) * 16 + -(-stored[1] // 8)
+    assert (tmp_path / "out" / "report.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--target", "accel", "--row-align", 48), "one of 1, 8, 16"),
+        (("--target", "neon", "--row-align", 64), "--target accel"),
+    ],
+)
+def test_other_alignments_are_refused(
+    converted: Path, arguments: tuple[object, ...], complaint: str, tmp_path: Path
+) -> None:
+    outcome = kwsq_convert(converted / "dense_w5.onnx", *arguments, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert complaint in outcome.stderr
+
+
 def test_inspect_and_footprint_take_a_pack(converted: Path) -> None:
     path = converted / "out" / "model.kwsq"
     inspected = json.loads(kwsq("inspect", path, "--json").stdout)
