@@ -214,6 +214,8 @@ def _indexed_weights(graph: FileSubgraph, operator: FileOperator, declared: Decl
     """Yields the constants a DECODE writes, as wide as their indices."""
     for output, indices, table in zip(operator.outputs, operator.inputs[::2], operator.inputs[1::2], strict=False):
         tensor, packed = graph.tensors[output], graph.tensors[indices].data
+        if tensor.dtype != "INT8" or not tensor.shape:
+            continue
         try:
             codes = decompress(bytes(packed), bytes(graph.tensors[table].data), tensor.shape)
         except ValueError:  # somebody else's table: its bytes are counted, its weights are not known
@@ -222,7 +224,7 @@ def _indexed_weights(graph: FileSubgraph, operator: FileOperator, declared: Decl
         yield WeightTensor(
             name=_name(graph, output),
             shape=tensor.shape,
-            rows=tensor.shape[tensor.quantized_dimension] if tensor.shape else 1,
+            rows=tensor.shape[tensor.quantized_dimension if tensor.scale.size > 1 else 0],
             container_bits=8 * len(packed) // max(tensor.size, 1),
             declared_bits=declared.bits(output, tensor),
             needed_bits=grid.bits,

@@ -20,6 +20,7 @@ found by running tflite-micro 0.dev20261023 (tests/targets/neon/test_lookup.py).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +98,7 @@ def decompress(indices: bytes, ancillary: bytes, shape: tuple[int, ...]) -> npt.
     bits = ancillary[5] & 7 if len(ancillary) > _HEADER_BYTES else 0
     if not bits or ancillary[:2] != b"\0\1" or ancillary[4] != 1 or ancillary[5] & 0xF0 != _ONE_TABLE:
         raise ValueError("not the header of one lookup table")
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     if len(indices) != -(-count * bits // 8):
         raise ValueError(f"{len(indices)} bytes of indices where {count} of {bits} bits take {-(-count * bits // 8)}")
     stream = int.from_bytes(indices, "big") >> (8 * len(indices) - count * bits)

@@ -12,7 +12,7 @@ from kwsq.converter.parity.structure import check_structure
 from kwsq.converter.runtimes import tflm
 from kwsq.converter.tflite_footprint import measure
 from kwsq.ir import lowered as ir
-from kwsq.ir.errors import UsageError
+from kwsq.ir.errors import InvalidModelError, UsageError
 from kwsq.ir.lowered import DType, LoweredGraph
 from kwsq.targets.base import TargetOptions
 from kwsq.targets.neon.container import DECODE_BYTES, choose_containers
@@ -234,3 +234,21 @@ def test_a_large_dense_layer_shrinks_by_no_less_than_with_the_packages_own_compr
     graph = model.graph(model.dense(model.input("x", (1, 256)), 256, bits=bits, levels=levels, per_channel=False))
     plain = len(emit(graph, runtime="tflm")[1])
     assert plain - len(lut(graph)[1]) >= 67_216 - theirs
+
+
+def test_damaged_files_are_measured_or_refused() -> None:
+    data, rng, measured = lut(network())[1], np.random.default_rng(6), 0
+    graph = file_of(data)
+    decodes = [op for op in graph.operators if op.name == DECODE]
+    spots = [data.index(bytes(graph.tensors[i].data)) for op in decodes for i in op.inputs]
+    for round in range(600):
+        damaged = bytearray(data)
+        for _ in range(3):
+            spot = spots[rng.integers(len(spots))] + int(rng.integers(20)) if round % 2 else rng.integers(len(data))
+            damaged[spot] = rng.integers(256)
+        try:
+            report = measure(read(bytes(damaged), "m"))
+        except InvalidModelError:
+            continue
+        measured += report.flash.total_bytes == len(data)
+    assert measured > 100
