@@ -22,7 +22,9 @@ MODEL = ROOT / "models" / "kws_ff" / "kws_ff_w5_codebook.onnx"
 WEIGHTS = (35_840, 58_240, 54_080, 54_080, 41_600, 960)
 SCHEMA = json.loads((ROOT / "converter" / "report.schema.json").read_text("utf-8"))
 
-needs_tflm = pytest.mark.skipif(not tflm.is_installed(), reason="tflite-micro: pip install 'kwsq[tflm]'")
+needs_tflm = pytest.mark.skipif(
+    not tflm.is_installed(), reason="TFLite Micro is absent; enable with: pip install 'kwsq[tflm]'"
+)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,9 @@ from kwsq.targets.neon import ethos_u, vela
 from kwsq.targets.neon.reader import read
 from kwsq.targets.neon.schema_names import NPU_OPERATOR
 
-needs_vela = pytest.mark.skipif(not vela.is_installed(), reason="ethos-u-vela: pip install 'kwsq[ethos-u]'")
+needs_vela = pytest.mark.skipif(
+    not vela.is_installed(), reason="Vela is absent; enable with: pip install 'kwsq[ethos-u]'"
+)
 SCHEMA = json.loads((ROOT / "converter" / "report.schema.json").read_text("utf-8"))
 MODELS = ROOT / "models" / "kws_ff"
 DENSE = """(float[1,256] x, float[256,256] w1, float[256] b1, float[256,256] w2, float[256] b2, float[256,256] w3,

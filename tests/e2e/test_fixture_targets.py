@@ -46,13 +46,13 @@ def test_a_fixture_becomes_a_pack_of_its_own_width(name: str, shared_dir: Path, 
     assert min(layer.layout.bits for layer in pack.graph.layers) == int(match[1])
 
 
-@pytest.mark.skipif(not tflm.is_installed(), reason="tflite-micro: pip install 'kwsq[tflm]'")
+@pytest.mark.skipif(not tflm.is_installed(), reason="TFLite Micro is absent; enable with: pip install 'kwsq[tflm]'")
 @pytest.mark.parametrize("name", FIXTURES)
 def test_a_fixture_runs_in_micro_from_lookup_tables(name: str, shared_dir: Path, tmp_path: Path) -> None:
     convert(name, shared_dir, tmp_path, "neon", "--container", "lut", "--runtime", "tflm")
 
 
-@pytest.mark.skipif(not vela.is_installed(), reason="ethos-u-vela: pip install 'kwsq[ethos-u]'")
+@pytest.mark.skipif(not vela.is_installed(), reason="Vela is absent; enable with: pip install 'kwsq[ethos-u]'")
 @pytest.mark.parametrize("name", FIXTURES)
 def test_a_fixture_compiles_for_the_npu(name: str, shared_dir: Path, tmp_path: Path) -> None:
     result = convert(name, shared_dir, tmp_path, "ethos-u")

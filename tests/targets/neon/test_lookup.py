@@ -20,7 +20,9 @@ from kwsq.targets.neon.lookup import DECODE, MAX_BITS, Lookup, compress, decompr
 from kwsq.targets.neon.reader import FileSubgraph, read
 from kwsq.targets.neon.target import NeonTarget
 
-needs_tflm = pytest.mark.skipif(not tflm.is_installed(), reason="tflite-micro: pip install 'kwsq[tflm]'")
+needs_tflm = pytest.mark.skipif(
+    not tflm.is_installed(), reason="TFLite Micro is absent; enable with: pip install 'kwsq[tflm]'"
+)
 
 
 def network(per_channel: bool = True) -> LoweredGraph:
