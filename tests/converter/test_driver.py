@@ -56,7 +56,11 @@ def test_the_report_knows_both_containers_whichever_is_written(tmp_path: Path) -
 def test_a_container_nothing_fits_is_a_usage_error(tmp_path: Path) -> None:
     model = quantized_dense(tmp_path, bits=8)
     result = report(kwsq_convert(model, "--target", "neon", "-o", tmp_path / "a", "--json"))
-    assert [c["available"] for c in result["containers"]] == [True, False]
+    assert [(c["container"], c["available"]) for c in result["containers"]] == [
+        ("int8", True),
+        ("int4", False),
+        ("lut", False),
+    ]
     outcome = kwsq_convert(model, "--target", "neon", "--container", "int4", "-o", tmp_path / "b")
     assert outcome.code == 2
     assert "no weight tensor fits int4" in outcome.stderr
