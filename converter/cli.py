@@ -21,7 +21,7 @@ import typer
 from kwsq.converter import cli_options as options
 from kwsq.converter.cli_gate import gate, gate_judge, gate_plan, report
 from kwsq.converter.cli_outcome import EXIT_CODES, INTERRUPTED, TERMINATED, finish, message, show_result
-from kwsq.converter.config import ConvertOptions, check_options, parse_accuracy, parse_shape, parse_state
+from kwsq.converter.config import ConvertOptions, check_options, parse_accuracy, parse_shape, parse_states
 from kwsq.converter.input_file import read_file
 
 
@@ -31,6 +31,8 @@ def convert(
     wbits: options.WeightBits = None,
     container: options.Container = None,
     runtime: options.Runtime = "litert",
+    row_align: options.RowAlign = None,
+    accelerator: options.Accelerator = None,
     calibration: options.Calibration = None,
     data: options.Data = None,
     output: options.Output = None,
@@ -63,6 +65,8 @@ def convert(
         "weight_bits": wbits,
         "container": container,
         "runtime": runtime,
+        "row_align_bits": row_align,
+        "accelerator": accelerator,
         "calibration": calibration,
         "data": data,
         "output": output,
@@ -92,7 +96,7 @@ def _convert(
     chosen = ConvertOptions(
         **settings,
         shapes=dict(parse_shape(text) for text in texts["shapes"] or ()),
-        states=dict(parse_state(text) for text in texts["states"]) if texts["states"] else None,
+        states=parse_states(texts["states"]),
         min_accuracy=None if texts["min_accuracy"] is None else parse_accuracy(texts["min_accuracy"]),
     )
     # Before the imports below, which take longer than everything a wrong option needs.

@@ -12,20 +12,33 @@ AnyModel = Annotated[Path, Argument(metavar="MODEL", help="An .onnx, .tflite or 
 
 Target = Annotated[
     Literal["neon", "accel", "ethos-u"],
-    Option(help="What to write for. ethos-u is not available yet.", show_default=False),
+    Option(help="What to write for.", show_default=False),
 ]
 WeightBits = Annotated[
     int | None,
     Option(metavar="N", help="Weight bits to ship, 1 to 8.", show_default="the model's own; 8 for a float model"),
 ]
 Container = Annotated[
-    Literal["int8", "int4", "stream", "planes"] | None,
+    Literal["int8", "int4", "lut", "stream", "planes"] | None,
     Option(
-        help="How weight codes are stored. neon: int8, or int4 where they fit [-8, 7]; accel: bit stream or planes.",
+        help="How weight codes are stored. neon: int8, int4 where they fit [-8, 7], or with --runtime tflm lut, "
+        "tables of up to 128 values; accel: bit stream or planes.",
         show_default="int8; stream for accel",
     ),
 ]
 Runtime = Annotated[Literal["litert", "tflm"], Option(help="Interpreter the artefact must run in.")]
+RowAlign = Annotated[
+    int | None,
+    Option(
+        metavar="BITS",
+        help="With accel: where weight rows begin, a power of two up to 512; 1 leaves no gaps.",
+        show_default="the widest up to 128 that costs at most 2 %",
+    ),
+]
+Accelerator = Annotated[
+    str | None,
+    Option(metavar="NAME", help="With ethos-u: the configuration Vela compiles for.", show_default="ethos-u55-128"),
+]
 Calibration = Annotated[
     Path | None,
     Option(metavar="X.npz", help="Representative inputs by name; needed by float models.", show_default=False),
@@ -58,7 +71,12 @@ Ranges = Annotated[
 Requantize = Annotated[bool, Option("--requantize", help="Quantize annotated weights again, to --wbits.")]
 States = Annotated[
     list[str] | None,
-    Option("--state", metavar="S1=N1", help="Streaming state: input and the output feeding it. Repeatable."),
+    Option(
+        "--state",
+        metavar="S1=N1",
+        help="Streaming state: input and the output feeding it, repeatable; none: the model has no states.",
+        show_default="(paired by order and shape)",
+    ),
 ]
 Encodings = Annotated[Path | None, Option(metavar="FILE", help="AIMET encodings beside the model.", show_default=False)]
 MinAccuracy = Annotated[

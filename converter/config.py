@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from kwsq.ir.errors import Problem, UsageError
 
+MOST_PARITY_INPUTS = 10_000
+"""Far more than tell two models apart; a mistyped number must not fill the memory."""
 WEIGHT_BITS = range(1, 9)
-# Named by the command line already, built later: naming one is answered with the reason instead of "unknown".
-PLANNED_TARGETS = ("ethos-u",)
-CONTAINERS: Mapping[str, tuple[str, ...]] = {"neon": ("int8", "int4"), "accel": ("stream", "planes")}
+CONTAINERS: Mapping[str, tuple[str, ...]] = {
+    "neon": ("int8", "int4", "lut"),
+    "accel": ("stream", "planes"),
+    "ethos-u": ("int8",),
+}
 """Target -> how it can store weight codes, its default first."""
+ROW_ALIGNMENTS_BITS = (1, 8, 16, 32, 64, 128, 256, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,8 @@ class ConvertOptions:
             a float model.
         container: how weight codes are stored, one of `CONTAINERS`; None takes the target's default.
         runtime: "litert" or "tflm": the interpreter the artefact must run in.
+        row_align_bits: alignment of weight rows in a pack, one of `ROW_ALIGNMENTS_BITS`; None for the writer's choice.
+        accelerator: configuration to compile for with the target ethos-u; None for its default.
         calibration: `.npz` of inputs for post-training quantization and for the scales the source leaves
             open.
         data: `.npz` of inputs and labels to measure accuracy on.
@@ -40,7 +47,7 @@ class ConvertOptions:
         scheme: weight scheme forced on post-training quantization, None for the best per layer.
         ranges: how post-training quantization chooses activation ranges, None for its default.
         requantize: move weights declared wider than `weight_bits` to that width.
-        states: state input -> state output.
+        states: state input -> state output; empty for a model without states, None to pair by order and shape.
         encodings: AIMET encodings file.
         min_accuracy: smallest top-1 accuracy of the artefact on `data`, as a fraction.
         parity_inputs: number of input vectors parity is checked on.
@@ -56,6 +63,8 @@ class ConvertOptions:
     weight_bits: int | None = None
     container: str | None = None
     runtime: str = "litert"
+    row_align_bits: int | None = None
+    accelerator: str | None = None
     calibration: Path | None = None
     data: Path | None = None
     output: Path | None = None
@@ -95,6 +104,8 @@ class ConvertOptions:
             "weight_bits": self.weight_bits,
             "container": self.chosen_container,
             "runtime": self.runtime,
+            "row_align_bits": self.row_align_bits,
+            "accelerator": self.accelerator,
             "calibration": self.calibration.name if self.calibration else None,
             "data": self.data.name if self.data else None,
             "batch": self.batch,
@@ -127,8 +138,9 @@ def check_options(options: ConvertOptions) -> None:
     if options.min_accuracy is not None and options.data is None:
         remedy = "add --data EVAL.npz with labels y"
         problems.append(Problem("--min-accuracy", "no --data", "labelled inputs to measure on", remedy))
-    if options.parity_inputs < 1:
-        problems.append(Problem("--inputs", str(options.parity_inputs), "1 or more", "parity needs an input"))
+    if not 1 <= options.parity_inputs <= MOST_PARITY_INPUTS:
+        expected = f"1 to {MOST_PARITY_INPUTS}"
+        problems.append(Problem("--inputs", str(options.parity_inputs), expected, "correct the value"))
     if options.batch is not None and options.batch < 1:
         problems.append(Problem("--batch", str(options.batch), "1 or more", "correct the value"))
     if options.seed < 0:
@@ -138,16 +150,49 @@ def check_options(options: ConvertOptions) -> None:
 
 
 def _target_problems(options: ConvertOptions) -> list[Problem]:
-    if options.target in PLANNED_TARGETS:
-        remedy = "this target is not available yet; use --target neon or --target accel"
-        return [Problem("--target", options.target, " or ".join(CONTAINERS), remedy)]
     problems, known = [], CONTAINERS.get(options.target)
     if known is not None and options.container is not None and options.container not in known:
         expected, remedy = " or ".join(known), f"choose a container of --target {options.target}"
         problems.append(Problem("--container", options.container, expected, remedy))
+    if options.container == "lut" and options.target == "neon":
+        problems += _lut_problems(options)
     if options.target != "neon" and options.runtime != "litert":
         problems.append(Problem("--runtime", options.runtime, "--target neon", "leave --runtime out"))
+    return [*problems, *_alignment_problems(options), *_accelerator_problems(options)]
+
+
+def _alignment_problems(options: ConvertOptions) -> list[Problem]:
+    if options.row_align_bits is None:
+        return []
+    found, choices = f"{options.row_align_bits} bits", ", ".join(map(str, ROW_ALIGNMENTS_BITS))
+    if options.target != "accel":
+        return [Problem("--row-align", found, "--target accel", "leave --row-align out")]
+    if options.row_align_bits not in ROW_ALIGNMENTS_BITS:
+        return [Problem("--row-align", found, f"one of {choices}", "choose the alignment of your DMA")]
+    return []
+
+
+def _accelerator_problems(options: ConvertOptions) -> list[Problem]:
+    if options.target != "ethos-u":
+        if options.accelerator is None:
+            return []
+        return [Problem("--accelerator", options.accelerator, "--target ethos-u", "leave --accelerator out")]
+    from kwsq.targets.neon.vela import ACCELERATORS, is_installed, missing
+
+    problems = [] if is_installed() else [missing()]
+    if options.accelerator is not None and options.accelerator not in ACCELERATORS:
+        expected, remedy = f"one of {', '.join(ACCELERATORS)}", "choose a configuration of the list"
+        problems.append(Problem("--accelerator", repr(options.accelerator), expected, remedy))
     return problems
+
+
+def _lut_problems(options: ConvertOptions) -> list[Problem]:
+    if options.runtime != "tflm":
+        remedy = "add --runtime tflm: LiteRT has no operator that reads lookup tables"
+        return [Problem("--container lut", f"--runtime {options.runtime}", "--runtime tflm", remedy)]
+    from kwsq.converter.runtimes.tflm import is_installed, missing
+
+    return [] if is_installed() else [missing()]
 
 
 def _file_problems(options: ConvertOptions) -> list[Problem]:
@@ -188,19 +233,29 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(part) for part in parts)
 
 
-def parse_state(text: str) -> tuple[str, str]:
-    """Returns (state input, state output) of `s1=n1`.
+def parse_states(texts: Sequence[str] | None) -> dict[str, str] | None:
+    """Returns the output feeding each state input: `s1=n1` once per state, or `none` alone; None when nothing is said.
 
     Raises:
-        UsageError: the text has another form.
+        UsageError: a text of another form, `none` beside a pair, or an input or output paired twice.
 
-    >>> parse_state("s1=n1")
-    ('s1', 'n1')
+    >>> parse_states(["s1=n1", "s2=n2"]), parse_states(["none"]), parse_states([])
+    ({'s1': 'n1', 's2': 'n2'}, {}, None)
     """
-    name, _, output = text.partition("=")
-    if not (name and output):
-        raise UsageError(Problem("--state", repr(text), "input=output", "name a state input and the output feeding it"))
-    return name, output
+    if not texts:
+        return None
+    if list(texts) == ["none"]:
+        return {}
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, _, output = text.partition("=")
+        if not (name and output):
+            fix = "name a state input and the output feeding it, or `none` alone"
+            raise UsageError(Problem("--state", repr(text), "input=output", fix))
+        if name in pairs or output in pairs.values():
+            raise UsageError(Problem("--state", repr(text), "each input and output in one pair", "pair it once"))
+        pairs[name] = output
+    return pairs
 
 
 def parse_accuracy(text: str) -> float:

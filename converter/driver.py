@@ -16,7 +16,7 @@ from kwsq.converter.html import render_html
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes, manifest, versions
 from kwsq.converter.output import MANIFEST, REPORT_HTML, REPORT_JSON, OutputDirectory
-from kwsq.converter.proof import load_proof
+from kwsq.converter.proof import Beside, load_proof
 from kwsq.converter.references import quantized_reference, source_reference
 from kwsq.converter.report import Conversion, build_report
 from kwsq.converter.vectors import Boundary, artefact_inputs, boundary_of, parity_inputs, real_samples, with_states
@@ -24,7 +24,7 @@ from kwsq.passes.base import Level, Note
 from kwsq.passes.dialects import Normalized, normalize
 from kwsq.passes.load import Source, load_file
 from kwsq.passes.pipeline import DEFAULT_WEIGHT_BITS, PipelineOptions, PipelineResult, run_pipeline
-from kwsq.targets.base import TargetOptions, load_target
+from kwsq.targets.base import Artefact, TargetOptions, load_target
 
 if TYPE_CHECKING:
     from kwsq.converter.budget import Limit
@@ -95,7 +95,7 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
     target, target_options = load_target(options.target), _target_options(source, result, options)
     graph = target.legalize(result.lowered, target_options)
     artefact = target.emit(graph, target_options)
-    (model,) = artefact.files.values()
+    model = artefact.proven_bytes
     progress("parity")
     whole = options.encodings is None
     reference = quantized_reference(source, result, whole=whole)
@@ -103,23 +103,24 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
     inputs = artefact_inputs(graph, real)
     proof = load_proof(options.target)
     parity = proof.check(graph, model, reference, inputs, all_tensors=options.intermediates)
+    beside = proof.beside(result.lowered, target_options, inputs)
     original = source_reference(source, result, whole=whole) if result.is_ptq else reference
     progress("measure")
     accuracy: Accuracy | None = None
     if data is not None and parity.vectors:  # 0 where its runtime would not run it
         accuracy = assess(graph, proof.runner(graph, model), original, data, artefact_inputs(graph, data.inputs))
-    footprint = proof.footprint(model, next(iter(artefact.files)))
+    footprint = proof.footprint(model, artefact.proven_name)
     return Conversion(
         options=options,
         source=source,
         normalized=normalized,
-        pipeline=result,
+        pipeline=replace(result, notes=(*result.notes, *beside.notes)),
         graph=graph,
-        artefact=artefact,
-        parity=parity,
+        artefact=_with_files(artefact, beside),
+        parity=replace(parity, checks=(*parity.checks, *beside.checks)),
         float_distance=float_distance(graph, original, real, inputs) if result.is_ptq else None,
         accuracy=accuracy,
-        containers=measure_containers(target, proof.weight_bytes, result.lowered, target_options, artefact),
+        containers=measure_containers(target, proof, result.lowered, target_options, artefact),
         runtimes=proof.runtimes(graph, model, parity, inputs),
         footprint=footprint,
         budget=None if limits is None else _budget(options, limits, source, model, footprint, accuracy),
@@ -154,6 +155,11 @@ def _budget(
     if accuracy is not None:
         metrics["accuracy"] = accuracy.artefact_top1
     return budget_of(options, source.sha256, model, metrics, limits)
+
+
+def _with_files(artefact: Artefact, beside: Beside) -> Artefact:
+    files, described = {**artefact.files, **beside.files}, {**artefact.beside, **beside.descriptions}
+    return replace(artefact, files=files, beside=described)
 
 
 def _load(options: ConvertOptions) -> Source:
@@ -214,6 +220,8 @@ def _target_options(source: Source, result: PipelineResult, options: ConvertOpti
     return TargetOptions(
         container=options.chosen_container,
         runtime=options.runtime,
+        row_align_bits=options.row_align_bits or 0,
+        accelerator=options.accelerator or "",
         strip_names=options.strip_names,
         version=versions()["kwsq"],
         source_sha256=source.sha256,
@@ -231,5 +239,6 @@ def _files(conversion: Conversion, report: Mapping[str, Any]) -> dict[str, bytes
         source={"name": conversion.options.model.name, "sha256": conversion.source.sha256},
         options=conversion.options.to_json(),
         notes=report["result"]["notes"],
+        compiler=(report["result"]["artefact"]["estimates"] or {}).get("compiler", ""),
     )
     return {**files, MANIFEST: described}

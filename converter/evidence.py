@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from kwsq.converter.config import CONTAINERS
 from kwsq.converter.parity import Check, Mismatch, ParityReport, SourceReference, Tolerance, check
-from kwsq.converter.parity.kernels import integer_outputs
+from kwsq.converter.parity.kernels import decoded_constants, integer_outputs
 from kwsq.converter.parity.sequences import first_vectors, run_vectors
 from kwsq.converter.parity.source import output_error
+from kwsq.converter.proof import Proof
 from kwsq.converter.report import LITERT_DEFAULT, LITERT_REFERENCE, MICRO, Container, RuntimeVerdict
 from kwsq.converter.runtimes.tflm import is_installed, run_tflm
 from kwsq.ir.errors import ParityError, UnsupportedModelError, UsageError
@@ -44,7 +45,7 @@ def checked_parity(
 
 def measure_containers(
     target: Target,
-    weight_bytes: Callable[[bytes], int],
+    proof: Proof,
     lowered: LoweredGraph,
     options: TargetOptions,
     written: Artefact,
@@ -53,7 +54,7 @@ def measure_containers(
 
     Args:
         target: the target.
-        weight_bytes: tells the bytes of the weights in an artefact.
+        proof: tells the bytes of the weights in an artefact, and of the arena where Micro is to run it.
         lowered: integer graph before legalisation.
         options: of the artefact written.
         written: that artefact.
@@ -61,22 +62,26 @@ def measure_containers(
     found = []
     for name in CONTAINERS[target.name]:
         if name == options.container:
-            found.append(_container(name, weight_bytes, written, written=True))
+            found.append(_container(options, proof, written, written=True))
+            continue
+        if name == "lut" and options.runtime != "tflm":
+            found.append(Container(name, False, None, None, None, "read by TensorFlow Lite Micro only: --runtime tflm"))
             continue
         wanted = replace(options, container=name)
         try:
             other = target.emit(target.legalize(lowered, wanted), wanted)
         except (UsageError, UnsupportedModelError) as error:
             reason = f"{error.summary}: {error.problems[0].where}: {error.problems[0].found}"
-            found.append(Container(name, False, None, None, reason))
+            found.append(Container(name, False, None, None, None, reason))
         else:
-            found.append(_container(name, weight_bytes, other, written=False))
+            found.append(_container(wanted, proof, other, written=False))
     return tuple(found)
 
 
-def _container(name: str, weight_bytes: Callable[[bytes], int], artefact: Artefact, *, written: bool) -> Container:
-    (data,) = artefact.files.values()
-    return Container(name, written, len(data), weight_bytes(data))
+def _container(options: TargetOptions, proof: Proof, artefact: Artefact, *, written: bool) -> Container:
+    data = artefact.proven_bytes
+    arena = proof.arena_bytes(data) if options.runtime == "tflm" else None
+    return Container(options.container, written, len(data), proof.weight_bytes(data), arena)
 
 
 def try_runtimes(
@@ -90,6 +95,10 @@ def try_runtimes(
         parity: LiteRT's runs are part of it.
         inputs: as the artefact takes them.
     """
+    if decoded_constants(graph, data):
+        reason = "not tried: constants in lookup tables are TensorFlow Lite Micro's"
+        untried = (RuntimeVerdict(name, None, reason) for name in (LITERT_REFERENCE, LITERT_DEFAULT))
+        return (*untried, _tflm(graph, data, inputs))
     ran = {c.name: c for c in parity.checks}
     litert = [
         RuntimeVerdict(name, check_name in ran, ran[check_name].question if check_name in ran else "refused the file")

@@ -46,9 +46,9 @@ def _checks(result: Json) -> str:
         bounds = [amount(check[key], check["unit"]) if measured else "" for key in ("point", "lower", "upper")]
         margin = amount(check["margin"], check["unit"]) if check["unit"] else ""
         found = check["method"] if measured else check["reason"]
-        rows.append((check["status"], check["id"], check["question"], *bounds, margin, found))
+        rows.append((check["id"], check["status"], check["question"], *bounds, margin, found))
     confidence = f"{100 * result['settings']['confidence']:g} %"
-    headers = ("", "check", "worse in", "measured", f"lower {confidence}", f"upper {confidence}", "margin", "method")
+    headers = ("check", "", "worse in", "measured", f"lower {confidence}", f"upper {confidence}", "margin", "method")
     lead = "Positive is worse. PASS: the upper bound is below the margin. Bounds are one-sided."
     return section("Checks", table(headers, rows, frozenset({3, 4, 5, 6})), lead)
 
@@ -110,7 +110,7 @@ def _interval(result: Json) -> str:
     y = _SIDE - deviate(point["target_frr"])
     rates = [point[name]["matched"]["false_accept_rate"] for name in ("reference", "candidate")]
     dots = [
-        f'<circle class="det-{name}" cx="{deviate(rate):.2f}" cy="{y:.2f}" r="1.2"/>'
+        f'<circle class="det-{name}" cx="{deviate(rate):.2f}" cy="{y:.2f}" r="0.8"/>'
         for name, rate in zip(("reference", "candidate"), rates, strict=True)
         if rate is not None
     ]

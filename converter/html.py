@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from kwsq.converter.estimates import HEADERS, estimate_rows
 from kwsq.converter.html_tables import (
     activations_table,
     containers_table,
@@ -20,6 +21,7 @@ from kwsq.converter.html_tables import (
     projection_table,
     ptq_table,
     runtimes_table,
+    table,
     weights_table,
 )
 from kwsq.converter.plots import Bar, Part, bar_chart, legend, text, timeline
@@ -175,8 +177,19 @@ def _details(title: str, body: str) -> str:
 
 
 def _sizes(result: Json) -> str:
-    body = containers_table(result["containers"]) + runtimes_table(result["runtimes"])
+    rows = [(f["file"], number(f["bytes"]), f["what"]) for f in result["artefact"]["beside"]]
+    beside = table(("file beside the artefact", "bytes", ""), rows, frozenset({1})) if rows else ""
+    body = containers_table(result["containers"]) + beside + runtimes_table(result["runtimes"])
     return section("Containers and runtimes", body)
+
+
+def _estimates(result: Json) -> str:
+    if result["artefact"]["estimates"] is None:
+        return ""
+    found = result["artefact"]["estimates"]
+    lead = f"{found['compiler']}, {found['accelerator']}, {found['system_config']}, {found['memory_mode']}."
+    body = table(HEADERS, estimate_rows(result["artefact"], result["footprint"]), frozenset({1, 2}))
+    return section("Vela's estimates", body, lead)
 
 
 def _projection(result: Json) -> str:
@@ -238,6 +251,7 @@ _SECTIONS: Sequence[Callable[[Json], str]] = (
     _memory,
     _bits,
     _sizes,
+    _estimates,
     _projection,
     _operators,
     _choices,

@@ -97,11 +97,12 @@ def containers_table(containers: Sequence[Json]) -> str:
             f"{c['container']}{' (written)' if c['written'] else ''}",
             number(c["file_bytes"]) if c["available"] else "",
             number(c["weight_bytes"]) if c["available"] else "",
+            number(c["arena_bytes"]) if c["arena_bytes"] is not None else "",
             c["reason"],
         )
         for c in containers
     ]
-    return table(("container", "file bytes", "weight bytes", ""), rows, frozenset({1, 2}))
+    return table(("container", "file bytes", "weight bytes", "Micro arena bytes", ""), rows, frozenset({1, 2, 3}))
 
 
 def runtimes_table(runtimes: Sequence[Json]) -> str:
@@ -115,7 +116,7 @@ def weights_table(weights: Sequence[Json]) -> str:
         (
             w["tensor"],
             _bits(w),
-            f"{w['container']}{': ' + w['why_not_int4'] if w['why_not_int4'] else ''}",
+            f"{w['container']}{': ' + w['why_kept_int8'] if w['why_kept_int8'] else ''}",
             number(w["elements"]),
             number(w["distinct_codes"]),
             _scales(w["annotated_scale"]),

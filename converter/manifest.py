@@ -38,6 +38,7 @@ def manifest(
     source: Mapping[str, str],
     options: Mapping[str, object],
     notes: Sequence[object],
+    compiler: str = "",
 ) -> bytes:
     """Returns the contents of manifest.json.
 
@@ -46,6 +47,7 @@ def manifest(
         source: name and SHA-256 of the model.
         options: of the conversion.
         notes: of the passes.
+        compiler: name and version of the compiler whose bytes are among the files, e.g. "ethos-u-vela 5.2.0".
     """
     described = {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in sorted(files.items())
@@ -55,6 +57,7 @@ def manifest(
             "generator": "kwsq",
             "format": 1,
             "versions": versions(),
+            **({"compiler": compiler} if compiler else {}),
             "source": dict(source),
             "options": dict(options),
             "files": described,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kwsq.ir.errors import Problem, UsageError
 
-ARTEFACTS = ("model.tflite", "model.kwsq")
+ARTEFACTS = ("model.tflite", "model.kwsq", "model_int8.tflite")
 REPORT_JSON, REPORT_HTML, MANIFEST = "report.json", "report.html", "manifest.json"
 OWN_FILES = (*ARTEFACTS, REPORT_JSON, REPORT_HTML, MANIFEST)
 """Names kwsq writes; in an output directory they are kwsq's to replace."""

@@ -77,7 +77,17 @@ def plan(buffers: Sequence[Lifetime], steps: int) -> MemoryPlan:
     >>> arena.high_water_bytes, arena.lower_bound_bytes, [p.offset_bytes for p in arena.placements]
     (160, 160, [0, 112, 0])
     """
-    offsets = _greedy_offsets(buffers)
+    return place(buffers, _greedy_offsets(buffers), steps)
+
+
+def place(buffers: Sequence[Lifetime], offsets: Sequence[int], steps: int) -> MemoryPlan:
+    """Returns a plan whose offsets somebody else made, e.g. one that lies in the file; buffers may share bytes.
+
+    Args:
+        buffers: what is placed.
+        offsets: in bytes, one per buffer.
+        steps: number of steps, the initial one included.
+    """
     live = _live_bytes(buffers, steps)
     placements = tuple(Placement(b, o) for b, o in zip(buffers, offsets, strict=True))
     high_water = max((p.offset_bytes + p.lifetime.aligned_bytes for p in placements), default=0)

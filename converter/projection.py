@@ -94,11 +94,18 @@ def _file_bytes(pack: Pack, changed: Mapping[Section, int]) -> int:
     return aligned(table) + sum(aligned(size) for size in sizes.values())
 
 
+def _pinned_alignment(layers: tuple[PackLayer, ...]) -> int | None:
+    """Returns the row alignment of a pack where it is not the writer's own choice: somebody's DMA needs it."""
+    layouts = [layer.layout for layer in layers]
+    own = choose_alignment([(layout.rows, layout.columns, layout.bits) for layout in layouts], layouts[0].order)
+    return None if layouts[0].row_align_bits == own else layouts[0].row_align_bits
+
+
 def _packed_bytes(layers: tuple[PackLayer, ...], bits: int) -> int:
     """Returns the size of the weights section as the writer would lay it out."""
     order = layers[0].layout.order
     shapes = [(layer.layout.rows, layer.layout.columns, bits) for layer in layers]
-    align = choose_alignment(shapes, order)
+    align = _pinned_alignment(layers) or choose_alignment(shapes, order)
     end = 0
     for rows, columns, width in shapes:
         start = aligned(end)

@@ -45,9 +45,10 @@ class Container:
     """What a container makes of the model.
 
     Args:
-        name: "int8" or "int4".
+        name: e.g. "int8".
         written: whether it is the one in the output directory.
         file_bytes, weight_bytes: sizes; None when the model does not fit it.
+        arena_bytes: arena of TensorFlow Lite Micro with it; None where that was not asked for.
         reason: why it does not fit, "" when it does.
     """
 
@@ -55,6 +56,7 @@ class Container:
     written: bool
     file_bytes: int | None
     weight_bytes: int | None
+    arena_bytes: int | None = None
     reason: str = ""
 
     def to_json(self) -> Json:
@@ -65,6 +67,7 @@ class Container:
             "available": self.file_bytes is not None,
             "file_bytes": self.file_bytes,
             "weight_bytes": self.weight_bytes,
+            "arena_bytes": self.arena_bytes,
             "reason": self.reason,
         }
 
@@ -123,12 +126,6 @@ class Conversion:
     footprint: MemoryReport
     budget: Budget | None = None
     dropped_samples: int = 0
-
-    @property
-    def model_bytes(self) -> bytes:
-        """The artefact's only file."""
-        (data,) = self.artefact.files.values()
-        return data
 
     def failures(self) -> list[str]:
         """Returns why the artefact must not be kept, most important first."""
@@ -194,17 +191,20 @@ def _verdict(conversion: Conversion) -> Json:
 
 
 def _artefact(conversion: Conversion) -> Json:
-    data = conversion.model_bytes
-    header = conversion.artefact.header
+    artefact, header = conversion.artefact, conversion.artefact.header
     return {
         "kept": conversion.exit_code == 0,
-        "file": next(iter(conversion.artefact.files)),
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        **_file(artefact.name, artefact.files[artefact.name]),
         "container": header["container"],
         "minimum_runtime": header["minimum_runtime"],
         "operators": header["operators"],
+        "estimates": header.get("estimates"),
+        "beside": [{**_file(n, artefact.files[n]), "what": what} for n, what in artefact.beside.items()],
     }
+
+
+def _file(name: str, data: bytes) -> Json:
+    return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _notes(conversion: Conversion) -> list[Json]:

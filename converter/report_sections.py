@@ -104,7 +104,7 @@ def _weight(
         "bits_declared": width is None or width.declared,
         "wider_than_requested": weight.bits > expected,
         "container": header["containers"].get(weight.name, header["container"]),
-        "why_not_int4": kept.get(weight.name),
+        "why_kept_int8": kept.get(weight.name),
         "distinct_codes": distinct_codes(weight.data),
         "levels": None if weight.levels is None else [int(level) for level in weight.levels],
         "emitted_scale": [float(s) for s in weight.scale],

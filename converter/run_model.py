@@ -152,9 +152,14 @@ def _pack(data: bytes, path: str) -> Model:
 
 def _tflite(data: bytes, path: str) -> Model:
     from kwsq.converter.runtimes.litert import KernelSet, LitertSession
+    from kwsq.targets.neon.lookup import DECODE
     from kwsq.targets.neon.reader import read
 
     graph = read(data, path).main
+    foreign = sorted({op.name for op in graph.operators if op.name.startswith("CUSTOM:") and op.name != DECODE})
+    if foreign:
+        remedy = "run the file before it was compiled, e.g. model_int8.tflite"
+        raise UnsupportedModelError(Problem(path, ", ".join(foreign), "operators of LiteRT", remedy))
     tensors = [graph.tensors[i] for i in graph.inputs]
     ports = []
     for tensor in tensors:
@@ -166,6 +171,14 @@ def _tflite(data: bytes, path: str) -> Model:
         zero_point = int(tensor.zero_point[0]) if tensor.zero_point.size else 0
         ports.append(Port(InputSpec(tensor.name, tensor.shape, dtype), scale, zero_point))
     outputs = [graph.tensors[i].name for i in graph.outputs]
+    if any(operator.name == DECODE for operator in graph.operators):
+        from kwsq.converter.runtimes.tflm import run_tflm
+
+        def decode_and_run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+            done = run_tflm(data, [inputs[tensor.name] for tensor in tensors])
+            return dict(zip(outputs, done.outputs, strict=True))
+
+        return Model("TensorFlow Lite Micro", tuple(ports), decode_and_run)
     session = LitertSession(data, KernelSet.DEFAULT)
 
     def run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:

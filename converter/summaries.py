@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kwsq.converter.estimates import estimate_blocks
 from kwsq.converter.safe_text import printable
 from kwsq.converter.terminal import Block, Line, Table, name_cell, number
 
@@ -27,11 +28,12 @@ PURPOSES = {
 def conversion_blocks(report: Json, directory: str) -> list[Block]:
     """Returns the summary of a conversion; the last lines are the parity verdict and the footprint."""
     result = report["result"]
-    verdict = result["verdict"]
+    verdict, artefact = result["verdict"], result["artefact"]
     return [
         Line(f"{verdict['status'].upper()}  {printable(verdict['headline'])}", "good" if verdict["passed"] else "bad"),
         *(Line(f"  - {printable(reason)}", "bad") for reason in verdict["reasons"]),
         Line(f"output      {printable(directory)}"),
+        *(Line(f"beside      {f['file']}, {number(f['bytes'], 'B')}: {f['what']}") for f in artefact["beside"]),
         Line(f"quantized   {_quantized(result)}"),
         *_accuracy_lines(result["accuracy"]),
         *_budget(result["budget"]),
@@ -39,6 +41,7 @@ def conversion_blocks(report: Json, directory: str) -> list[Block]:
         _widths_table(result["weights"]),
         _layers_table(result["footprint"]["layers"]),
         _containers_table(result["containers"], result["runtimes"]),
+        *estimate_blocks(artefact, result["footprint"]),
         *_parity_blocks(result["parity"]),
         *footprint_totals(result["footprint"]),
     ]
@@ -126,9 +129,7 @@ def _containers_table(containers: Sequence[Json], runtimes: Sequence[Json]) -> B
     rows = [
         (
             f"container {c['container']}{' (written)' if c['written'] else ''}",
-            f"{number(c['file_bytes'], 'B')}, weights {number(c['weight_bytes'], 'B')}"
-            if c["available"]
-            else c["reason"],
+            _sizes(c) if c["available"] else c["reason"],
         )
         for c in containers
     ]
@@ -137,6 +138,12 @@ def _containers_table(containers: Sequence[Json], runtimes: Sequence[Json]) -> B
         (f"runs in {r['name']}", answers[r["accepted"]] + (r["detail"] if not r["accepted"] else "")) for r in runtimes
     ]
     return Table("Containers and runtimes", ("", ""), tuple((a, printable(b)) for a, b in rows), left=2)
+
+
+def _sizes(container: Json) -> str:
+    text = f"{number(container['file_bytes'], 'B')}, weights {number(container['weight_bytes'], 'B')}"
+    arena = container["arena_bytes"]
+    return text if arena is None else f"{text}, arena of TensorFlow Lite Micro {number(arena, 'B')}"
 
 
 def _parity_blocks(parity: Json) -> list[Block]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kwsq.converter.footprint import Flash
 from kwsq.targets.neon.flatbuffer import Extent, Region
+from kwsq.targets.neon.lookup import DECODE
 from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, TfliteModel
 
 # Operator -> positions of its biases among the inputs.
@@ -99,6 +100,8 @@ def purpose_of(operator: FileOperator, tensor: FileTensor, position: int) -> str
     """Returns the field of Flash for a constant that `operator` takes as input number `position`."""
     if position in _BIAS_INPUTS.get(operator.name, ()):
         return "biases_bytes"
+    if operator.name == DECODE and position % 2:
+        return "codebooks_bytes"
     return "weights_bytes" if tensor.dtype not in _INDEX_TYPES else "other_constants_bytes"
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from kwsq.converter.footprint import (
     FLOAT_BYTES,
@@ -16,13 +18,15 @@ from kwsq.converter.footprint import (
     WeightTensor,
     distinct_codes,
 )
-from kwsq.converter.planner import Lifetime, plan
+from kwsq.converter.planner import Lifetime, place, plan
 from kwsq.converter.tflite_flash import constants_by_operator, count_bytes, purpose_of
 from kwsq.ir.quant import IntRange
+from kwsq.targets.neon.lookup import DECODE, decompress
 from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, TfliteModel
+from kwsq.targets.neon.schema_names import NPU_OPERATOR
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DeclaredWeights:
     """What a file written by kwsq says about the widths its weights were trained for.
 
@@ -51,6 +55,8 @@ def declared_weights(model: TfliteModel) -> DeclaredWeights:
         return DeclaredWeights(False, {}, frozenset())
     bits, levels = facts.get("bits"), facts.get("levels")
     widths = bits.items() if isinstance(bits, dict) else ()
+    if any(operator.name == NPU_OPERATOR for operator in model.main.operators):
+        return DeclaredWeights(False, {}, frozenset())  # the indices are those of the file before Vela
     return DeclaredWeights(
         by_kwsq=True,
         widths={int(i): b for i, b in widths if i.isdecimal() and isinstance(b, int) and 1 <= b <= 32},
@@ -69,7 +75,8 @@ def measure(model: TfliteModel) -> MemoryReport:
     lifetimes = activation_lifetimes(graph)
     steps = len(graph.operators) + 1
     constants, declared = constants_by_operator(graph), declared_weights(model)
-    arena = plan(lifetimes, steps)
+    offsets = _offline_offsets(model, len(lifetimes))
+    arena = plan(lifetimes, steps) if offsets is None else place(lifetimes, offsets, steps)
     layers = tuple(
         _layer(
             graph,
@@ -97,8 +104,24 @@ def measure(model: TfliteModel) -> MemoryReport:
     )
 
 
+def _offline_offsets(model: TfliteModel, count: int) -> list[int] | None:
+    """Returns the offsets of the activations where the file brings a whole plan for one subgraph, else None.
+
+    Source: the metadata entry OfflineMemoryAllocation of TensorFlow Lite Micro: int32 version, subgraph, number of
+    tensors, an offset per tensor or -1.
+    """
+    body = model.metadata.get("OfflineMemoryAllocation", b"")
+    numbers = np.frombuffer(body[: len(body) // 4 * 4], "<i4").tolist()
+    if len(model.subgraphs) != 1 or len(numbers) != 3 + len(model.main.tensors):
+        return None
+    offsets = [numbers[3 + index] for index in activation_indices(model.main)]
+    return offsets if len(offsets) == count and min(offsets, default=-1) >= 0 else None
+
+
 def _notes(model: TfliteModel) -> tuple[str, ...]:
     notes = []
+    if any(operator.name == NPU_OPERATOR for operator in model.main.operators):
+        notes.append("operators compiled for an accelerator are one; their weights are encoded, their MACs not known")
     if len(model.subgraphs) > 1:
         notes.append(f"activation memory and layers cover the first of {len(model.subgraphs)} subgraphs")
     unsized = sum(t.element_bits == 0 for t in model.main.tensors)
@@ -115,24 +138,35 @@ def activation_lifetimes(graph: FileSubgraph, element_bytes: int | None = None) 
 
     Args:
         graph: entry subgraph.
-        element_bytes: bytes per element to assume, the tensor's own when None.
+        element_bytes: bytes per element to assume, the tensor's own when None. With it, constants that a DECODE
+            writes are left out: a model of such elements has none.
     """
     first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
     last: dict[int, int] = dict.fromkeys(graph.inputs, 0)
     for step, operator in enumerate(graph.operators, 1):
-        for index in operator.outputs:
+        # An operand that nobody wrote is scratch memory of its operator.
+        for index in (*operator.outputs, *operator.inputs):
             first.setdefault(index, step)
         last.update((index, step) for index in (*operator.inputs, *operator.outputs) if index >= 0)
     last.update((index, len(graph.operators)) for index in graph.outputs)
+    if element_bytes:
+        decoded = {index for operator in graph.operators if operator.name == DECODE for index in operator.outputs}
+        first = {index: step for index, step in first.items() if index not in decoded}
+    each = [tensor.size * element_bytes if element_bytes else tensor.size_bytes for tensor in graph.tensors]
     return [
-        Lifetime(
-            _name(graph, index),
-            tensor.size * element_bytes if element_bytes else tensor.size_bytes,
-            first[index],
-            last[index],
-        )
+        Lifetime(_name(graph, index), each[index], first[index], last[index])
+        for index in activation_indices(graph)
+        if index in first
+    ]
+
+
+def activation_indices(graph: FileSubgraph) -> list[int]:
+    """Returns the tensors that an operator or the boundary names and that neither are constants nor keep contents."""
+    named = {*graph.inputs, *graph.outputs, *(i for op in graph.operators for i in (*op.inputs, *op.outputs))}
+    return [
+        index
         for index, tensor in enumerate(graph.tensors)
-        if index in first and not tensor.is_constant and not tensor.is_variable
+        if index in named and not tensor.is_constant and not tensor.is_variable
     ]
 
 
@@ -154,6 +188,9 @@ def _layer(
 ) -> LayerFootprint:
     operator = graph.operators[index]
     weights, parameters = [], 0
+    if operator.name == DECODE:
+        weights = list(_indexed_weights(graph, operator, declared))
+        parameters, constants = sum(weight.size for weight in weights), ()
     for tensor_index, position in constants:
         tensor = graph.tensors[tensor_index]
         purpose = purpose_of(operator, tensor, position)
@@ -171,6 +208,30 @@ def _layer(
         output_bytes=sum(graph.tensors[i].size_bytes for i in operator.outputs),
         live_bytes=live_bytes,
     )
+
+
+def _indexed_weights(graph: FileSubgraph, operator: FileOperator, declared: DeclaredWeights) -> Iterator[WeightTensor]:
+    """Yields the constants a DECODE writes, as wide as their indices."""
+    for output, indices, table in zip(operator.outputs, operator.inputs[::2], operator.inputs[1::2], strict=False):
+        tensor, packed = graph.tensors[output], graph.tensors[indices].data
+        if tensor.dtype != "INT8" or not tensor.shape:
+            continue
+        try:
+            codes = decompress(bytes(packed), bytes(graph.tensors[table].data), tensor.shape)
+        except ValueError:  # somebody else's table: its bytes are counted, its weights are not known
+            continue
+        grid = IntRange(min(int(codes.min(initial=0)), -1), max(int(codes.max(initial=0)), 0))
+        yield WeightTensor(
+            name=_name(graph, output),
+            shape=tensor.shape,
+            rows=tensor.shape[tensor.quantized_dimension if tensor.scale.size > 1 else 0],
+            container_bits=8 * len(packed) // max(tensor.size, 1),
+            declared_bits=declared.bits(output, tensor),
+            needed_bits=grid.bits,
+            distinct=distinct_codes(codes),
+            scales=tensor.scale.size,
+            codebook=output in declared.codebooks,
+        )
 
 
 def _weight(graph: FileSubgraph, index: int, operator: str, declared: DeclaredWeights) -> WeightTensor:

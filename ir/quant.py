@@ -262,7 +262,11 @@ def quantize(real: npt.NDArray[np.floating], spec: Affine, rounding: Rounding = 
     quotient = np.asarray(real, np.float32) / scale
     low, high = spec.range.low, spec.range.high
     if rounding is Rounding.HALF_EVEN:
-        return np.asarray(np.clip(np.rint(quotient) + zero, low, high), np.int32)
+        # int32 offsets would take the sum to float64. Offset and range below 2**22 make float32 exact: what it does not
+        # hold exactly lies far outside the range.
+        narrow = max(-low, high, int(np.abs(zero).max())) < 2**22
+        offset = zero.astype(np.float32) if narrow else zero
+        return np.asarray(np.clip(np.rint(quotient) + offset, low, high), np.int32)
     return _round(np.clip(quotient + zero.astype(np.float32), low, high), rounding).astype(np.int32)
 
 

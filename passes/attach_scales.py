@@ -75,7 +75,7 @@ FIXED_GRIDS: dict[type, Affine] = {Softmax: PROBABILITY, Sigmoid: PROBABILITY, T
 """Output grids the runtime's kernels insist on. Source: TFLite 8-bit quantisation specification."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AttachScales:
     """See the module docstring.
 

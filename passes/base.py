@@ -48,7 +48,7 @@ class Note:
         return {"source": self.source, "where": self.where, "text": self.text, "level": self.level.value}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PassResult:
     """A pass's graph, whether it differs from the input, and the notes for the report."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,29 @@ NOTICEABLE_STEP = 1 / 64
 PROBE_MACS = 100_000_000
 """Work of running the largest layer once, in multiply-accumulates: it bounds the vectors whose codes are compared."""
 MIN_PROBES = 8
+
+
+NEARLY_FAR_LSB = 0.9
+"""From here on a distance counts as excess: an output just within one code is easily lost again."""
+SCATTER = 0.002
+"""Weight of the mean square beside the excess."""
+REFERENCE_WEIGHT = 3.0
+"""Weight of the reference kernels' excess, of the other kernel set's 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distance:
+    """How far outputs are from the reference.
+
+    Args:
+        rms_lsb: root mean square in codes, over all kernel sets.
+        close_shares: share within CLOSE_LSB, per kernel set.
+        excess: what to lower so that more are: mean distance beyond NEARLY_FAR_LSB and a little of the mean square.
+    """
+
+    rms_lsb: float
+    close_shares: tuple[float, ...]
+    excess: float
 
 
 class BiasReference:
@@ -90,18 +114,32 @@ class BiasReference:
         codes = np.rint(self.inputs[name] / tensor.scale[0]) + tensor.zero_point
         return np.asarray(np.clip(codes, low, high).astype(tensor.dtype.numpy))
 
-    def distance(self, graph: LoweredGraph, values: Mapping[str, Array]) -> tuple[float, float]:
-        """Returns root mean square distance of the outputs in codes, and the share within CLOSE_LSB."""
-        parts = []
+    def distance(self, graph: LoweredGraph, runs: Sequence[Mapping[str, Array]]) -> Distance:
+        """Returns how far the outputs are from the reference.
+
+        Args:
+            graph: grids of the outputs.
+            runs: tensors by name, one mapping per kernel set.
+        """
+        errors = [np.concatenate(list(self._errors(graph, values)) or [np.zeros(1)]) for values in runs]
+        mean_square = np.mean(np.square(errors), axis=1)
+        over = np.mean(np.maximum(np.array(errors) - NEARLY_FAR_LSB, 0), axis=1) + SCATTER * mean_square
+        weights = np.array([REFERENCE_WEIGHT, *np.ones(len(errors) - 1)])
+        return Distance(
+            float(np.sqrt(mean_square.mean())),
+            tuple(float(np.mean(error <= CLOSE_LSB)) for error in errors),
+            float(over @ weights / weights.sum()),
+        )
+
+    def _errors(self, graph: LoweredGraph, values: Mapping[str, Array]) -> Iterator[Float64]:
+        """Yields, per output, the distances in codes."""
         for name, expected in self.outputs.items():
             spec = self.attached[name].quant
             assert isinstance(spec, Affine)
             tensor, scale = graph[name], float(spec.scale[0])
             found = values[name].astype(np.float64)
             real = found if tensor.scale is None else (found - tensor.zero_point) * float(tensor.scale[0])
-            parts.append(np.abs(real.reshape(-1) - expected.reshape(-1)) / scale)
-        errors = np.concatenate(parts) if parts else np.zeros(1)
-        return float(np.sqrt(np.mean(errors**2))), float(np.mean(errors <= CLOSE_LSB))
+            yield np.abs(real.reshape(-1) - expected.reshape(-1)) / scale
 
 
 def _macs(graph: Graph, output: str, weight: str) -> int:

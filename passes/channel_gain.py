@@ -22,7 +22,7 @@ class GainRefusedError(Exception):
     """A gain that the codes of a weight cannot absorb; carries the reason."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class GainedWeight:
     """A weight with gains folded in.
 

@@ -8,14 +8,17 @@ integer to the bias alone, start from the nearest to what is left after the mean
     b_0 = round((bias - mean(W * (x_int - x_ref))) / (scale_x * scale_w))               (41)
 
 and, where a step is a noticeable part of an output code, take of the integers around it the one whose output codes,
-computed by the kernel itself, are closest to the reference's:
+computed by the kernels themselves, are closest to the reference's:
 
-    bias_q = argmin_b mean((q_int(b) - q_ref)^2),  |b - b_0| <= reach                   (42)
+    bias_q = argmin_b mean((q_int(b) - q_ref)^2) + focus * mean(q_int(b) - q_ref)^2,  |b - b_0| <= reach      (42)
 
 x_int is what the integer graph computes, x_ref and q_ref what the float graph with the same quantisers computes, on the
-same inputs. Codes and scales are untouched; a bias whose codes the source gave is left alone. If outputs stay more than
-one code away, a few other criteria are tried, then single steps (see `refine_biases`), and what brings them closest is
-kept.
+same inputs. LiteRT's default kernels round once, so that what cancels the shift of one kernel set is a shift in the
+other: both are run, and the means of (41) and (42) are taken over both. If outputs stay more than one code away by
+either, a few other criteria are tried, then single steps (see `refine_biases`). The reference kernels come first: a
+choice that is close by them is preferred to one that is not, whatever the default ones make of it.
+
+Codes and scales are untouched; a bias whose codes the source gave is left alone.
 
 Source: our reconstruction; (41) is bias correction (Nagel et al. 2019, "Data-Free Quantization Through Weight
 Equalization and Bias Correction", section 4.2), restricted to what rounding moved.
@@ -23,7 +26,7 @@ Equalization and Bias Correction", section 4.2), restricted to what rounding mov
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,12 +35,13 @@ import numpy.typing as npt
 
 from kwsq.ir.execute.batch import batch_obstacles
 from kwsq.ir.execute.integer import run_node
+from kwsq.ir.execute.kernel_sets import REFERENCE_KERNELS, KernelSet, LayerSums, kernel_sets, layer_sums
 from kwsq.ir.graph import Array, Graph, Node
 from kwsq.ir.lowered import LoweredGraph, LoweredNode, LoweredTensor
 from kwsq.ir.ops import Activation, ChannelAffine, Conv, Dense
 from kwsq.ir.quant import FloatArray
 from kwsq.passes.base import Note
-from kwsq.passes.bias_reference import BiasReference, logical
+from kwsq.passes.bias_reference import BiasReference, Distance, logical
 from kwsq.passes.lower import LowerResult
 from kwsq.passes.lowering.context import View
 from kwsq.passes.refine_biases import refine_biases
@@ -55,17 +59,33 @@ CLOSE_SHARE = 0.99
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """How (42) compares: integers within `reach`, mean square error plus `focus` times the squared mean error."""
+    """How (42) compares integers within `reach`.
+
+    Args:
+        reach: how far from (41).
+        focus: weight of the squared mean error beside the mean square error: a shift adds up, scatter averages out.
+        default_share: weight of the default kernels, against the reference ones.
+    """
 
     reach: int
     focus: float
+    default_share: float = 0.5
 
 
-CRITERIA = (Criterion(2, 0.0), Criterion(2, 20.0), Criterion(1, 0.0), Criterion(1, 20.0), Criterion(3, 5.0))
-"""The first is taken unless outputs stay apart; the others weigh a channel's shift above its scatter."""
+CRITERIA_MACS = 2_000_000_000
+"""Work of trying further criteria, in multiply-accumulates; two are tried in any case."""
+CRITERIA = (Criterion(1, 20.0), Criterion(2, 20.0), Criterion(2, 0.0), Criterion(3, 5.0))
+"""The first is taken unless outputs stay apart."""
+REFERENCE_CRITERIA = (
+    Criterion(2, 20.0, 0.4),
+    Criterion(1, 20.0, 0.25),
+    Criterion(2, 20.0, 0.1),
+    Criterion(2, 0.0, 0.0),
+)
+"""Where outputs by the reference kernels stay apart: the first that brings them close is taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FedBiases:
     """The graph with its biases rounded anew, and what changed."""
 
@@ -91,8 +111,9 @@ def feed_bias_error(
     if not fed.is_close:
         few = {name: array[: FEW_VECTORS * attached[name].shape[0]] for name, array in inputs.items()}
         tried = _Feeder(result, attached, BiasReference(result, attached, annotated, few)).closer()
-        fed = min(fed, feeder.measure(tried), key=lambda run: run.rms_lsb)
-    text = f"{fed.moved} bias codes moved so that codes stay close to the source's: outputs at {fed.rms_lsb:.2f} LSB"
+        fed = min(fed, feeder.measure(tried), key=_Fed.rank)
+    rms = f"{fed.distance.rms_lsb:.2f} LSB"
+    text = f"{fed.moved} bias codes moved so that codes stay close to the source's: outputs at {rms}"
     notes = (Note(NAME, result.graph.name, text),)
     return FedBiases(replace(result.graph, tensors=fed.tensors), notes if fed.moved else ())
 
@@ -103,15 +124,23 @@ class _Fed:
 
     tensors: dict[str, LoweredTensor]
     moved: int
-    rms_lsb: float
-    close_share: float
+    distance: Distance
 
     @property
     def is_close(self) -> bool:
-        return self.close_share >= CLOSE_SHARE
+        return min(self.distance.close_shares) >= CLOSE_SHARE
+
+    @property
+    def is_close_by_reference(self) -> bool:
+        return self.distance.close_shares[0] >= CLOSE_SHARE
+
+    def rank(self) -> tuple[float, float, float]:
+        """Sorts the better run first: the reference kernels decide up to CLOSE_SHARE, then the worst kernel set."""
+        shares = self.distance.close_shares
+        return -min(shares[0], CLOSE_SHARE), -min(shares), self.distance.rms_lsb
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Feeder:
     """Runs the integer graph node by node, rounding each layer's bias when its turn comes."""
 
@@ -119,89 +148,151 @@ class _Feeder:
     attached: Graph
     reference: BiasReference
     layers: dict[str, Node] = field(init=False)
+    kernel_sets: tuple[KernelSet, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        # Where no bias step shows in a code, neither does the second rounding, which is half of one.
+        self.kernel_sets = kernel_sets(self.result.graph) if self.reference.wanted else (REFERENCE_KERNELS,)
         kinds = (Conv, Dense, ChannelAffine)
         self.layers = {node.name: node for node in self.attached.nodes if isinstance(node.op, kinds)}
+
+    def _weights(self, criterion: Criterion) -> tuple[float, ...]:
+        """Returns the weight of every kernel set."""
+        share = criterion.default_share
+        return (1 - share, share) if len(self.kernel_sets) > 1 else (1.0,)
 
     def _bias_of(self, node: LoweredNode) -> str:
         known = node.name in self.layers and node.inputs[0] in self.result.views and len(node.inputs) > 2
         return node.inputs[2] if known and node.inputs[2] in self.result.real_biases else ""
 
     def run(self, criterion: Criterion) -> _Fed:
-        """Runs once, choosing biases by the criterion."""
+        """Runs once by every kernel set, choosing biases by the criterion."""
         graph = self.result.graph
-        values: dict[str, Array] = {t.name: t.data for t in graph.tensors.values() if t.data is not None}
-        values |= {name: self.reference.codes(graph[name], name) for name in graph.inputs}
+        runs = [self._start(graph) for _ in self.kernel_sets]
         tensors = dict(graph.tensors)
         for node in graph.nodes:
-            name = self._bias_of(node)
+            name, done = self._bias_of(node), False
             if name:
-                tensors[name] = self._closest(node, values, criterion)
-                values[name] = np.asarray(tensors[name].data)
-            values |= run_node(graph, node, values, self.reference.count)
-        return self._finished(tensors, values)
+                tensors[name], done = self._rounded(node, runs, criterion)
+            for kernels, values in zip(self.kernel_sets, runs, strict=True):
+                if name:
+                    values[name] = np.asarray(tensors[name].data)
+                if not done:
+                    values |= run_node(graph, node, values, self.reference.count, kernels.kernels)
+        return self._finished(tensors, runs)
 
-    def _finished(self, tensors: dict[str, LoweredTensor], values: Mapping[str, Array]) -> _Fed:
+    def _start(self, graph: LoweredGraph) -> dict[str, Array]:
+        values: dict[str, Array] = {t.name: t.data for t in graph.tensors.values() if t.data is not None}
+        return values | {name: self.reference.codes(graph[name], name) for name in graph.inputs}
+
+    def _finished(self, tensors: dict[str, LoweredTensor], runs: Sequence[Mapping[str, Array]]) -> _Fed:
         graph = self.result.graph
         moved = sum(int(np.count_nonzero(tensors[n].data != graph[n].data)) for n in self.result.real_biases)
-        rms, close = self.reference.distance(graph, values)
-        return _Fed(tensors, moved, rms, close)
+        return _Fed(tensors, moved, self.reference.distance(graph, runs))
 
     def measure(self, tensors: dict[str, LoweredTensor]) -> _Fed:
-        """Runs once with given biases."""
+        """Runs once by every kernel set with given biases."""
         graph = replace(self.result.graph, tensors=tensors)
-        values: dict[str, Array] = {t.name: t.data for t in tensors.values() if t.data is not None}
-        values |= {name: self.reference.codes(graph[name], name) for name in graph.inputs}
+        runs = [self._start(graph) for _ in self.kernel_sets]
         for node in graph.nodes:
-            values |= run_node(graph, node, values, self.reference.count)
-        return self._finished(tensors, values)
+            for kernels, values in zip(self.kernel_sets, runs, strict=True):
+                values |= run_node(graph, node, values, self.reference.count, kernels.kernels)
+        return self._finished(tensors, runs)
 
     def closer(self) -> dict[str, LoweredTensor]:
-        """Returns the tensors after trying all criteria, and single steps from the best."""
+        """Returns the tensors after trying further criteria, and single steps from the best."""
+        allowed = max(2, CRITERIA_MACS // max(1, self.reference.macs * len(self.kernel_sets)))
+        best = self._refined(self._best(CRITERIA[:allowed]))
+        others = REFERENCE_CRITERIA[: max(0, allowed - len(CRITERIA))]
+        for criterion in others if len(self.kernel_sets) > 1 else ():
+            if best.is_close_by_reference:
+                break
+            best = min(best, self._refined(self.run(criterion)), key=_Fed.rank)
+        return best.tensors
+
+    def _best(self, criteria: Sequence[Criterion]) -> _Fed:
         runs = []
-        for criterion in CRITERIA:
+        for criterion in criteria:
             runs.append(self.run(criterion))
             if runs[-1].is_close:
                 break
-        best = min(runs, key=lambda run: run.rms_lsb)
-        graph = replace(self.result.graph, tensors=best.tensors)
-        layers = [node for node in graph.nodes if self._bias_of(node)]
-        codes = refine_biases(graph, layers, self.reference, close_share=CLOSE_SHARE)
-        return best.tensors | {name: _with_codes(best.tensors[name], data) for name, data in codes.items()}
+        return min(runs, key=_Fed.rank)
 
-    def _target(self, node: LoweredNode, x: Array) -> Float64:
-        """Returns the bias of equation (41) before it is rounded."""
+    def _refined(self, fed: _Fed) -> _Fed:
+        if fed.is_close:
+            return fed
+        graph = replace(self.result.graph, tensors=fed.tensors)
+        layers = [node for node in graph.nodes if self._bias_of(node)]
+        codes = refine_biases(graph, layers, self.reference, self.kernel_sets, close_share=CLOSE_SHARE)
+        tensors = fed.tensors | {name: _with_codes(fed.tensors[name], data) for name, data in codes.items()}
+        return min(fed, self.measure(tensors), key=_Fed.rank)
+
+    def _target(self, node: LoweredNode, arrays: Sequence[Array], weights: Sequence[float]) -> Float64:
+        """Returns the bias of equation (41) before it is rounded; `arrays` are the input's codes by kernel set."""
         bias, layer = self.result.graph[node.inputs[2]], self.layers[node.name]
-        error = _mean_error(self.result.graph[node.inputs[0]], x, self.result.views[node.inputs[0]], self.reference)
+        source, view = self.result.graph[node.inputs[0]], self.result.views[node.inputs[0]]
+        error = _mean_error(source, arrays, weights, view, self.reference)
         assert bias.scale is not None
         real = self.result.real_biases[bias.name]
         shift = 0.0 if error is None else _response(self.attached, layer, error)
         return np.asarray((real - shift) / bias.scale.astype(np.float64))
 
-    def _closest(self, node: LoweredNode, values: Mapping[str, Array], criterion: Criterion) -> LoweredTensor:
-        """Returns the bias by equations (41) and (42)."""
+    def _rounded(
+        self, node: LoweredNode, runs: Sequence[dict[str, Array]], criterion: Criterion
+    ) -> tuple[LoweredTensor, bool]:
+        """Returns the bias by equations (41) and (42), and whether the layer's outputs were stored in the runs."""
         bias, output = self.result.graph[node.inputs[2]], self.result.graph[node.outputs[0]]
-        target = self._target(node, values[node.inputs[0]])
+        target = self._target(node, [values[node.inputs[0]] for values in runs], self._weights(criterion))
         wanted = self.reference.wanted.get(output.name)
-        if wanted is None or bias.scale is None or output.scale is None or target.shape != output.shape[-1:]:
-            return _with_codes(bias, np.rint(target))
-        wanted = wanted.reshape(-1, target.size)
-        step = bias.scale.astype(np.float64) / float(output.scale[0])
-        losses, candidates = [], np.rint(target) + np.arange(-criterion.reach, criterion.reach + 1)[:, None]
-        for codes in candidates:
-            error = self._probe(node, codes, values).reshape(wanted.shape) - wanted
-            loss = (error**2).mean(axis=0) + criterion.focus * error.mean(axis=0) ** 2
-            losses.append(loss + PRIOR_SAMPLES / len(wanted) * step * np.abs(codes - target))
-        return _with_codes(bias, np.choose(np.argmin(losses, axis=0), candidates))
+        if wanted is None or target.shape != output.shape[-1:]:
+            return _with_codes(bias, np.rint(target)), False
+        layers = [
+            self._taken_apart(node, target, values, kernels)
+            for kernels, values in zip(self.kernel_sets, runs, strict=True)
+        ]
+        codes = self._closest(node, target, layers, criterion)
+        tensor = _with_codes(bias, codes)
+        done = self.reference.probes >= self.reference.count and np.array_equal(codes, np.asarray(tensor.data))
+        for layer, values in zip(layers, runs, strict=True):
+            if done:
+                values[output.name] = _codes(layer, codes - np.rint(target))
+        return tensor, done
 
-    def _probe(self, node: LoweredNode, codes: Float64, values: Mapping[str, Array]) -> npt.NDArray[np.float32]:
-        """Returns the output codes of the first vectors for a bias."""
-        x, count = node.inputs[0], self.reference.probes
+    def _closest(
+        self, node: LoweredNode, target: Float64, layers: Sequence[LayerSums], criterion: Criterion
+    ) -> Float64:
+        """Returns the bias codes of equation (42)."""
+        bias, output = self.result.graph[node.inputs[2]], self.result.graph[node.outputs[0]]
+        assert bias.scale is not None
+        assert output.scale is not None
+        wanted = self.reference.wanted[output.name].reshape(-1, target.size)
+        prior = PRIOR_SAMPLES / len(wanted) * bias.scale.astype(np.float64) / float(output.scale[0])
+        weights = self._weights(criterion)
+        losses, steps = [], np.arange(-criterion.reach, criterion.reach + 1)
+        for step in steps:
+            square, mean = np.zeros(target.size), np.zeros(target.size)
+            for weight, layer in zip(weights, layers, strict=True):
+                error = _codes(layer, step).reshape(wanted.shape) - wanted
+                square += weight * np.einsum("ij,ij->j", error, error) / len(wanted)
+                mean += weight * error.mean(axis=0)
+            distance = np.abs(np.rint(target) + step - target)
+            losses.append(square + criterion.focus * mean**2 + prior * distance)
+        return np.asarray(np.rint(target) + steps[np.argmin(losses, axis=0)])
+
+    def _taken_apart(
+        self, node: LoweredNode, target: Float64, values: Mapping[str, Array], kernels: KernelSet
+    ) -> LayerSums:
+        """Returns the layer's accumulators on the first vectors, for the integer nearest to `target`."""
+        x, count = node.inputs[0], min(self.reference.probes, self.reference.count)
         few = dict(values)
         few[x] = values[x][: count * self.result.graph[x].shape[0]]
-        few[node.inputs[2]] = codes.astype(np.int32)
-        return run_node(self.result.graph, node, few, count)[node.outputs[0]].astype(np.float32)
+        few[node.inputs[2]] = np.rint(target).astype(np.int32)
+        return layer_sums(self.result.graph, node, few, count, kernels)
+
+
+def _codes(layer: LayerSums, step: npt.ArrayLike) -> npt.NDArray[np.int8]:
+    """Returns the layer's output codes when its bias moves by `step`."""
+    return layer.requantize(layer.sums + np.asarray(step).astype(np.int32))
 
 
 def _with_codes(bias: LoweredTensor, codes: npt.NDArray[Any]) -> LoweredTensor:
@@ -211,13 +302,17 @@ def _with_codes(bias: LoweredTensor, codes: npt.NDArray[Any]) -> LoweredTensor:
     return replace(bias, data=data)
 
 
-def _mean_error(tensor: LoweredTensor, codes: Array, view: View, reference: BiasReference) -> Float64 | None:
+def _mean_error(
+    tensor: LoweredTensor, arrays: Sequence[Array], weights: Sequence[float], view: View, reference: BiasReference
+) -> Float64 | None:
     """Returns the mean of x_int - x_ref in logical order, batch size 1; None when x_ref is unknown or not stacked."""
     expected = reference.means.get(view.name)
     vectors_last = view.form[0] != 0 and reference.attached[view.name].shape[0] > 1
     if expected is None or tensor.scale is None or vectors_last:
         return None
-    mean = (codes.mean(axis=0, keepdims=True, dtype=np.float64) - tensor.zero_point) * float(tensor.scale[0])
+    means = [array.mean(axis=0, keepdims=True, dtype=np.float64) for array in arrays]
+    codes = np.asarray(sum(weight * mean for weight, mean in zip(weights, means, strict=True)))
+    mean = (codes - tensor.zero_point) * float(tensor.scale[0])
     return np.asarray(logical(mean, view, expected.shape) - expected)
 
 

@@ -21,7 +21,7 @@ from kwsq.passes.layer_affine import fold_into_layer, foldable_layer
 Float64 = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Affine:
     """y = gain * x + offset along one axis of x; vectors of its length, or of length 1 for all channels."""
 

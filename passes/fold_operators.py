@@ -20,7 +20,7 @@ class FoldError(ValueError):
     """The constants of a node do not fit its operator."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One application of an operator to constants.
 

@@ -28,7 +28,7 @@ from kwsq.passes.lowering.forms import channels_last, identity_form
 from kwsq.passes.lowering.preference import prefers_channels_last
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LowerResult:
     """The integer graph, how it stands for the float graph, and the notes for the report.
 

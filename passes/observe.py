@@ -119,7 +119,7 @@ def _bounds(spec: Affine) -> tuple[float, float]:
     return (spec.range.low - zero) * scale, (spec.range.high - zero) * scale
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Observer:
     """Minimum and maximum of tensors of one graph on one data set; the graph runs once, when first asked."""
 

@@ -59,7 +59,7 @@ FOLDING: tuple[Pass, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PipelineOptions:
     """What the user asked of the passes.
 
@@ -84,7 +84,7 @@ class PipelineOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PipelineResult:
     """Every stage a report or a check needs.
 
@@ -126,7 +126,12 @@ def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -
     """
     notes = list(normalized.notes)
     source = import_graph(normalized.graph, opset, states=options.states)
-    notes += [Note("import_graph", p.input, f"streaming state, fed by output {p.output!r}") for p in source.states]
+    guessed = (
+        ", paired by order and shape (--state names pairs, --state none denies them)" if options.states is None else ""
+    )
+    notes += [
+        Note("import_graph", p.input, f"streaming state, fed by output {p.output!r}{guessed}") for p in source.states
+    ]
     graph = _run(DropSoftmax(), source, notes) if options.drop_softmax else source
     reference = graph
     graph = _recover_grids(graph, notes)

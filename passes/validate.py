@@ -35,7 +35,7 @@ _MIN_IR_VERSION, _MAX_IR_VERSION = 3, 14
 _BOUNDARY_TYPES = frozenset({TensorProto.FLOAT, TensorProto.UINT8, TensorProto.INT8})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CheckedModel:
     """What validation established.
 

@@ -23,8 +23,10 @@ class TargetOptions:
     """What the user may choose about an artefact.
 
     Args:
-        container: "int8" stores every weight code in a byte; "int4" packs two where they fit.
+        container: how weight codes are stored, one of the target's names, e.g. "int8".
         runtime: interpreter the artefact must run in: "litert" or "tflm".
+        row_align_bits: where rows of packed weights begin; 0 leaves it to the target.
+        accelerator: configuration a compiled target is for, e.g. "ethos-u55-128".
         strip_names: leave out the names of inner tensors.
         version: version of kwsq, written into the artefact.
         source_sha256: hash of the source model, written into the artefact.
@@ -33,25 +35,46 @@ class TargetOptions:
 
     container: str = "int8"
     runtime: str = "litert"
+    row_align_bits: int = 0
+    accelerator: str = ""
     strip_names: bool = False
     version: str = ""
     source_sha256: str = ""
     remarks: Mapping[str, object] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Artefact:
     """What a target wrote.
 
     Args:
         target: name of the target.
-        files: file name -> contents.
+        files: file name -> contents, the artefact first, then what goes beside it.
         header: facts about the files for the report, JSON-ready.
+        beside: name of each further file -> what it is.
+        proven: name of the file that can be run and is proven; "" for the artefact itself.
     """
 
     target: str
     files: Mapping[str, bytes]
     header: Mapping[str, object]
+    beside: Mapping[str, str] = field(default_factory=dict)
+    proven: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the artefact's file."""
+        return next(iter(self.files))
+
+    @property
+    def proven_name(self) -> str:
+        """Name of the file that parity is about."""
+        return self.proven or self.name
+
+    @property
+    def proven_bytes(self) -> bytes:
+        """The file that parity is about."""
+        return self.files[self.proven_name]
 
 
 class Target(Protocol):
@@ -75,6 +98,7 @@ class Target(Protocol):
 TARGETS: Mapping[str, str] = {
     "neon": "kwsq.targets.neon.target:NeonTarget",
     "accel": "kwsq.targets.accel.target:AccelTarget",
+    "ethos-u": "kwsq.targets.neon.ethos_u:EthosUTarget",
 }
 """Target name -> "module:Class"; resolved on demand so that a target's imports cost only its users."""
 

@@ -17,6 +17,8 @@ from kwsq.ir.errors import ParityError, Problem
 from kwsq.ir.execute import run_integer
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode, LoweredTensor
 from kwsq.targets.neon.build import tensor_order
+from kwsq.targets.neon.lookup import DECODE
+from kwsq.targets.neon.reader import read
 
 Array = npt.NDArray[Any]
 
@@ -183,14 +185,35 @@ def check_micro_kernels(graph: LoweredGraph, artefact: bytes, inputs: Arrays, ex
     arrays = {**few, **_states_of_steps(graph, expected, vector_count(graph, few))}
     index = {name: i for i, name in enumerate(tensor_order(graph))}
     keep = {index[name]: name for name in activations(graph)}
-    run = tflm.run_tflm(artefact, [arrays[name] for name in graph.inputs], keep)
-    found = _named(graph, keep, run.outputs, run.kept, vector_count(graph, few))
-    mismatches = tuple(_operator_mismatches(graph, found, exact=False))
+    decoded = {index[name]: name for name in decoded_constants(graph, artefact)}
+    run = tflm.run_tflm(artefact, [arrays[name] for name in graph.inputs], [*keep, *decoded])
+    kept = {i: array for i, array in run.kept.items() if i in keep}
+    found = _named(graph, keep, run.outputs, kept, vector_count(graph, few))
+    wrong = [m for i, name in decoded.items() for m in _decoded_mismatches(graph[name], run.kept[i])]
+    mismatches = (*wrong, *_operator_mismatches(graph, found, exact=False))
     figures = {
         name: lsb_figures(found[name], expected[name][: found[name].shape[0]], graph[name]) for name in graph.outputs
     }
     question = "TensorFlow Lite Micro's kernels, each within 1 LSB of the integer reference on equal inputs"
-    return Check("micro_kernels", question, mismatches, {"outputs": figures})
+    if decoded:
+        question += f"; the {len(decoded)} constants it decodes, bit for bit"
+    return Check("micro_kernels", question, mismatches, {"outputs": figures, "decoded": len(decoded)})
+
+
+def decoded_constants(graph: LoweredGraph, artefact: bytes) -> list[str]:
+    """Returns the names of the constants that the file's DECODE operators write."""
+    order = tensor_order(graph)
+    operators = read(artefact, "model.tflite").main.operators
+    return [order[i] for op in operators if op.name == DECODE for i in op.outputs if i < len(order)]
+
+
+def _decoded_mismatches(tensor: LoweredTensor, found: Array) -> Iterator[Mismatch]:
+    """Yields the first code that differs; every vector decodes anew."""
+    assert tensor.data is not None, f"{tensor.name} is a constant"
+    expected = np.broadcast_to(tensor.data, (found.size // tensor.size, *tensor.shape))
+    codes = found.reshape(expected.shape)
+    if not np.array_equal(codes, expected):
+        yield first_difference(tensor.name, codes, expected, 0)
 
 
 def _states_of_steps(graph: LoweredGraph, expected: Arrays, steps: int) -> dict[str, Array]:

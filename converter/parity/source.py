@@ -44,7 +44,7 @@ class Tolerance:
     outlying_vectors: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SourceReference:
     """The quantised model the artefact was made from, as something that can be run.
 

@@ -5,9 +5,10 @@ Inputs reach few of a model's codes; this check reaches all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from kwsq.converter.parity.report import Check, Mismatch
 from kwsq.ir.lowered import LoweredGraph, LoweredTensor
@@ -17,6 +18,7 @@ from kwsq.targets.neon.build import build_program, tensor_order
 from kwsq.targets.neon.container import Containers, fits_int4
 from kwsq.targets.neon.emission import operator_codes
 from kwsq.targets.neon.flatbuffer import Table
+from kwsq.targets.neon.lookup import DECODE, Lookup, compress, decompress
 from kwsq.targets.neon.program import OperatorRecord, Options, Program, TensorRecord, Value
 from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, read
 from kwsq.targets.neon.schema import Field, Kind
@@ -37,9 +39,36 @@ def check_structure(graph: LoweredGraph, artefact: bytes) -> Check:
         found = Mismatch(graph.name, "tensors", str(len(order)), str(len(file.tensors)))
         return _check([found], file)
     packed = tuple(n for n, t in zip(order, file.tensors, strict=False) if t.dtype == "INT4" and fits_int4(graph[n]))
-    program = build_program(graph, Containers(packed), TargetOptions())
+    indexed = [order[i] for op in file.operators if op.name == DECODE for i in op.outputs if i < len(order)]
+    program = build_program(graph, Containers(packed, lookups=dict(_lookups(graph, indexed))), TargetOptions())
     mismatches = [*_tensors(graph, order, file), *_added(program, len(order), file), *_wiring(graph, program, file)]
-    return _check(mismatches, file)
+    return _check([*mismatches, *_decoded(graph, order, file)], file)
+
+
+def _lookups(graph: LoweredGraph, names: Sequence[str]) -> Iterator[tuple[str, Lookup]]:
+    for tensor in (graph[name] for name in names):
+        channels = 1 if tensor.scale is None else tensor.scale.size
+        if tensor.data is not None and (lookup := compress(np.asarray(tensor.data, np.int8), channels)) is not None:
+            yield tensor.name, lookup
+
+
+def _decoded(graph: LoweredGraph, order: tuple[str, ...], file: FileSubgraph) -> Iterator[Mismatch]:
+    """Compares what every DECODE will write with the codes, without the encoder."""
+    for operator in file.operators:
+        if operator.name != DECODE or len(operator.inputs) != 2 * len(operator.outputs):
+            continue
+        for place, output in enumerate(operator.outputs):
+            indices, ancillary = (bytes(file.tensors[i].data) for i in operator.inputs[2 * place : 2 * place + 2])
+            tensor = graph[order[output]] if output < len(order) else None
+            if tensor is None or tensor.data is None:
+                yield Mismatch(file.tensors[output].name, "constant", "a tensor with codes", "none")
+                continue
+            try:
+                codes = decompress(indices, ancillary, tensor.shape)
+            except ValueError as error:
+                yield Mismatch(tensor.name, "lookup table", "indices into a table", str(error))
+            else:
+                yield from _first_code(tensor, codes)
 
 
 def _check(mismatches: list[Mismatch], file: FileSubgraph) -> Check:
@@ -49,11 +78,12 @@ def _check(mismatches: list[Mismatch], file: FileSubgraph) -> Check:
 
 
 def _tensors(graph: LoweredGraph, order: tuple[str, ...], file: FileSubgraph) -> Iterator[Mismatch]:
-    for name, found in zip(order, file.tensors, strict=False):
-        yield from _tensor(graph[name], found)
+    results = {i for operator in file.operators if operator.name == DECODE for i in operator.outputs}
+    for i, (name, found) in enumerate(zip(order, file.tensors, strict=False)):
+        yield from _tensor(graph[name], found, decoded=i in results)
 
 
-def _tensor(tensor: LoweredTensor, found: FileTensor) -> Iterator[Mismatch]:
+def _tensor(tensor: LoweredTensor, found: FileTensor, *, decoded: bool) -> Iterator[Mismatch]:
     name = tensor.name
     if found.name not in (name, ""):
         yield Mismatch(name, "name", name, found.name)
@@ -64,7 +94,8 @@ def _tensor(tensor: LoweredTensor, found: FileTensor) -> Iterator[Mismatch]:
     if found.dtype not in allowed:
         yield Mismatch(name, "type", tensor.dtype.name, found.dtype)
         return
-    yield from _codes(tensor, found)
+    if not decoded:
+        yield from _codes(tensor, found)
     yield from _grid(tensor, found)
 
 
@@ -73,7 +104,11 @@ def _codes(tensor: LoweredTensor, found: FileTensor) -> Iterator[Mismatch]:
         if tensor.is_constant != found.is_constant:
             yield Mismatch(tensor.name, "constant", str(tensor.is_constant), str(found.is_constant))
         return
-    codes = found.codes()
+    yield from _first_code(tensor, found.codes())
+
+
+def _first_code(tensor: LoweredTensor, codes: npt.NDArray[np.generic]) -> Iterator[Mismatch]:
+    assert tensor.data is not None, f"{tensor.name} is a constant"
     different = np.flatnonzero(codes.reshape(-1) != tensor.data.reshape(-1))
     if different.size:
         index = tuple(int(i) for i in np.unravel_index(int(different[0]), tensor.shape))
@@ -138,8 +173,8 @@ def _wiring(graph: LoweredGraph, program: Program, file: FileSubgraph) -> Iterat
             yield Mismatch(graph.name, what, str(expected), str(found))
             return
     versions = {name: version for name, (_, version) in operator_codes(program).items()}
-    for node, record, operator in zip(graph.nodes, program.operators, file.operators, strict=True):
-        yield from _operator(node.outputs[0], record, operator, versions)
+    for record, operator in zip(program.operators, file.operators, strict=True):
+        yield from _operator(program.tensors[record.outputs[0]].name, record, operator, versions)
 
 
 def _operator(name: str, expected: OperatorRecord, found: FileOperator, versions: dict[str, int]) -> Iterator[Mismatch]:

@@ -6,9 +6,10 @@ A kernel that meets something unexpected ends the process, so every run is a pro
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ Array = npt.NDArray[Any]
 
 _TIMEOUT_SECONDS = 120
 _LAST_LINES = 4
+_ARENA_LINE = re.compile(rb"Arena allocation total (\d+) bytes")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,14 +60,36 @@ def run_tflm(model: bytes, inputs: Sequence[Array], keep: Collection[int] = ()) 
         UsageError: the package is not installed.
         ParityError: TensorFlow Lite Micro refuses the model, or dies of it.
     """
-    if not is_installed():
-        remedy = "install kwsq[tflm] (a pre-release: pip install --pre), or use --runtime litert"
-        raise UsageError(Problem("tflite-micro", "not installed", "the package", remedy))
     kept = sorted(keep)
-    request = to_bytes([np.frombuffer(model, np.uint8), np.array(kept, np.int64), *inputs])
+    results = from_bytes(_ask([np.frombuffer(model, np.uint8), np.array(kept, np.int64), *inputs]).stdout)
+    return TflmRun(tuple(results[len(kept) :]), dict(zip(kept, results, strict=False)))
+
+
+def measure_arena(model: bytes) -> int:
+    """Returns the bytes of the arena one inference needs, as the interpreter's own recording says.
+
+    Raises:
+        UsageError: the package is not installed.
+        ParityError: TensorFlow Lite Micro refuses the model, or dies of it.
+    """
+    found = _ARENA_LINE.search(_ask([np.frombuffer(model, np.uint8)]).stderr)
+    assert found, "the recording interpreter prints its total"
+    return int(found[1])
+
+
+def missing() -> Problem:
+    """Returns what to say where the package is needed and absent."""
+    remedy = "run: pip install 'kwsq[tflm]'"
+    return Problem("tflite-micro", "not installed", "the package that runs TensorFlow Lite Micro", remedy)
+
+
+def _ask(request: Iterable[Array]) -> subprocess.CompletedProcess[bytes]:
+    """Returns the answer of a process of its own."""
+    if not is_installed():
+        raise UsageError(missing())
     done = subprocess.run(
         [sys.executable, "-m", tflm_process.__name__],
-        input=request,
+        input=to_bytes(request),
         capture_output=True,
         timeout=_TIMEOUT_SECONDS,
         check=False,
@@ -75,5 +99,4 @@ def run_tflm(model: bytes, inputs: Sequence[Array], keep: Collection[int] = ()) 
         reason = "; ".join(line.strip() for line in lines[-_LAST_LINES:] if line.strip())
         found = reason or f"the process ended with {done.returncode}"
         raise ParityError(Problem("TensorFlow Lite Micro", found, "a run of the artefact", "use --runtime litert"))
-    results = from_bytes(done.stdout)
-    return TflmRun(tuple(results[len(kept) :]), dict(zip(kept, results, strict=False)))
+    return done

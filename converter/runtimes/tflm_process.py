@@ -39,19 +39,26 @@ def from_bytes(data: bytes) -> list[Array]:
 
 
 def serve(request: bytes) -> bytes:
-    """Runs one or several vectors.
+    """Runs one or several vectors, or, of a file alone, one inference of anything to record its allocations.
 
     Args:
-        request: a `.tflite` file as uint8, indices of tensors to keep, and the graph inputs.
+        request: a `.tflite` file as uint8, indices of tensors to keep, and the graph inputs; or the file alone.
 
     Returns:
-        The tensors kept, then the graph outputs; vectors stacked along the first dimension.
+        The tensors kept, then the graph outputs; vectors stacked along the first dimension. For the file alone
+        nothing: the interpreter prints its allocations to standard error.
     """
     # The package imports its model compressor on the way, which costs as much as the runtime does.
     sys.modules[_UNUSED] = ModuleType(_UNUSED)
     from tflite_micro import runtime
 
-    model, keep, *inputs = from_bytes(request)
+    model, *arrays = from_bytes(request)
+    if not arrays:
+        recorder = runtime.Interpreter.from_bytes(model.tobytes(), arena_size=ARENA_BYTES)
+        recorder.invoke()
+        recorder.print_allocations()
+        return b""
+    keep, *inputs = arrays
     # Preserving costs memory only, of which there is enough here.
     config = runtime.InterpreterConfig.kPreserveAllTensors
     interpreter = runtime.Interpreter.from_bytes(model.tobytes(), arena_size=ARENA_BYTES, intrepreter_config=config)

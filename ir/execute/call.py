@@ -8,11 +8,12 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from kwsq.ir.lowered import LoweredOp, LoweredTensor
-from kwsq.ir.numerics import Grid, activation_range
+from kwsq.ir.lowered import LoweredOp, LoweredTensor, Pads, Pair
+from kwsq.ir.numerics import Grid, Window, activation_range
 from kwsq.ir.ops import Activation
 
 Int8Array = npt.NDArray[np.int8]
+Int32Array = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +49,16 @@ class Call:
     def codes(self, position: int = 0) -> Int8Array:
         """Returns the int8 codes of an input."""
         return cast(Int8Array, self.arrays[position])
+
+    @property
+    def bias(self) -> Int32Array | None:
+        """The third input, None where there is none."""
+        return cast(Int32Array, self.arrays[2]) if len(self.arrays) > 2 else None
+
+    def window(self, stride: Pair, dilation: Pair, pads: Pads) -> Window:
+        """Returns where a window slides to make the output's height and width."""
+        _, height, width, _ = self.output.shape
+        return Window((height, width), stride, dilation, (pads[0][0], pads[1][0]))
 
     def bounds(self, activation: Activation) -> tuple[int, int]:
         """Returns the output codes between which `activation` clamps."""

@@ -7,6 +7,7 @@ to its tensors' grids.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,11 @@ import numpy.typing as npt
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.execute.batch import batch_obstacles
 from kwsq.ir.execute.call import Call
-from kwsq.ir.execute.kernels import KERNELS
+from kwsq.ir.execute.kernels import KERNELS, Kernels
 from kwsq.ir.lowered import LoweredGraph, LoweredNode
 
 Array = npt.NDArray[np.generic]
+T = TypeVar("T", bound=np.generic)
 
 
 def run_integer(
@@ -87,7 +89,9 @@ def _run(graph: LoweredGraph, inputs: Mapping[str, Array], wanted: Mapping[str, 
     return {name: values[name] for name in wanted}
 
 
-def run_node(graph: LoweredGraph, node: LoweredNode, values: Mapping[str, Array], count: int) -> dict[str, Array]:
+def run_node(
+    graph: LoweredGraph, node: LoweredNode, values: Mapping[str, Array], count: int, kernels: Kernels = KERNELS
+) -> dict[str, Array]:
     """Runs one node.
 
     Args:
@@ -95,15 +99,17 @@ def run_node(graph: LoweredGraph, node: LoweredNode, values: Mapping[str, Array]
         node: node to run.
         values: contents of its inputs by name, constants included.
         count: number of vectors stacked along the first dimension.
+        kernels: function of every operator.
 
     Returns:
         Its outputs by name.
     """
-    results = KERNELS[type(node.op)](_call(graph, node, values))
-    return {name: _shaped(result, graph[name].shape, count) for name, result in zip(node.outputs, results, strict=True)}
+    results = kernels[type(node.op)](call_of(graph, node, values))
+    return {name: shaped(result, graph[name].shape, count) for name, result in zip(node.outputs, results, strict=True)}
 
 
-def _call(graph: LoweredGraph, node: LoweredNode, values: Mapping[str, Array]) -> Call:
+def call_of(graph: LoweredGraph, node: LoweredNode, values: Mapping[str, Array]) -> Call:
+    """Returns a node with the tensors and arrays it is applied to."""
     names = [name for name in node.inputs if name]
     return Call(
         op=node.op,
@@ -113,6 +119,6 @@ def _call(graph: LoweredGraph, node: LoweredNode, values: Mapping[str, Array]) -
     )
 
 
-def _shaped(result: Array, declared: tuple[int, ...], count: int) -> Array:
+def shaped(result: npt.NDArray[T], declared: tuple[int, ...], count: int) -> npt.NDArray[T]:
     """Gives a result its declared shape, the first dimension times the number of vectors."""
     return result.reshape((declared[0] * count, *declared[1:]) if declared else ())

@@ -23,25 +23,23 @@ Results = tuple[Array, ...]
 def _conv2d(call: Call) -> Results:
     op = call.op
     assert isinstance(op, ir.Conv2D)
-    window = _window(call, op.stride, op.dilation, op.pads)
-    params = _conv_params(call, op.activation)
-    return (numerics.conv2d(call.codes(), call.codes(1), _bias(call), params, window=window),)
+    window = call.window(op.stride, op.dilation, op.pads)
+    params = conv_params(call, op.activation)
+    return (numerics.conv2d(call.codes(), call.codes(1), call.bias, params, window=window),)
 
 
 def _depthwise_conv2d(call: Call) -> Results:
     op = call.op
     assert isinstance(op, ir.DepthwiseConv2D)
-    window = _window(call, op.stride, op.dilation, op.pads)
-    params = _conv_params(call, op.activation)
-    return (numerics.depthwise_conv2d(call.codes(), call.codes(1), _bias(call), params, window=window),)
+    window = call.window(op.stride, op.dilation, op.pads)
+    params = conv_params(call, op.activation)
+    return (numerics.depthwise_conv2d(call.codes(), call.codes(1), call.bias, params, window=window),)
 
 
 def _fully_connected(call: Call) -> Results:
     op = call.op
     assert isinstance(op, ir.FullyConnected)
-    low, high = call.bounds(op.activation)
-    params = numerics.RealParams(call.source.zero_point, call.target.zero_point, _layer_scale(call), low, high)
-    return (numerics.fully_connected(call.codes(), call.codes(1), _bias(call), params),)
+    return (numerics.fully_connected(call.codes(), call.codes(1), call.bias, dense_params(call, op.activation)),)
 
 
 def _batch_matmul(call: Call) -> Results:
@@ -51,7 +49,14 @@ def _batch_matmul(call: Call) -> Results:
     return (numerics.batch_matmul(call.codes(), call.codes(1), params, b_zero_point=b.zero_point),)
 
 
-def _conv_params(call: Call, activation: Activation) -> numerics.FixedPointParams:
+def dense_params(call: Call, activation: Activation) -> numerics.RealParams:
+    """Returns the constants of FULLY_CONNECTED."""
+    low, high = call.bounds(activation)
+    return numerics.RealParams(call.source.zero_point, call.target.zero_point, _layer_scale(call), low, high)
+
+
+def conv_params(call: Call, activation: Activation) -> numerics.FixedPointParams:
+    """Returns the constants of CONV_2D and DEPTHWISE_CONV_2D."""
     low, high = call.bounds(activation)
     return numerics.derive_fixed_point(
         _layer_scale(call),
@@ -66,15 +71,6 @@ def _layer_scale(call: Call) -> npt.NDArray[np.float64]:
     weight_scale = call.inputs[1].scale
     assert weight_scale is not None
     return numerics.effective_scale_conv(call.source.scale, weight_scale, call.target.scale)
-
-
-def _bias(call: Call) -> npt.NDArray[np.int32] | None:
-    return call.arrays[2] if len(call.arrays) > 2 else None
-
-
-def _window(call: Call, stride: ir.Pair, dilation: ir.Pair, pads: ir.Pads) -> numerics.Window:
-    _, height, width, _ = call.output.shape
-    return numerics.Window((height, width), stride, dilation, (pads[0][0], pads[1][0]))
 
 
 # ---- two inputs ----
@@ -184,13 +180,13 @@ def _dequantize(call: Call) -> Results:
 def _average_pool2d(call: Call) -> Results:
     op = call.op
     assert isinstance(op, ir.AveragePool2D)
-    return (numerics.average_pool2d(call.codes(), kernel=op.kernel, window=_window(call, op.stride, (1, 1), op.pads)),)
+    return (numerics.average_pool2d(call.codes(), kernel=op.kernel, window=call.window(op.stride, (1, 1), op.pads)),)
 
 
 def _max_pool2d(call: Call) -> Results:
     op = call.op
     assert isinstance(op, ir.MaxPool2D)
-    return (numerics.max_pool2d(call.codes(), kernel=op.kernel, window=_window(call, op.stride, (1, 1), op.pads)),)
+    return (numerics.max_pool2d(call.codes(), kernel=op.kernel, window=call.window(op.stride, (1, 1), op.pads)),)
 
 
 def _mean(call: Call) -> Results:
@@ -255,8 +251,9 @@ def _split(call: Call) -> Results:
 
 
 Kernel = Callable[[Call], Results]
+Kernels = Mapping[type[ir.LoweredOp], Kernel]
 
-KERNELS: Mapping[type[ir.LoweredOp], Kernel] = {
+KERNELS: Kernels = {
     ir.Conv2D: _conv2d,
     ir.DepthwiseConv2D: _depthwise_conv2d,
     ir.FullyConnected: _fully_connected,

@@ -28,11 +28,14 @@ from kwsq.ir.numerics.affine import (
 )
 from kwsq.ir.numerics.convolution import (
     conv2d,
+    conv2d_sums,
     depthwise_conv2d,
+    depthwise_conv2d_sums,
 )
 from kwsq.ir.numerics.dense import (
     batch_matmul,
     fully_connected,
+    fully_connected_sums,
 )
 from kwsq.ir.numerics.elementwise import (
     MulParams,
@@ -65,6 +68,8 @@ from kwsq.ir.numerics.linear import (
     derive_fixed_point,
     effective_scale_conv,
     effective_scale_matmul,
+    requantize_layer,
+    requantize_real,
 )
 from kwsq.ir.numerics.lookup import (
     LOGISTIC_OUTPUT,
@@ -107,6 +112,12 @@ from kwsq.ir.numerics.window import (
     same_padding,
     valid_size,
 )
+from kwsq.ir.numerics.xnnpack import (
+    SingleParams,
+    derive_single,
+    mean_single,
+    requantize_coarse_table,
+)
 
 __all__ = [
     "LOGISTIC_OUTPUT",
@@ -120,6 +131,7 @@ __all__ = [
     "RealParams",
     "RequantizeParams",
     "RsqrtParams",
+    "SingleParams",
     "SoftmaxParams",
     "SumParams",
     "Window",
@@ -130,7 +142,9 @@ __all__ = [
     "batch_matmul",
     "concatenate",
     "conv2d",
+    "conv2d_sums",
     "depthwise_conv2d",
+    "depthwise_conv2d_sums",
     "dequantize",
     "derive_add",
     "derive_fixed_point",
@@ -139,6 +153,7 @@ __all__ = [
     "derive_prelu",
     "derive_requantize",
     "derive_rsqrt",
+    "derive_single",
     "derive_softmax",
     "derive_squared_difference",
     "derive_sub",
@@ -148,6 +163,7 @@ __all__ = [
     "exp_table",
     "float32_scale",
     "fully_connected",
+    "fully_connected_sums",
     "gelu_table",
     "hard_swish_table",
     "leaky_relu_table",
@@ -157,6 +173,7 @@ __all__ = [
     "max_pool2d",
     "maximum",
     "mean",
+    "mean_single",
     "minimum",
     "mul",
     "multiply_by_quantized_multiplier",
@@ -170,6 +187,9 @@ __all__ = [
     "reduce_min",
     "relu_table",
     "requantize",
+    "requantize_coarse_table",
+    "requantize_layer",
+    "requantize_real",
     "requantize_table",
     "round_half_away",
     "round_half_even",

@@ -40,10 +40,31 @@ def fully_connected(x: Int8Array, weights: Int8Array, bias: Int32Array | None, p
 
     Source: LiteRT ``reference_integer_ops::FullyConnected``; docs/quantization.md (13), (14a), (15b).
     """
+    return requantize_real(fully_connected_sums(x, weights, bias, params.input_zero_point), params)
+
+
+def fully_connected_sums(
+    x: Int8Array, weights: Int8Array, bias: Int32Array | None, input_zero_point: int
+) -> Int32Array:
+    """Return the accumulators `fully_connected` requantizes.
+
+    Args:
+        x: (..., K) int8.
+        weights: (C_out, K) int8, zero point 0.
+        bias: (C_out,) int32 at scale s_x * s_w, or None.
+        input_zero_point: input code of real 0.
+
+    Returns:
+        (..., C_out) int32.
+
+    Raises:
+        ValueError: the accumulator bound exceeds int32.
+
+    Source: docs/quantization.md (13).
+    """
     dtype = exact_float(accumulator_bound(weights))
     products = x.astype(dtype) @ weights.astype(dtype).T
-    folded = fold_zero_point(weights, bias, params.input_zero_point)
-    return requantize_real(add_folded_bias(products, folded), params)
+    return add_folded_bias(products, fold_zero_point(weights, bias, input_zero_point))
 
 
 def batch_matmul(a: Int8Array, b: Int8Array, params: FixedPointParams, *, b_zero_point: int) -> Int8Array:

@@ -34,9 +34,10 @@ from kwsq.ir.numerics.fixed_point import (
     quantize_multipliers,
     round_half_away,
 )
+from kwsq.ir.numerics.xnnpack import SingleParams, requantize_single
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class FixedPointParams:
     """Constants of a convolution or BATCH_MATMUL; see `derive_fixed_point`.
 
@@ -55,7 +56,7 @@ class FixedPointParams:
     high: int = INT8_MAX
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RealParams:
     """Constants of FULLY_CONNECTED; see `effective_scale_conv` for ``effective_scale``.
 
@@ -149,6 +150,23 @@ def derive_fixed_point(
     """
     multiplier, shift = quantize_multipliers(effective_scale)
     return FixedPointParams(input_zero_point, output_zero_point, multiplier, shift, low, high)
+
+
+def requantize_layer(accumulator: NDArray[Any], params: FixedPointParams | SingleParams) -> Int8Array:
+    """Requantize as `params` say: rounding twice or once.
+
+    Args:
+        accumulator: (..., C_out) int32.
+        params: from `derive_fixed_point` or `xnnpack.derive_single`.
+
+    Returns:
+        int8 codes, same shape.
+
+    Source: docs/quantization.md (15a), (15c).
+    """
+    if isinstance(params, SingleParams):
+        return requantize_single(accumulator, params)
+    return requantize_fixed_point(accumulator, params)
 
 
 def requantize_fixed_point(accumulator: NDArray[Any], params: FixedPointParams) -> Int8Array:

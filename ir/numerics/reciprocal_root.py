@@ -65,7 +65,7 @@ def inverse_square_root(steps: Int32Array) -> tuple[Int32Array, Int32Array]:
     return multiplier, np.where(one, 0, -np.maximum(shift, 0)).astype(np.int32)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RsqrtParams:
     """Constants of RSQRT; see `derive_rsqrt`.
 

@@ -48,7 +48,7 @@ class Refused(Exception):  # noqa: N818 - control flow within a dialect, never s
     """A dialect met its own pattern in a form it cannot express; the problem is already noted."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class DialectContext:
     """What the dialects share while they rewrite one graph.
 

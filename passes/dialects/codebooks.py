@@ -47,7 +47,7 @@ def _is_weight(context: DialectContext, node: gs.Node) -> bool:
     return levels is not None and indices is not None and levels.ndim == 1 and indices.ndim >= 2
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Lookup:
     """One Gather of levels."""
 

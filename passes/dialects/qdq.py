@@ -47,7 +47,7 @@ def rewrite(context: DialectContext) -> None:
             continue
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Reader:
     """Reads what one DQ node dequantizes.
 

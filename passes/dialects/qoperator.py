@@ -21,7 +21,7 @@ from kwsq.passes.known_ops import MICROSOFT_DOMAIN
 DIALECT = "qoperator"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Operator:
     """One QLinear node being written out."""
 

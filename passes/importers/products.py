@@ -12,7 +12,7 @@ from kwsq.ir.ops import Add, Dense, MatMul, Mul, Reshape, Transpose
 from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Parts:
     """Adds the operators one source node is made of; each gets a name of its own."""
 

@@ -76,7 +76,7 @@ class View:
     features: Array | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LoweringContext:
     """See the module docstring."""
 

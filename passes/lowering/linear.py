@@ -20,7 +20,7 @@ from kwsq.passes.quantize_bias import LayerCodes, integer_bias, scale_from_bias
 Float64 = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Codes:
     """Symmetric int8 codes of a weight with their scales."""
 

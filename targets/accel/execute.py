@@ -5,7 +5,7 @@ Arrays carry one more, leading axis: independent vectors. Constants have length 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,20 @@ def run_pack(pack: Pack, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, Array
         UsageError: an input is missing or does not have the declared shape and type.
         ValueError: a code below the lowest one an operator is defined for.
     """
+    outputs = pack.entries(Role.OUTPUT)
+    values = run_tensors(pack, inputs, [entry.tensor for entry in outputs])
+    return {entry.name: values[entry.tensor] for entry in outputs}
+
+
+def run_tensors(pack: Pack, inputs: Mapping[str, npt.ArrayLike], keep: Collection[int]) -> dict[int, Array]:
+    """Returns tensors by their number, inner ones too; arguments and refusals otherwise as for `run_pack`."""
     values = _stacked_inputs(pack, inputs)
     for i, tensor in enumerate(pack.graph.tensors):
         if tensor.storage is Storage.CONSTANTS:
             data = pack.sections[Section.CONSTANTS][tensor.offset : tensor.offset + tensor.size_bytes]
             values[i] = np.frombuffer(data, np.int8).reshape(1, *tensor.shape)
     last_use = {i: step for step, op in enumerate(pack.graph.operators) for i in op.inputs}
-    last_use |= {entry.tensor: len(pack.graph.operators) for entry in pack.entries(Role.OUTPUT)}
+    last_use |= dict.fromkeys(keep, len(pack.graph.operators))
     for step, operator in enumerate(pack.graph.operators):
         run = Run(pack, operator, tuple(values[i] for i in operator.inputs))
         with np.errstate(over="ignore"):  # a file may hold any scale; infinity is what float32 makes of it
@@ -56,8 +63,8 @@ def run_pack(pack: Pack, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, Array
         for i in set(operator.inputs):
             if last_use[i] == step:
                 del values[i]
-    vectors = max((len(values[entry.tensor]) for entry in pack.entries(Role.OUTPUT)), default=1)
-    return {entry.name: _unstacked(values[entry.tensor], vectors) for entry in pack.entries(Role.OUTPUT)}
+    vectors = max((len(values[i]) for i in keep), default=1)
+    return {i: _unstacked(values[i], vectors) for i in keep}
 
 
 def _unstacked(array: Array, vectors: int) -> Array:

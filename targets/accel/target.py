@@ -48,9 +48,13 @@ class AccelTarget:
 
         Args:
             graph: legalised graph.
-            options: container ("stream" or "planes"), version and source.
+            options: container ("stream" or "planes"), row alignment, names, version and source.
         """
-        contents = build_contents(graph, Layout[options.container.upper()])
+        contents = build_contents(graph, Layout[options.container.upper()], options.row_align_bits or None)
+        # The containers of the report go by the graph's names, whatever the file keeps of them.
+        containers = _containers(contents, options.container)
+        if options.strip_names:
+            contents = replace(contents, weights=tuple(replace(weight, tensor="") for weight in contents.weights))
         facts = {"name": graph.name, "kwsq": options.version, "source": options.source_sha256, **options.remarks}
         data = write_pack(contents, facts)
         counts = Counter(operator.code.name for operator in contents.graph.operators)
@@ -58,7 +62,7 @@ class AccelTarget:
             "container": options.container,
             "minimum_runtime": "kwsq pack 1.0",
             "operators": dict(sorted(counts.items())),
-            "containers": _containers(contents, options.container),
+            "containers": containers,
         }
         return Artefact(self.name, {FILE_NAME: data}, header)
 

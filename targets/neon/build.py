@@ -9,10 +9,11 @@ import numpy as np
 from kwsq.ir.lowered import Array, LoweredGraph, LoweredNode, LoweredTensor
 from kwsq.targets.base import TargetOptions
 from kwsq.targets.neon.container import Containers, pack_int4
+from kwsq.targets.neon.lookup import DECODE, Lookup
 from kwsq.targets.neon.metadata import metadata
 from kwsq.targets.neon.operators import row_of
 from kwsq.targets.neon.options import Call
-from kwsq.targets.neon.program import OperatorRecord, Program, TensorRecord
+from kwsq.targets.neon.program import OperatorRecord, Options, Program, TensorRecord
 
 
 def build_program(graph: LoweredGraph, containers: Containers, options: TargetOptions) -> Program:
@@ -23,13 +24,21 @@ def build_program(graph: LoweredGraph, containers: Containers, options: TargetOp
 
     Args:
         graph: legalised graph.
-        containers: which weights are INT4.
+        containers: which weights are INT4, which constants are decoded from a table.
         options: names, version, source.
     """
     order = tensor_order(graph)
     index = {name: i for i, name in enumerate(order)}
     records = [_record(graph[name], name in containers.packed) for name in order]
-    operators = [_operator(graph, node, index, records) for node in graph.nodes]
+    operators = []
+    for node in graph.nodes:
+        # The operator is described as if its constants were plain; only then do they lose their contents.
+        operator = _operator(graph, node, index, records)
+        decoded = [name for name in node.inputs if name in containers.lookups]
+        if decoded:
+            lookups = {index[name]: containers.lookups[name] for name in decoded}
+            operators.append(_decode(lookups, len(order), records))
+        operators.append(operator)
     entries = metadata([graph[name] for name in order], operators, options)
     if options.strip_names:
         public = {*graph.inputs, *graph.outputs}
@@ -82,6 +91,19 @@ def _operator(
     version = row.version(call)
     outputs = tuple(index[name] for name in node.outputs)
     return OperatorRecord(row.builtin, version, tuple(places), outputs, row.options(call), row.releases[version])
+
+
+def _decode(lookups: dict[int, Lookup], first: int, records: list[TensorRecord]) -> OperatorRecord:
+    """Returns the operator that writes tensors from their tables, and makes their records those of results."""
+    inputs = []
+    for i, lookup in lookups.items():
+        contents = (lookup.indices, lookup.ancillary)
+        inputs += [_place(TensorRecord((len(data),), "UINT8", data=data), first, records) for data in contents]
+        record = records[i]
+        per_channel = record.scale is not None and record.scale.size > 1
+        # Micro's DECODE refuses the axis that a single scale carries in vain.
+        records[i] = replace(record, data=None, quantized_dimension=record.quantized_dimension if per_channel else 0)
+    return OperatorRecord(DECODE, 1, tuple(inputs), tuple(lookups), Options(), "1.5.0")
 
 
 def _place(operand: TensorRecord, first: int, records: list[TensorRecord]) -> int:

@@ -106,16 +106,21 @@ def operator_codes(program: Program) -> dict[str, tuple[int, int]]:
     versions: dict[str, int] = {}
     for operator in program.operators:
         versions[operator.builtin] = max(operator.version, versions.get(operator.builtin, 1))
-    ordered = sorted(versions, key=lambda name: schema.BUILTIN_OPERATOR[name])
+    ordered = sorted(versions, key=_code)
     return {name: (i, versions[name]) for i, name in enumerate(ordered)}
+
+
+def _code(name: str) -> int:
+    return schema.BUILTIN_OPERATOR[name.partition(":")[0]]
 
 
 def _operator_codes(writer: Writer, program: Program) -> Offset:
     tables = []
     for name, (_, version) in operator_codes(program).items():
-        code = schema.BUILTIN_OPERATOR[name]
+        code, custom = _code(name), name.partition(":")[2]
         fields: dict[Field, float] = {
             schema.OperatorCode.DEPRECATED_BUILTIN_CODE: min(code, schema.LARGEST_DEPRECATED_CODE),
+            schema.OperatorCode.CUSTOM_CODE: writer.text(custom) if custom else 0,
             schema.OperatorCode.VERSION: version,
             schema.OperatorCode.BUILTIN_CODE: code,
         }

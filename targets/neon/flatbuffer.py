@@ -86,7 +86,7 @@ class FlatBuffer:
         return Table(self, self.unpack("I", 0), extents)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Table:
     """One table of a flatbuffer.
 

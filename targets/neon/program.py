@@ -54,7 +54,7 @@ class OperatorRecord:
     """An operator of the file.
 
     Args:
-        builtin: name in the schema's BuiltinOperator.
+        builtin: name in the schema's BuiltinOperator, or "CUSTOM:name".
         version: version of the operator's meaning that its operands need.
         inputs, outputs: tensor indices.
         runtime: first TensorFlow Lite release with that version.

@@ -70,6 +70,7 @@ class OperatorCode:
     """An operator and the version of its meaning."""
 
     DEPRECATED_BUILTIN_CODE: ClassVar = Field(0, Kind.INT8)
+    CUSTOM_CODE: ClassVar = Field(1, Kind.OFFSET)
     VERSION: ClassVar = Field(2, Kind.INT32, 1)
     BUILTIN_CODE: ClassVar = Field(3, Kind.INT32)
 

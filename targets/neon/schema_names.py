@@ -65,3 +65,6 @@ TENSOR_TYPES = (
     ("FLOAT8_E5M2", 8),
 )
 """(name, bits per element); 0 bits where elements have no fixed size."""
+
+NPU_OPERATOR = "CUSTOM:ethos-u"
+"""What Vela leaves of a model: one operator that runs on the accelerator."""

@@ -7,16 +7,17 @@ from typing import ClassVar
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.base import Artefact, TargetOptions
 from kwsq.targets.neon.build import build_program, tensor_order
-from kwsq.targets.neon.container import choose_containers, weight_nodes
+from kwsq.targets.neon.container import Containers, choose_containers, weight_nodes
 from kwsq.targets.neon.emission import emit_flatbuffer
 from kwsq.targets.neon.legalize import legalize
+from kwsq.targets.neon.lookup import DECODE
 from kwsq.targets.neon.program import Program
 
 FILE_NAME = "model.tflite"
 
 
 class NeonTarget:
-    """Int8 activations, int8 or INT4 weights, int32 biases, the exact float32 scales."""
+    """Int8 activations, int8, INT4 or indexed weights, int32 biases, the exact float32 scales."""
 
     name: ClassVar[str] = "neon"
 
@@ -36,19 +37,25 @@ class NeonTarget:
             options: container, runtime, names, version and source.
 
         Raises:
-            UsageError: the int4 container was asked for and no weight fits it.
+            UsageError: the int4 or lut container was asked for and no constant fits it.
         """
         containers = choose_containers(graph, options.container, options.runtime)
         program = build_program(graph, containers, options)
         header: dict[str, object] = {
             "container": options.container,
-            "packed_tensors": list(containers.packed),
+            "packed_tensors": [*containers.packed, *containers.lookups],
             "kept_tensors": dict(containers.kept),
-            "containers": {t.name: "int4" if t.name in containers.packed else "int8" for _, t in weight_nodes(graph)},
+            "containers": {t.name: containers.of(t.name) for _, t in weight_nodes(graph)},
             "tensors": list(tensor_order(graph)),
-            "minimum_runtime": program.metadata["min_runtime_version"].rstrip(b"\0").decode(),
+            "minimum_runtime": _minimum_runtime(program, containers),
         }
         return Artefact(self.name, {FILE_NAME: emit_flatbuffer(program)}, header | _operators(program))
+
+
+def _minimum_runtime(program: Program, containers: Containers) -> str:
+    if containers.lookups:
+        return f"TensorFlow Lite Micro with {DECODE.partition(':')[2]}"
+    return program.metadata["min_runtime_version"].rstrip(b"\0").decode()
 
 
 def _operators(program: Program) -> dict[str, object]:

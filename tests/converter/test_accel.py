@@ -102,6 +102,36 @@ def test_planes_are_an_option(converted: Path, tmp_path: Path) -> None:
     assert read((tmp_path / "out" / "model.kwsq").read_bytes()).manifest["packing"]["layout"] == "planes"
 
 
+@pytest.mark.parametrize("align", [1, 64, 512])
+def test_rows_are_aligned_as_asked(converted: Path, align: int, tmp_path: Path) -> None:
+    model = converted / "dense_w5.onnx"
+    outcome = kwsq_convert(model, "--target", "accel", "--row-align", align, "-o", tmp_path / "out", "--json")
+    assert outcome.code == 0, outcome.stderr
+    pack = read((tmp_path / "out" / "model.kwsq").read_bytes())
+    assert {layer.layout.row_align_bits for layer in pack.graph.layers} == {align}
+    here, *widths = json.loads(outcome.stdout)["result"]["footprint"]["projection"]
+    assert {**widths[1], "bits": None} == here
+    # 16 rows of 12 weights and 4 of 16, five bits each; the second tensor starts at a multiple of 16 bytes.
+    stored = [rows * -(-columns * 5 // align) * align for rows, columns in ((16, 12), (4, 16))]
+    assert here["packed_bytes"] == -(-stored[0] // 128) * 16 + -(-stored[1] // 8)
+    assert (tmp_path / "out" / "report.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--target", "accel", "--row-align", 48), "one of 1, 8, 16"),
+        (("--target", "neon", "--row-align", 64), "--target accel"),
+    ],
+)
+def test_other_alignments_are_refused(
+    converted: Path, arguments: tuple[object, ...], complaint: str, tmp_path: Path
+) -> None:
+    outcome = kwsq_convert(converted / "dense_w5.onnx", *arguments, "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert complaint in outcome.stderr
+
+
 def test_inspect_and_footprint_take_a_pack(converted: Path) -> None:
     path = converted / "out" / "model.kwsq"
     inspected = json.loads(kwsq("inspect", path, "--json").stdout)
@@ -254,6 +284,40 @@ def test_a_pack_that_computes_something_else_fails_parity() -> None:
     report = AccelProof().check(graph, data, source, inputs, all_tensors=False)
     assert [check.name for check in report.checks if not check.passed] == ["executor"]
     assert report["executor"].mismatches[0].tensor == graph.outputs[0]
+
+
+def test_intermediates_name_the_first_tensor_that_differs() -> None:
+    """Mutation: the first layer's clamp. Without intermediates only the output speaks."""
+    graph, _ = packed(layered())
+    contents = build_contents(graph, Layout.STREAM)
+    first, *rest = contents.graph.operators
+    clamped = type(first)(first.code, first.inputs, first.outputs, (first.attributes[0], -1, 1, *first.attributes[3:]))
+    object.__setattr__(contents.graph, "operators", (clamped, *rest))
+    data, inputs, source = write_pack(contents, {}), random_inputs(graph, 8), itself(graph)
+    plain = AccelProof().check(graph, data, source, inputs, all_tensors=False)["executor"]
+    every = AccelProof().check(graph, data, source, inputs, all_tensors=True)["executor"]
+    assert [mismatch.tensor for mismatch in plain.mismatches] == [graph.outputs[0]]
+    inner = graph.nodes[0].outputs[0]
+    assert inner != graph.outputs[0]
+    assert every.mismatches[0].tensor == inner
+    assert every.figures["all_tensors"] is True
+    whole = AccelProof().check(graph, packed(graph)[1], source, inputs, all_tensors=True)
+    assert whole.passed
+
+
+def test_intermediates_and_stripped_names_from_the_command_line(converted: Path, tmp_path: Path) -> None:
+    options = ("--target", "accel", "--intermediates", "--strip-names", "-o", tmp_path / "out")
+    assert kwsq_convert(converted / "dense_w5.onnx", *options).code == 0
+    data = (tmp_path / "out" / "model.kwsq").read_bytes()
+    whole = (converted / "out" / "model.kwsq").read_bytes()
+    assert len(data) < len(whole)
+    assert {tensor["name"] for tensor in read(data).manifest["tensors"]} == {""}
+    assert [entry.name for entry in read(data).io] == [entry.name for entry in read(whole).io]
+    result = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))["result"]
+    assert result["parity"]["checks"][1]["figures"]["all_tensors"] is True
+    assert [w["container"] for w in result["weights"]] == ["stream", "stream"]
+    for command in ("inspect", "footprint"):
+        assert kwsq(command, tmp_path / "out" / "model.kwsq").code == 0
 
 
 def test_an_unreadable_pack_is_a_failed_check() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkout import run, script
+from checkout import ROOT, run, script
 from cli_runs import float_dense, kwsq, kwsq_convert, left, quantized_dense, samples, save
 from onnx_models import build, node
 from tflite_mutations import flip_byte, mutated
@@ -131,11 +131,10 @@ def test_accuracy_is_measured_on_data(models: Path, here: Path) -> None:
         (["{m}/dense_w4.onnx"], "--target"),
         (["{m}/dense_w4.onnx", "--target", "gpu"], "gpu"),
         (["{m}/dense_w4.onnx", "--target", "accel", "--container", "int4"], "stream or planes"),
-        (["{m}/dense_w4.onnx", "--target", "neon", "--container", "planes"], "int8 or int4"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--container", "planes"], "int8 or int4 or lut"),
         (["{m}/dense_w4.onnx", "--target", "accel", "--runtime", "tflm"], "--target neon"),
-        (["{m}/dense_w4.onnx", "--target", "ethos-u"], "not available yet"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--no-such-option"], "no-such-option"),
-        (["{m}/dense_w4.onnx", "--target", "neon", "--container", "lut"], "lut"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--container", "lut"], "--runtime tflm"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--wbits", "0"], "1 to 8"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--wbits", "9"], "1 to 8"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--wbits", "four"], "four"),
@@ -149,7 +148,12 @@ def test_accuracy_is_measured_on_data(models: Path, here: Path) -> None:
         (["{m}/dense_w4.onnx", "--target", "neon", "--shape", "x=1,y"], "name=1,49,10"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--shape", "z=1,12"], "no graph input"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--state", "s1"], "input=output"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--state", "s1=n1"], "an unknown name"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--state", "none", "--state", "s1=n1"], "`none` alone"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--state", "s1=n1", "--state", "s1=n2"], "pair it once"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--state", "s1=n1", "--state", "s2=n1"], "pair it once"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--inputs", "0"], "--inputs"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--inputs", "100000000"], "1 to 10000"),
         (["{m}/dense_w4.onnx", "--target", "neon", "--drop-softmax"], "--drop-softmax"),
         (["{m}/dense_w4.onnx", "--target", "neon", "-o", "/proc/none/out"], "output directory"),
         (["{m}/float.onnx", "--target", "neon", "--wbits", "4"], "--calibration"),
@@ -243,9 +247,11 @@ def test_a_defect_is_exit_70_with_a_short_message(models: Path, here: Path, monk
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interruption_leaves_nothing(models: Path, tmp_path: Path, number: int, code: int) -> None:
-    # Enough vectors that parity is still running when the signal comes.
-    command = [script("kwsq-convert"), *dense(models, "-o", "deep/out", "--inputs", 300_000, "-v")]
+def test_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
+    # Enough vectors, each with all its tensors, that parity is still running when the signal comes.
+    model = ROOT / "models" / "kws_ff" / "kws_ff_w4.onnx"
+    options = ("--target", "neon", "-o", "deep/out", "--inputs", 1000, "--intermediates", "-v")
+    command = [script("kwsq-convert"), model, *options]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with subprocess.Popen(
         [str(part) for part in command],

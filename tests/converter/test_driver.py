@@ -56,7 +56,11 @@ def test_the_report_knows_both_containers_whichever_is_written(tmp_path: Path) -
 def test_a_container_nothing_fits_is_a_usage_error(tmp_path: Path) -> None:
     model = quantized_dense(tmp_path, bits=8)
     result = report(kwsq_convert(model, "--target", "neon", "-o", tmp_path / "a", "--json"))
-    assert [c["available"] for c in result["containers"]] == [True, False]
+    assert [(c["container"], c["available"]) for c in result["containers"]] == [
+        ("int8", True),
+        ("int4", False),
+        ("lut", False),
+    ]
     outcome = kwsq_convert(model, "--target", "neon", "--container", "int4", "-o", tmp_path / "b")
     assert outcome.code == 2
     assert "no weight tensor fits int4" in outcome.stderr
@@ -106,6 +110,22 @@ def test_streaming_models_carry_their_states(tmp_path: Path) -> None:
     )
     assert result["model"]["states"] == [{"input": "s", "output": "n"}]
     assert result["parity"]["vectors"] == 7
+
+
+def test_a_model_may_be_said_to_have_no_states(tmp_path: Path) -> None:
+    path = annotated(STREAM, tmp_path / "stream.onnx")
+    guessed = report(kwsq_convert(path, "--target", "neon", "--json", "-o", tmp_path / "a"))
+    stated = report(kwsq_convert(path, "--target", "neon", "--state", "s=n", "--json", "-o", tmp_path / "b"))
+    denied = report(kwsq_convert(path, "--target", "neon", "--state", "none", "--json", "-o", tmp_path / "c"))
+    notes = [
+        [note["text"] for note in result["notes"] if "streaming state" in note["text"]]
+        for result in (guessed, stated, denied)
+    ]
+    assert [len(texts) for texts in notes] == [1, 1, 0]
+    assert "--state none" in notes[0][0]
+    assert "--state none" not in notes[1][0]
+    assert denied["model"]["states"] == []
+    assert guessed["model"]["states"] == stated["model"]["states"] == [{"input": "s", "output": "n"}]
 
 
 def test_a_runtime_that_was_asked_for_must_accept_the_artefact(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ class Converted:
     def report(self) -> dict[str, object]:
         return json.loads((self.directory / "report.json").read_text())
 
-    def interpreter(self) -> Interpreter:
+    def interpreter(self, kernels: OpResolverType = OpResolverType.BUILTIN_REF) -> Interpreter:
         path = str(self.directory / "model.tflite")
-        interpreter = Interpreter(path, experimental_op_resolver_type=OpResolverType.BUILTIN_REF, num_threads=1)
+        interpreter = Interpreter(path, experimental_op_resolver_type=kernels, num_threads=1)
         interpreter.allocate_tensors()
         return interpreter
 
@@ -85,9 +85,11 @@ def dequantized(codes: npt.NDArray[np.generic], detail: dict[str, object]) -> np
     return (codes.astype(np.float64) - zero_point) * scale
 
 
-def outputs_of(converted: Converted) -> tuple[npt.NDArray[np.float64], float]:
+def outputs_of(
+    converted: Converted, kernels: OpResolverType = OpResolverType.BUILTIN_REF
+) -> tuple[npt.NDArray[np.float64], float]:
     """Returns the first output for every recorded vector, states carried, and its scale."""
-    interpreter = converted.interpreter()
+    interpreter = converted.interpreter(kernels)
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     x = converted.vectors["x"].reshape(-1, *inputs[0]["shape"])
     states = [np.zeros(detail["shape"], np.float32) for detail in inputs[1:]]
@@ -107,8 +109,17 @@ def outputs_of(converted: Converted) -> tuple[npt.NDArray[np.float64], float]:
 ANNOTATED_OUTPUT = {"ort_qdq_dscnn_w8_pc_op13", "ort_qdq_mlp_w4_int4type_op21"}
 
 
-def test_outputs_agree_with_the_recorded_ones(converted: Converted) -> None:
-    found, scale = outputs_of(converted)
+KERNELS = [OpResolverType.BUILTIN_REF, OpResolverType.AUTO]
+
+# XNNPACK rounds once where the reference rounds twice. With 4-bit depthwise weights a second rounding moves one code in
+# thirty, through nine layers, and no bias suits both kernel sets: measured 90.6 % and 1.9 codes (81.2 % and 2.5 with
+# biases chosen by the reference kernels alone). The shares of all others are those of the reference kernels.
+DEFAULT_KERNEL_SHARES = {"dscnn_w4_pc_relu6_qonnx_op13": 0.88}
+
+
+@pytest.mark.parametrize("kernels", KERNELS, ids=["reference", "default"])
+def test_outputs_agree_with_the_recorded_ones(converted: Converted, kernels: OpResolverType) -> None:
+    found, scale = outputs_of(converted, kernels)
     expected = converted.vectors["y"].astype(np.float64).reshape(found.shape)
     span = (max(expected.max(), 0.0) - min(expected.min(), 0.0)) / 255
     step = scale if converted.name in ANNOTATED_OUTPUT else span
@@ -116,12 +127,14 @@ def test_outputs_agree_with_the_recorded_ones(converted: Converted) -> None:
         assert scale <= 1.25 * span
     distance = np.abs(found - expected) / step
     slack = 1e-3  # float32 noise of the recorded outputs, in codes
-    assert (distance <= 1 + slack).mean() >= 0.99
+    share = DEFAULT_KERNEL_SHARES.get(converted.name, 0.99) if kernels is OpResolverType.AUTO else 0.99
+    assert (distance <= 1 + slack).mean() >= share
     assert distance.max() <= 2 + slack
 
 
-def test_the_decision_is_the_recorded_one(converted: Converted) -> None:
-    found, scale = outputs_of(converted)
+@pytest.mark.parametrize("kernels", KERNELS, ids=["reference", "default"])
+def test_the_decision_is_the_recorded_one(converted: Converted, kernels: OpResolverType) -> None:
+    found, scale = outputs_of(converted, kernels)
     classes = found.shape[-1]
     found = found.reshape(-1, classes)
     expected = converted.vectors["y"].reshape(-1, classes)

@@ -1,26 +1,19 @@
 """What a pack cannot express is refused with the layer and the remedy; packs are as small as they must be."""
 
 from dataclasses import replace
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from accel_packs import packed
-from checkout import ROOT
+from keyword_networks import bundled, lowered_of, qonnx_binary
 from lowered_models import LoweredModel, random_inputs
-from onnx import helper, numpy_helper
 
 from kwsq.ir import lowered as ir
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_integer
 from kwsq.ir.lowered import DType, LoweredGraph
 from kwsq.ir.ops import Activation
-from kwsq.passes.dialects import normalize
-from kwsq.passes.load import load_bytes
-from kwsq.passes.pipeline import PipelineOptions, run_pipeline
 from kwsq.targets.accel.execute import run_pack
 from kwsq.targets.accel.format import Section
 from kwsq.targets.accel.reader import read
@@ -103,11 +96,6 @@ def test_scales_beyond_the_multipliers_are_refused() -> None:
 # ---- sizes ----
 
 
-def lowered_of(model: bytes) -> LoweredGraph:
-    source = load_bytes(model, "model.onnx")
-    return run_pipeline(normalize(source), source.opsets[""], PipelineOptions()).lowered
-
-
 def assert_size_rule(graph: LoweredGraph, data: bytes) -> None:
     """Weights within 3 % of their bits; the file within that, 10 bytes per output channel and 2 KB."""
     pack = read(data)
@@ -123,52 +111,16 @@ def assert_size_rule(graph: LoweredGraph, data: bytes) -> None:
 @pytest.mark.parametrize("container", ["stream", "planes"])
 @pytest.mark.parametrize("name", ["kws_ff_w4", "kws_ff_w5_codebook"])
 def test_bundled_models_keep_the_size_rule(name: str, container: str) -> None:
-    path = Path(ROOT / "models" / "kws_ff" / f"{name}.onnx")
-    graph, data = packed(lowered_of(path.read_bytes()), container)
+    graph, data = packed(bundled(name), container)
     assert_size_rule(graph, data)
     inputs = random_inputs(graph, 4)
     expected, found = run_integer(graph, inputs), run_pack(read(data), inputs)
     assert all(np.array_equal(found[output], expected[output]) for output in graph.outputs)
 
 
-def qonnx_binary(widths: tuple[int, ...]) -> bytes:
-    """Dense layers of one-bit weights with a gain each, eight-bit activations, as QONNX writes them."""
-    rng, nodes, constants = np.random.default_rng(9), [], {}
-
-    def constant(name: str, value: Any) -> str:
-        constants[name] = np.asarray(value, np.float32)
-        return name
-
-    def quant(x: str, y: str, scale: float, *, bits: int = 8) -> str:
-        inputs = [x, constant(f"{y}/scale", scale), constant(f"{y}/zero", 0), constant(f"{y}/bits", bits)]
-        nodes.append(helper.make_node("Quant", inputs, [y], y, domain="qonnx.custom_op.general", signed=1, narrow=0))
-        return y
-
-    x = quant("x", "xq", 0.05)
-    for i, (inputs, outputs) in enumerate(pairwise(widths)):
-        weight = constant(f"w{i}", rng.choice([-1.0, 1.0], (inputs, outputs)) * 0.09)
-        gain = constant(f"w{i}/scale", 0.09)
-        nodes.append(
-            helper.make_node("BipolarQuant", [weight, gain], [f"w{i}q"], f"w{i}q", domain="qonnx.custom_op.general")
-        )
-        nodes.append(helper.make_node("MatMul", [x, f"w{i}q"], [f"h{i}"], f"layer{i}"))
-        nodes.append(helper.make_node("Relu", [f"h{i}"], [f"r{i}"], f"relu{i}"))
-        x = quant(f"r{i}", f"a{i}", 0.05 if i < len(widths) - 2 else 0.1)
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "binary",
-        [value("x", onnx.TensorProto.FLOAT, [1, widths[0]])],
-        [value(x, onnx.TensorProto.FLOAT, [1, widths[-1]])],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("qonnx.custom_op.general", 2)]
-    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
-
-
 def test_a_one_bit_network_keeps_the_size_rule() -> None:
     """250,000 weights in six layers, as in the bundled models."""
-    graph, data = packed(lowered_of(qonnx_binary((320, 256, 240, 240, 192, 128, 12))))
+    graph, data = packed(lowered_of(qonnx_binary()))
     pack = read(data)
     assert [layer.layout.bits for layer in pack.graph.layers] == [1] * 6
     assert {entry["bit1_means"] for entry in pack.manifest["tensors"]} == {1}
