@@ -24,6 +24,9 @@ from kwsq.converter.cli_outcome import EXIT_CODES, INTERRUPTED, TERMINATED, fini
 from kwsq.converter.config import ConvertOptions, check_options, parse_accuracy, parse_shape, parse_states
 from kwsq.converter.input_file import read_file
 
+FIELD_OF_OPTION = {"wbits": "weight_bits", "row_align": "row_align_bits", "inputs": "parity_inputs"}
+"""Options whose field of `ConvertOptions` has another name."""
+
 
 def convert(
     model: options.OnnxModel,
@@ -59,45 +62,18 @@ def convert(
     verbose: options.Verbose = False,
 ) -> None:
     """Convert an ONNX keyword-spotting model and prove the result."""
-    settings = {
-        "model": model,
-        "target": target,
-        "weight_bits": wbits,
-        "container": container,
-        "runtime": runtime,
-        "row_align_bits": row_align,
-        "accelerator": accelerator,
-        "calibration": calibration,
-        "data": data,
-        "output": output,
-        "force": force,
-        "batch": batch,
-        "io": io,
-        "drop_softmax": drop_softmax,
-        "strip_names": strip_names,
-        "scheme": scheme,
-        "ranges": ranges,
-        "requantize": requantize,
-        "encodings": encodings,
-        "parity_inputs": inputs,
-        "seed": seed,
-        "intermediates": intermediates,
-        "config": config,
-        "baseline": baseline,
-        "update_baseline": update_baseline,
-    }
-    texts = {"shapes": shape, "states": state, "min_accuracy": min_accuracy}
-    finish(lambda: _convert(settings, texts, as_json=as_json, quiet=quiet, verbose=verbose), verbose=verbose)
+    arguments = dict(locals())  # every option, under its own name
+    finish(lambda: _convert(arguments), verbose=verbose)
 
 
-def _convert(
-    settings: Mapping[str, Any], texts: Mapping[str, Any], *, as_json: bool, quiet: bool, verbose: bool
-) -> int:
+def _convert(arguments: dict[str, Any]) -> int:
+    as_json, quiet, verbose = (arguments.pop(name) for name in ("as_json", "quiet", "verbose"))
+    shapes, states, min_accuracy = (arguments.pop(name) for name in ("shape", "state", "min_accuracy"))
     chosen = ConvertOptions(
-        **settings,
-        shapes=dict(parse_shape(text) for text in texts["shapes"] or ()),
-        states=parse_states(texts["states"]),
-        min_accuracy=None if texts["min_accuracy"] is None else parse_accuracy(texts["min_accuracy"]),
+        **{FIELD_OF_OPTION.get(name, name): value for name, value in arguments.items()},
+        shapes=dict(parse_shape(text) for text in shapes or ()),
+        states=parse_states(states),
+        min_accuracy=None if min_accuracy is None else parse_accuracy(min_accuracy),
     )
     # Before the imports below, which take longer than everything a wrong option needs.
     check_options(chosen)
