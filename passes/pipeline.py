@@ -238,9 +238,11 @@ def _post_train(
 
 
 def _observed_inputs(graph: Graph, options: PipelineOptions) -> dict[str, FloatArray]:
-    if options.calibration is None:
-        return spread_inputs(graph, options.seed)
-    return carry_states(graph, options.calibration)
+    if options.calibration is not None:
+        return carry_states(graph, options.calibration)
+    states = {pair.input for pair in graph.states}
+    drawn = spread_inputs(graph, options.seed)
+    return carry_states(graph, {name: values for name, values in drawn.items() if name not in states})
 
 
 def _attach(graph: Graph, inputs: Mapping[str, FloatArray], options: PipelineOptions, *, is_ptq: bool) -> AttachScales:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from cli_runs import Outcome, kwsq_convert, left, quantized_dense, samples, save
 from qdq_models import Scheme, float_model, quantized, random_feeds, run_onnx
@@ -96,8 +97,6 @@ def test_streaming_models_carry_their_states(tmp_path: Path) -> None:
     boundary = boundary_of(source, normalized, options)
     assert boundary.states == {"s"}
     states = with_states(boundary, real_samples(boundary, tmp_path / "chunks.npz", "--calibration"))["s"]
-    import onnx
-
     state, model = np.zeros((1, 6), np.float32), onnx.load(path)
     for step in range(7):
         # Both compute the same quantised model in float32; a tie may round the other way, one step apart.
@@ -126,6 +125,32 @@ def test_a_model_may_be_said_to_have_no_states(tmp_path: Path) -> None:
     assert "--state none" not in notes[1][0]
     assert denied["model"]["states"] == []
     assert guessed["model"]["states"] == stated["model"]["states"] == [{"input": "s", "output": "n"}]
+
+
+def test_a_state_without_a_grid_is_observed_as_it_is_carried(tmp_path: Path) -> None:
+    """A leaky sum: its state settles near twenty times the input, far from any state drawn at random."""
+    recurrence = np.concatenate([np.full((4, 6), 16), np.eye(6) * 121]).astype(np.int8)  # times 2**-7: 0.125 and 0.945
+    text = """<ir_version: 8, opset_import: ["": 13]>
+    agraph (float[1,4] x, float[1,6] s) => (float[1,3] y, float[1,6] n)
+    <int8[10,6] w1, int8[6,3] w2, float s_w = {0.0078125}, float s_x = {0.05}, int8 zero = {0}>
+    {
+      q = QuantizeLinear(x, s_x, zero)
+      d = DequantizeLinear(q, s_x, zero)
+      a = Relu(d)
+      h = Concat<axis=1>(a, s)
+      v1 = DequantizeLinear(w1, s_w, zero)
+      n = MatMul(h, v1)
+      v2 = DequantizeLinear(w2, s_w, zero)
+      y = MatMul(n, v2)
+    }"""
+    model = onnx.parser.parse_model(text)
+    weights = {"w1": recurrence, "w2": np.arange(-9, 9, dtype=np.int8).reshape(6, 3)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in weights.items())
+    onnx.save(model, tmp_path / "leaky.onnx")
+    result = report(kwsq_convert(tmp_path / "leaky.onnx", "--target", "neon", "--json", "-o", tmp_path / "out"))
+    assert result["parity"]["passed"]
+    (state,) = (tensor for tensor in result["inputs"] if tensor["name"] == "s")
+    assert state["scale"] * 255 > 6
 
 
 def test_a_runtime_that_was_asked_for_must_accept_the_artefact(tmp_path: Path) -> None:
