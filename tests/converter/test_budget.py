@@ -56,7 +56,7 @@ def test_counts_take_no_byte_suffix() -> None:
     [
         ({"flash_totl": {"max": 1}}, "did you mean flash_total"),
         ({"ram_peak": {"maxx": 1}}, "did you mean max"),
-        ({"ram_peak": {"max": 1, "level": "eror"}}, "off, warn, error"),
+        ({"ram_peak": {"max": 1, "level": "errors"}}, "off, warn, error"),
         ({"ram_peak": 3}, "write a table"),
         ({"ram_peak": {"level": "warn"}}, "no limit"),
         ({"ram_peak": {"max": "5%"}}, "max_increase alone"),
