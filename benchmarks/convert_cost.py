@@ -100,7 +100,7 @@ def main() -> int:
     ratio = best[0] / best[1]
     print(f"kwsq-convert {best[0]:.3f} s, import onnx, onnxruntime {best[1]:.3f} s")
     if len(best) > 2:
-        print(f"onnx2tf, conversion alone {best[2]:.3f} s")
+        print(f"onnx2tf converting alone {best[2]:.3f} s, whole kwsq-convert {best[0]:.3f} s")
     print(f"ratio {ratio:.2f} (at most {RATIO_MAX})")
     return int(ratio > RATIO_MAX or (len(best) > 2 and best[0] >= best[2]))
 
