@@ -2,7 +2,7 @@
 
 MLCommons' own int8 file is scored on the clips and in the run that score kwsq's; the MLPerf model at 8 bits must be
 smaller; INT4 must halve the weight bytes of every uniform 4-bit layer; the alexa network must convert with parity.
-Usage: python benchmarks/ptq_files.py
+Usage: PYTHONPATH=benchmarks python benchmarks/ptq_files.py
 """
 
 from __future__ import annotations
