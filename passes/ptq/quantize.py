@@ -14,14 +14,18 @@ from kwsq.ir.quant import FloatArray
 from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Level, Note
 from kwsq.passes.ptq.activations import ActivationSearch, Grids
+from kwsq.passes.ptq.equalize import equalize_channels
 from kwsq.passes.ptq.layer_weights import LayerChoice, WeightSearch
 from kwsq.passes.ptq.layers import own_biases
+from kwsq.passes.ptq.mean_layers import merge_means
 from kwsq.passes.ptq.options import PtqOptions, PtqRecord, PtqResult
 from kwsq.passes.ptq.output_loss import OutputLoss, find_heads
 from kwsq.passes.ptq.replay import Replay
 
 NAME = "ptq"
 FEW_CLIPS = 50
+PER_ROW_SCHEMES = ("auto", "per_channel")
+"""With these a row's scale takes up the gain of its channel; one scale per tensor would have to span all gains."""
 
 
 def quantize_float_graph(graph: Graph, calibration: Mapping[str, FloatArray], options: PtqOptions) -> PtqResult:
@@ -41,10 +45,13 @@ def quantize_float_graph(graph: Graph, calibration: Mapping[str, FloatArray], op
         UnsupportedModelError: the calibration data make a tensor infinite or undefined.
     """
     _check(options)
-    prepared = own_biases(graph)
-    inputs, clips = _drawn(prepared, calibration, options)
-    heads = find_heads(prepared)
+    inputs, clips = _drawn(graph, calibration, options)
+    heads = find_heads(graph)
     scored = [head.tensor for head in heads]
+    prepared = own_biases(merge_means(graph))
+    equalized: tuple[Note, ...] = ()
+    if options.scheme in PER_ROW_SCHEMES:
+        prepared, equalized = equalize_channels(Replay(prepared, inputs, clips, scored))
     float_run = Replay(prepared, inputs, clips, scored).finish()
     loss = OutputLoss(heads, float_run, clips)
     grids, records = ActivationSearch(prepared, Replay(prepared, inputs, clips, scored), loss, options).run()
@@ -52,7 +59,12 @@ def quantize_float_graph(graph: Graph, calibration: Mapping[str, FloatArray], op
     choices = WeightSearch(prepared, reference, quantized, loss, options).run()
     records += [_weight_record(choice, options) for choice in choices]
     final = float(loss.per_clip(quantized.finish()).mean())
-    notes = (_summary(prepared, clips, final), *_few(prepared, clips), *(_why(choice) for choice in choices))
+    notes = (
+        *equalized,
+        _summary(prepared, clips, final),
+        *_few(prepared, clips),
+        *(_why(choice) for choice in choices),
+    )
     return PtqResult(_emit(prepared, grids, choices), True, notes, tuple(records))
 
 
