@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +119,27 @@ def gate_plan(
 
 
 def report(
-    document: options.GateReport,
+    document: options.SavedReport,
     to: options.ReportFormat = "text",
     verbose: options.Verbose = False,
 ) -> None:
-    """Render a gate's report as text, Markdown for a job summary, JUnit XML or a page."""
+    """Render a report of kwsq as text, Markdown for a job summary, JUnit XML or a page."""
 
     def action() -> int:
-        from kwsq.converter.gate.commands import read_report
-        from kwsq.converter.gate_render import render
+        from kwsq.converter.saved_report import is_gate, read_saved
 
-        sys.stdout.write(render(read_report(document), to))
+        saved = read_saved(document)
+        if is_gate(saved):
+            from kwsq.converter.gate_render import render
+
+            text = render(saved, to)
+        else:
+            from kwsq.converter.report_render import render_conversion
+
+            text = render_conversion(saved, to, str(document.parent))
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # what is rendered says so, or is read by machines
+        sys.stdout.write(text)
         return 0
 
     finish(action, verbose=verbose)

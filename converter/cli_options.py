@@ -107,6 +107,9 @@ GateData = Annotated[
     Option("--data", metavar="EVAL.npz", help="Inputs and labels y, to run two models on.", show_default=False),
 ]
 GateReport = Annotated[Path, Argument(metavar="REPORT.json", help="Report of an earlier gate.", show_default=False)]
+SavedReport = Annotated[
+    Path, Argument(metavar="REPORT.json", help="Report of a conversion or of a gate.", show_default=False)
+]
 Keyword = Annotated[
     list[int] | None,
     Option(metavar="CLASS", help="Class that is the keyword. Repeatable.", show_default="every class, pooled"),

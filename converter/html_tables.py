@@ -203,7 +203,7 @@ def activations_table(activations: Sequence[Json]) -> str:
             a["shape"],
             f"{a['scale']:.9g}" if a["scale"] is not None else "",
             "" if a["zero_point"] is None else number(a["zero_point"]),
-            f"{a['real_low']:.5g} to {a['real_high']:.5g}" if a["scale"] is not None else "",
+            "" if None in (a["real_low"], a["real_high"]) else f"{a['real_low']:.5g} to {a['real_high']:.5g}",
         )
         for a in activations
     ]

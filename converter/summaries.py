@@ -161,9 +161,15 @@ def _parity_blocks(parity: Json) -> list[Block]:
 
 
 def _worst(check: Json) -> str:
+    largest = largest_difference(check)
+    return "" if largest is None else f" (largest difference {number(largest)} LSB)"
+
+
+def largest_difference(check: Json) -> float | None:
+    """Returns the largest difference of a parity check in LSB, None where it compares no outputs."""
     outputs = check["figures"].get("outputs", {})
     largest = max((figures.get("max_lsb", 0.0) for figures in outputs.values()), default=None)
-    return "" if largest is None else f" (largest difference {number(round(largest, 2))} LSB)"
+    return None if largest is None else round(largest, 2)
 
 
 def footprint_totals(footprint: Json) -> list[Block]:

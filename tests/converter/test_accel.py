@@ -13,12 +13,12 @@ import pytest
 from accel_packs import packed, resealed
 from checkout import ROOT
 from cli_runs import float_dense, kwsq, kwsq_convert, left, quantized_dense, samples
-from json_schema import violations
 from lowered_cases import build
 from lowered_models import LoweredModel, random_inputs
 
 from kwsq.converter.accel_proof import AccelProof
 from kwsq.converter.config import CONTAINERS
+from kwsq.converter.json_schema import violations
 from kwsq.converter.pack_footprint import measure_pack
 from kwsq.converter.parity import SourceReference
 from kwsq.converter.parity.pack_structure import check_pack_structure

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from cli_runs import Outcome, kwsq_convert, quantized_dense, samples
-from json_schema import violations
 
 from kwsq.converter import report as report_package
 from kwsq.converter.baseline import Baseline, comparable, read_baseline, write_baseline
 from kwsq.converter.budget import Amount, judge_budget, parse_amount, read_budget
+from kwsq.converter.json_schema import violations
 from kwsq.ir.errors import UsageError
 
 MEASURED = {"flash_total": 1000.0, "ram_peak": 64.0, "macs": 500.0, "accuracy": 0.90}

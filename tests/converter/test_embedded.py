@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from checkout import ROOT
 from cli_runs import kwsq, kwsq_convert, left, quantized_dense
-from json_schema import violations
 
 from kwsq.converter import embedded, neon_proof
+from kwsq.converter.json_schema import violations
 from kwsq.converter.runtimes import tflm
 from kwsq.targets.neon import build
 from kwsq.targets.neon.lookup import Lookup, compress

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from checkout import ROOT
 from cli_runs import kwsq, kwsq_convert, left, quantized_dense, save
-from json_schema import violations
 from qdq_models import Scheme, float_model, quantized, random_feeds
 
+from kwsq.converter.json_schema import violations
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.targets.neon import ethos_u, vela
 from kwsq.targets.neon.reader import read

@@ -13,10 +13,10 @@ from typing import Any
 import onnx
 import pytest
 from cli_runs import TEXT, Outcome, float_dense, kwsq, kwsq_convert, samples, save
-from json_schema import violations
 from qdq_models import Scheme, float_model, quantized, random_feeds
 
 from kwsq.converter.html import render_html
+from kwsq.converter.json_schema import violations
 from kwsq.converter.plots import Bar, Part, bar_chart, timeline
 from kwsq.converter.safe_text import printable
 

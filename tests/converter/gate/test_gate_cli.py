@@ -234,7 +234,8 @@ def test_rendered_reports_are_valid_and_harmless(here: Path) -> None:
 
 
 def test_markdown_is_capped(here: Path) -> None:
-    from kwsq.converter.gate_render import MARKDOWN_MAX_BYTES, markdown
+    from kwsq.converter.gate_render import markdown
+    from kwsq.converter.markdown import MARKDOWN_MAX_BYTES
 
     gated(here, 0.1, "-o", "r.json", rows=small())
     document = json.loads((here / "r.json").read_text("utf-8"))

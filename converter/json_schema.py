@@ -1,7 +1,9 @@
-"""A validator for the part of JSON Schema 2020-12 that our schema uses; unknown keywords are an error, not ignored."""
+"""A validator for the part of JSON Schema 2020-12 that kwsq's own schemas use; another keyword is an error."""
+
+from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _ANNOTATIONS = {"$schema", "$id", "$defs", "title", "description"}
@@ -17,7 +19,14 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def violations(value: Any, schema: dict[str, Any], root: dict[str, Any] | None = None, path: str = "$") -> list[str]:
-    """Every place where `value` breaks the schema."""
+    """Returns every place where `value` breaks the schema.
+
+    Args:
+        value: parsed JSON.
+        schema: the schema, or a part of `root`.
+        root: schema that `$ref` refers to; `schema` itself by default.
+        path: of `value` in the document.
+    """
     return list(_violations(value, schema, root or schema, path))
 
 
@@ -59,12 +68,13 @@ def _has_type(value: Any, wanted: str | list[str]) -> bool:
     return any(isinstance(value, _TYPES[n]) and (n == "boolean" or not isinstance(value, bool)) for n in names)
 
 
-_CHECKS = {
+_CHECKS: dict[str, Callable[[Any, Any], bool]] = {
     "type": _has_type,
     "enum": lambda value, wanted: value in wanted,
     "const": lambda value, wanted: value == wanted and type(value) is type(wanted),
     "required": lambda value, wanted: not isinstance(value, dict) or all(name in value for name in wanted),
     "minimum": lambda value, wanted: not isinstance(value, int | float) or value >= wanted,
     "maximum": lambda value, wanted: not isinstance(value, int | float) or value <= wanted,
+    "minItems": lambda value, wanted: not isinstance(value, list) or len(value) >= wanted,
     "pattern": lambda value, wanted: not isinstance(value, str) or re.search(wanted, value) is not None,
 }
