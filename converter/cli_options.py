@@ -148,3 +148,7 @@ Noise = Annotated[float, Option(metavar="SIGMA", help="What the candidate adds t
 Discordance = Annotated[float, Option(metavar="F", help="Share of keyword trials on which the models disagree.")]
 Runs = Annotated[int, Option(metavar="N", help="Simulated test sets.")]
 ReportFormat = Annotated[Literal["text", "md", "junit", "html"], Option("--to", help="What to write on stdout.")]
+
+LintModels = Annotated[list[Path], Argument(metavar="MODEL...", help="ONNX models.", show_default=False)]
+LintTarget = Annotated[Literal["neon", "accel", "ethos-u"], Option(help="What they must convert for.")]
+LintQuiet = Annotated[bool, Option("--quiet", "-q", help="Print nothing about models that convert.")]
