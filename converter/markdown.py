@@ -42,12 +42,14 @@ def folded(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def capped(lines: Iterable[str]) -> str:
-    """Returns the lines as a document; what is too long ends with a word that says so."""
+    """Returns the lines as a document; what is too long is closed and ends with a word that says so."""
     kept: list[str] = []
-    size = 0
+    size, is_folded = 0, False
     for line in lines:
         size += len(line.encode()) + 1
         if size > MARKDOWN_MAX_BYTES:
-            return "\n".join([*kept, "", "(cut: the report is longer)"]) + "\n"
+            end = ["", "</details>"] if is_folded else []
+            return "\n".join([*kept, *end, "", "(cut: the report is longer)"]) + "\n"
+        is_folded = line.startswith("<details>") or (is_folded and line != "</details>")
         kept.append(line)
     return "\n".join(kept) + "\n"

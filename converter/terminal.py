@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from kwsq.converter.safe_text import printable
@@ -74,13 +74,20 @@ def show(blocks: Iterable[Block], stream: TextIO, *, color: bool) -> None:
 def plain(blocks: Iterable[Block]) -> str:
     """Returns the blocks as text."""
     lines: list[str] = []
-    for block in blocks:
+    for block in map(_harmless, blocks):
         match block:
             case Line(text):
                 lines.append(text)
             case Table():
                 lines += ["", *([block.title] if block.title else []), *_aligned(block)]
     return "\n".join(lines) + "\n"
+
+
+def _harmless(block: Block) -> Block:
+    """Returns the block without control characters: a report is a file, and any text in it may hold some."""
+    if isinstance(block, Line):
+        return replace(block, text=printable(block.text))
+    return replace(block, rows=tuple(tuple(map(printable, row)) for row in block.rows), title=printable(block.title))
 
 
 def _aligned(table: Table) -> Sequence[str]:
@@ -106,7 +113,7 @@ def _show_rich(blocks: Iterable[Block], stream: TextIO, *, color: bool) -> None:
     from rich.text import Text
 
     console = Console(file=stream, no_color=not color, highlight=False)
-    for block in blocks:
+    for block in map(_harmless, blocks):
         match block:
             case Line(text, style):
                 console.print(Text(text, _RICH_STYLES[style]))
