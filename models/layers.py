@@ -18,6 +18,14 @@ from kwsq.models.layer_records import (
 )
 from kwsq.models.quantizers import ActivationQuantizer, weight_quantizer
 from kwsq.models.schemes import WeightScheme
+from kwsq.models.straight_through import WeightQuantizer
+
+
+def trained_weight(quantizer: WeightQuantizer, parameter: Any, training: bool | None) -> Any:
+    """Return the weight of a free parameter; a training step is counted first."""
+    if training:
+        quantizer.advance(parameter)
+    return quantizer(parameter, training=training)
 
 
 class SplicedDense(tf_keras.layers.Layer):
@@ -46,9 +54,10 @@ class SplicedDense(tf_keras.layers.Layer):
         """Start from a float weight (taps, C_in, units)."""
         self.parameter.assign(self.quantizer.adopt(weight))
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Map (N, T, C_in) to (N, (T - taps) // stride + 1, units)."""
-        return tf.nn.conv1d(inputs, self.quantizer(self.parameter), stride=self.stride, padding="VALID")
+        weight = trained_weight(self.quantizer, self.parameter, training)
+        return tf.nn.conv1d(inputs, weight, stride=self.stride, padding="VALID")
 
 
 class QuantizedDense(tf_keras.layers.Layer):
@@ -76,9 +85,9 @@ class QuantizedDense(tf_keras.layers.Layer):
         """Start from a float weight (C_in, units)."""
         self.parameter.assign(self.quantizer.adopt(weight))
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Map (N, C_in) to (N, units)."""
-        return tf.matmul(inputs, self.quantizer(self.parameter)) + self.bias
+        return tf.matmul(inputs, trained_weight(self.quantizer, self.parameter, training)) + self.bias
 
 
 class MeanOverTime(tf_keras.layers.Layer):

@@ -81,10 +81,10 @@ def snapped_codebook(weights: NDArray[np.floating], bits: int) -> Codebook:
     centroids = lloyd_max(weights, 2**bits)
     scale = np.float32(np.abs(centroids).max() / HIGHEST_LEVEL)
     levels = np.clip(np.rint(centroids / scale), -HIGHEST_LEVEL, HIGHEST_LEVEL).astype(np.int16)
-    return Codebook(_strictly_increasing(levels).astype(np.int8), np.array([scale]), bits)
+    return Codebook(strictly_increasing(levels).astype(np.int8), np.array([scale]), bits)
 
 
-def _strictly_increasing(levels: NDArray[np.int16]) -> NDArray[np.int16]:
+def strictly_increasing(levels: NDArray[np.int16]) -> NDArray[np.int16]:
     """Separate equal neighbours: up from the left, then down from the top where that left the int8 range."""
     step = np.arange(levels.size, dtype=np.int16)
     raised = np.maximum.accumulate(levels - step) + step

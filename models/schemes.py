@@ -1,9 +1,13 @@
-"""How the weights of a model are represented while it trains: a closed set of choices, free of TensorFlow."""
+"""How the weights of a model are represented while it trains: a closed set of choices, free of TensorFlow.
 
-from dataclasses import dataclass
+Every scheme states its width and its grid; a recipe names one and may set its options.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.ir.quant import IntRange
+from kwsq.ir.uniform_grid import UniformGrid
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,51 +16,126 @@ class FloatWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class TwoStage:
-    """Squashed weights, gain * round(tanh(P) * q_max) / q_max, in the manner of Zeng et al. 2022."""
+class MaxAbs:
+    """Plain straight-through weights: the step is max|w| / top code; for 1 bit mean|w| (Rastegari et al. 2016)."""
 
     bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dorefa:
+    """tanh(w) / max|tanh(w)| on odd codes (Zhou et al. 2016), times a fixed gain."""
+
+    bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class TwoStage:
+    """Squashed weights, gain * code(tanh(P)) / top, in the manner of Zeng et al. 2022.
+
+    Args:
+        bits: width.
+        cosine: weight of the absolute cosine penalty (ACosR) per weight, 0 for none.
+        ramp_steps: steps over which the penalty grows to its weight.
+    """
+
+    bits: int
+    cosine: float = 0.0
+    ramp_steps: int = 500
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedStep:
-    """Uniform weights with a trained step, after LSQ (Esser et al. 2020)."""
+    """Uniform weights with a trained step, after LSQ (Esser et al. 2020); `cosine` as in `TwoStage`."""
+
+    bits: int
+    cosine: float = 0.0
+    ramp_steps: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LloydMax:
+    """Codebook weights with straight-through gradients: int8-snapped Lloyd-Max centroids of the float weights."""
 
     bits: int
 
 
 @dataclass(frozen=True, slots=True)
-class LloydMax:
-    """Codebook weights: int8-snapped Lloyd-Max centroids of the float weights, in the manner of S8BQAT."""
+class Compressed:
+    """Float weights drawn to Lloyd-Max centroids and snapped at times, in the manner of S8BQAT (Zhen et al. 2022).
+
+    Args:
+        bits: width of an index.
+        cosine: weight of the multi-regional absolute cosine penalty (MRACos) per weight.
+        ramp_steps: steps over which the penalty grows to its weight.
+        snap_steps: steps between two hard compressions.
+    """
 
     bits: int
+    cosine: float = 1e-4
+    ramp_steps: int = 500
+    snap_steps: int = 100
 
 
-WeightScheme = FloatWeights | TwoStage | LearnedStep | LloydMax
+@dataclass(frozen=True, slots=True)
+class SoftToHard:
+    """Soft assignment to trained centroids that hardens, in the manner of GQ (Zhen et al. 2022b).
 
-_SCHEMES: dict[str, type[TwoStage] | type[LearnedStep] | type[LloydMax]] = {
-    "two_stage": TwoStage,
-    "learned_step": LearnedStep,
-    "lloyd_max": LloydMax,
+    Args:
+        bits: width of an index, at most 5: every weight is compared with every centroid.
+        mu: constant of the mu-law in which distances are taken.
+        first_sharpness: initial inverse temperature, in units of 1 / mean centroid distance.
+        last_sharpness: inverse temperature at which annealing ends and assignment becomes hard.
+        anneal_steps: steps between the two; the exponent grows linearly.
+    """
+
+    bits: int
+    mu: float = 15.0
+    first_sharpness: float = 10.0
+    last_sharpness: float = 400.0
+    anneal_steps: int = 700
+
+
+QuantizedScheme = MaxAbs | Dorefa | TwoStage | LearnedStep | LloydMax | Compressed | SoftToHard
+WeightScheme = FloatWeights | QuantizedScheme
+
+_SCHEMES: dict[str, tuple[type[QuantizedScheme], range]] = {
+    "max_abs": (MaxAbs, range(1, 9)),
+    "dorefa": (Dorefa, range(1, 8)),
+    "two_stage": (TwoStage, range(1, 9)),
+    "learned_step": (LearnedStep, range(1, 9)),
+    "lloyd_max": (LloydMax, range(1, 8)),
+    "s8bqat": (Compressed, range(1, 8)),
+    "gq": (SoftToHard, range(1, 6)),
 }
 
 
-def weight_scheme(name: str, bits: int) -> WeightScheme:
+def weight_scheme(name: str, bits: int, **options: Any) -> WeightScheme:
     """Return the scheme a recipe names.
 
+    Args:
+        name: key of the recipe, such as "two_stage".
+        bits: width.
+        options: further fields of the scheme, such as `cosine`.
+
     Raises:
-        UsageError: no such scheme, or a width outside 2..8 (2..7 for a codebook).
+        UsageError: no such scheme, a width it does not have, or an option it does not know.
     """
     if name not in _SCHEMES:
         where, expected = "recipe: variant.weights", f"one of {', '.join(_SCHEMES)}"
         raise UsageError(Problem(where, repr(name), expected, "correct the recipe"))
-    widest = 7 if name == "lloyd_max" else 8
-    if not 2 <= bits <= widest:
-        where = "recipe: variant.bits"
-        raise UsageError(Problem(where, str(bits), f"2..{widest} for {name}", "correct the recipe"))
-    return _SCHEMES[name](bits)
+    kind, widths = _SCHEMES[name]
+    if bits not in widths:
+        expected = f"{widths.start}..{widths.stop - 1} for {name}"
+        raise UsageError(Problem("recipe: variant.bits", str(bits), expected, "correct the recipe"))
+    known = {field.name for field in fields(kind)} - {"bits"}
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        expected = f"options of {name}: {', '.join(sorted(known)) or 'none'}"
+        raise UsageError(Problem("recipe: variant", unknown[0], expected, "correct the recipe"))
+    return kind(bits, **options)
 
 
-def weight_range(bits: int) -> IntRange:
-    """Return the symmetric codes of a uniform weight grid, such as [-7, 7] for 4 bits."""
-    return IntRange.of(bits, signed=True, narrow=True)
+def uniform_grid(scheme: MaxAbs | Dorefa | TwoStage | LearnedStep) -> UniformGrid:
+    """Return the codes of a uniform scheme: mid-tread from 3 bits on, DoReFa's always mid-rise."""
+    return UniformGrid(scheme.bits, mid_rise=True) if isinstance(scheme, Dorefa) else UniformGrid.of(scheme.bits)

@@ -9,13 +9,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from kwsq.ir.quant import INT8, Affine, Codebook, dequantize, fake_quantize
-from kwsq.models.quantizers import (
-    ActivationQuantizer,
-    CodebookQuantizer,
-    FloatWeightQuantizer,
-    LearnedStepQuantizer,
-    TwoStageQuantizer,
-)
+from kwsq.ir.uniform_grid import UniformGrid
+from kwsq.models.codebook_quantizers import CodebookQuantizer
+from kwsq.models.quantizers import ActivationQuantizer, FloatWeightQuantizer, weight_quantizer
+from kwsq.models.schemes import weight_scheme
+from kwsq.models.uniform_quantizers import LearnedStepQuantizer, TwoStageQuantizer, nearest_code
 
 Floats = NDArray[np.float64]
 SHAPE = (5, 7, 3)
@@ -61,9 +59,9 @@ def numeric_gradient(function: Callable[[Floats], Floats], at: Floats, step: flo
 STEP, NUMERIC_ERROR = 1e-5, 3e-9
 
 
-@pytest.mark.parametrize("bits", [2, 4, 5, 8])
+@pytest.mark.parametrize("bits", [1, 2, 4, 5, 8])
 def test_two_stage_gradient_is_that_of_the_squashed_weight(bits: int) -> None:
-    layer = built(lambda dtype: TwoStageQuantizer(bits, dtype=dtype), "float64")
+    layer = built(lambda dtype: TwoStageQuantizer(UniformGrid.of(bits), dtype=dtype), "float64")
     layer.gain.assign(0.7)
     parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
     expected = numeric_gradient(lambda p: 0.7 * np.tanh(p), parameter, STEP)
@@ -71,7 +69,7 @@ def test_two_stage_gradient_is_that_of_the_squashed_weight(bits: int) -> None:
 
 
 def test_the_gradient_check_notices_a_missing_squash_derivative() -> None:
-    layer = built(lambda dtype: TwoStageQuantizer(4, dtype=dtype), "float64")
+    layer = built(lambda dtype: TwoStageQuantizer(UniformGrid.of(4), dtype=dtype), "float64")
     layer.gain.assign(0.7)
     parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
     without_squash = numeric_gradient(lambda p: 0.7 * p, parameter, STEP)
@@ -79,7 +77,7 @@ def test_the_gradient_check_notices_a_missing_squash_derivative() -> None:
 
 
 def test_two_stage_gain_gradient_is_the_quantized_unit_weight() -> None:
-    layer = built(lambda dtype: TwoStageQuantizer(4, dtype=dtype), "float64")
+    layer = built(lambda dtype: TwoStageQuantizer(UniformGrid.of(4), dtype=dtype), "float64")
     parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
     codes = np.rint(7 * np.tanh(parameter))
     # w is linear in the gain; 105 terms of size below 4 summed in float64 in another order.
@@ -88,7 +86,7 @@ def test_two_stage_gain_gradient_is_the_quantized_unit_weight() -> None:
 
 
 def test_learned_step_gradients_are_those_of_lsq() -> None:
-    layer = built(lambda dtype: LearnedStepQuantizer(3, dtype=dtype), "float64")
+    layer = built(lambda dtype: LearnedStepQuantizer(UniformGrid.of(3), dtype=dtype), "float64")
     layer.step.assign(0.05)
     ratio = weights().astype(np.float64) / 0.05
     inside = np.abs(ratio) < 3
@@ -126,30 +124,73 @@ def test_activation_gradient_passes_inside_the_range_only() -> None:
     np.testing.assert_allclose(gradient(layer, inputs, None), np.where(inside, upstream(), 0.0), rtol=1e-15, atol=0)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 7, 8])
-@pytest.mark.parametrize("quantizer", [TwoStageQuantizer, LearnedStepQuantizer])
-def test_uniform_weights_are_exactly_their_exported_codes(quantizer: Any, bits: int) -> None:
-    layer = built(lambda dtype: quantizer(bits, dtype=dtype))
-    parameter = layer.adopt(weights())
-    stored = layer.weight_tensor(tf.constant(parameter))
-    assert isinstance(stored.spec, Affine)
-    assert stored.spec.range.low == -(2 ** (bits - 1)) + 1
-    assert stored.spec.range.contains(stored.values)
-    np.testing.assert_array_equal(layer(parameter).numpy(), dequantize(stored.values, stored.spec))
+EVERY_SCHEME = [
+    *((name, bits) for name in ("two_stage", "learned_step", "max_abs") for bits in range(1, 9)),
+    *((name, bits) for name in ("dorefa", "lloyd_max", "s8bqat") for bits in (1, 2, 3, 5, 7)),
+    *(("gq", bits) for bits in (1, 2, 4)),
+]
 
 
-@pytest.mark.parametrize("bits", [1, 3, 5, 7])
-def test_codebook_weights_are_exactly_their_exported_levels(bits: int) -> None:
-    layer = built(lambda dtype: CodebookQuantizer(bits, dtype=dtype))
-    parameter = layer.adopt(weights())
-    stored = layer.weight_tensor(tf.constant(parameter))
-    assert isinstance(stored.spec, Codebook)
-    assert set(stored.values.ravel().tolist()) <= set(stored.spec.levels.tolist())
-    np.testing.assert_array_equal(layer(parameter).numpy(), dequantize(stored.values, stored.spec))
+@pytest.mark.parametrize(("name", "bits"), EVERY_SCHEME)
+def test_weights_are_exactly_their_exported_codes_on_a_grid_of_the_ir(name: str, bits: int) -> None:
+    layer = weight_quantizer(weight_scheme(name, bits))
+    layer.build(SHAPE)
+    parameter = tf.Variable(layer.adopt(weights()))
+    stored = layer.weight_tensor(parameter)
+    assert isinstance(stored.spec, Affine | Codebook)
+    assert stored.spec.bits == bits
+    if name in ("two_stage", "learned_step", "max_abs", "dorefa"):
+        grid = UniformGrid(bits, mid_rise=bits < 3 or name == "dorefa")
+        assert grid.spec(stored.spec.scale).same_as(stored.spec)
+        assert set(stored.values.ravel().tolist()) <= set(grid.codes.tolist())
+    else:
+        assert isinstance(stored.spec, Codebook)
+        assert set(stored.values.ravel().tolist()) <= set(stored.spec.levels.tolist())
+    np.testing.assert_array_equal(layer(parameter, training=False).numpy(), dequantize(stored.values, stored.spec))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_tensorflow_and_the_ir_take_the_same_code(bits: int) -> None:
+    grid = UniformGrid.of(bits)
+    ratios = np.concatenate([np.random.default_rng(bits).normal(0, grid.top, 5000), np.arange(-300, 300) / 2.0])
+    codes = nearest_code(tf.constant(ratios.astype(np.float32)), grid).numpy()
+    np.testing.assert_array_equal(codes, grid.nearest(ratios.astype(np.float32)))
+    assert set(np.unique(codes).astype(int).tolist()) == set(grid.codes.tolist())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 7])
+def test_dorefa_is_the_published_formula_times_a_gain(bits: int) -> None:
+    layer = weight_quantizer(weight_scheme("dorefa", bits))
+    layer.build(SHAPE)
+    squashed = np.tanh(layer.adopt(weights()).astype(np.float64))
+    unit = squashed / (2 * np.abs(squashed).max()) + 0.5
+    published = 2 * np.rint((2**bits - 1) * unit) / (2**bits - 1) - 1
+    # Largest code 127 with a relative error of two float32 roundings.
+    np.testing.assert_allclose(layer(weights()) / layer.gain, published, rtol=0, atol=4 * 2.0**-24)
+
+
+def test_dorefa_of_one_bit_is_the_sign_times_the_mean_magnitude() -> None:
+    layer = weight_quantizer(weight_scheme("dorefa", 1))
+    layer.build(SHAPE)
+    mean = np.abs(weights()).mean(dtype=np.float64)
+    # A float32 mean of 105 terms in any order: relative error below 105 roundings.
+    np.testing.assert_allclose(layer(weights()), np.sign(weights()) * mean, rtol=105 * 2.0**-24)
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_max_abs_passes_gradients_unchanged(bits: int) -> None:
+    layer = weight_quantizer(weight_scheme("max_abs", bits))
+    layer.build(SHAPE)
+    value = tf.constant(weights())
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        loss = tf.reduce_sum(layer(value) * upstream().astype(np.float32))
+    # Divided and multiplied by the same float32 scale.
+    np.testing.assert_allclose(tape.gradient(loss, value), upstream(), rtol=4 * 2.0**-24)
 
 
 def test_two_stage_starts_from_the_float_weight() -> None:
-    layer = built(lambda dtype: TwoStageQuantizer(8, dtype=dtype))
+    layer = built(lambda dtype: TwoStageQuantizer(UniformGrid.of(8), dtype=dtype))
     quantized = layer(layer.adopt(weights())).numpy()
     gain = layer.gain.numpy()
     cut = np.clip(weights(), -0.995 * gain, 0.995 * gain)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from kwsq.ir.errors import UsageError
 from kwsq.models import cli
 from kwsq.models.recipe import read_recipe
-from kwsq.models.schemes import LloydMax, TwoStage, weight_scheme
+from kwsq.models.schemes import Compressed, LloydMax, TwoStage, weight_scheme
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "kws_ff" / "recipe.toml"
 
@@ -33,8 +33,8 @@ def test_the_shipped_recipe_is_complete() -> None:
         ('dataset = "gsc12"', "", "dataset"),
         ('dataset = "gsc12"', 'dataset = "gsc12"\ncolour = 3', "colour"),
         ("masks = 2", "", "augmentation.masks"),
-        ("bits = 4", "bits = 9", "2..8 for two_stage"),
-        ("bits = 5", "bits = 8", "2..7 for lloyd_max"),
+        ("bits = 4", "bits = 9", "1..8 for two_stage"),
+        ("bits = 5", "bits = 8", "1..7 for lloyd_max"),
         ('weights = "two_stage"', 'weights = "magic"', "'magic'"),
         ("batch_size = 64", "batch_size = ", "Invalid value"),
     ],
@@ -49,8 +49,8 @@ def test_a_wrong_recipe_is_refused_by_what_is_wrong(tmp_path: Path, old: str, ne
 
 
 def test_a_width_below_the_grid_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"2\.\.8"):
-        weight_scheme("learned_step", 1)
+    with pytest.raises(UsageError, match=r"1\.\.8"):
+        weight_scheme("learned_step", 0)
 
 
 def test_a_missing_recipe_is_a_usage_error(tmp_path: Path) -> None:
@@ -78,3 +78,9 @@ def test_eval_of_missing_data_is_a_usage_error(tmp_path: Path) -> None:
     code, output = invoke("eval", "any.onnx", "--data", str(tmp_path))
     assert code == 2
     assert "manifest.csv: found no such file" in output
+
+
+def test_options_of_a_scheme_are_taken_and_unknown_ones_refused() -> None:
+    assert weight_scheme("s8bqat", 4, snap_steps=50) == Compressed(4, snap_steps=50)
+    with pytest.raises(UsageError, match="options of max_abs: none"):
+        weight_scheme("max_abs", 4, cosine=1.0)
