@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn, TextIO
 import typer
 
 from kwsq.converter import cli_options as options
-from kwsq.converter.cli_ci import lint
+from kwsq.converter.cli_ci import attest, lint
 from kwsq.converter.cli_gate import gate, gate_judge, gate_plan, report
 from kwsq.converter.cli_outcome import EXIT_CODES, INTERRUPTED, TERMINATED, finish, message, show_result
 from kwsq.converter.config import ConvertOptions, check_options, parse_accuracy, parse_shape, parse_states
@@ -215,6 +215,7 @@ def main() -> None:
     app.command()(run)
     app.command()(ops)
     app.command(epilog=EXIT_CODES)(lint)
+    app.command()(attest)
     gates = _app(help="Judge whether a candidate detects as well as its reference.", epilog=EXIT_CODES)
     gates.callback(invoke_without_command=True)(gate)
     gates.command("judge")(gate_judge)

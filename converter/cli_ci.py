@@ -35,3 +35,22 @@ def lint(
         return max(report.exit_code for report in reports)
 
     finish(action, verbose=verbose)
+
+
+def attest(
+    directory: options.AttestedDirectory,
+    as_json: options.AsJson = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Write an in-toto statement, a CycloneDX ML-BOM and a model card beside a proven artefact."""
+
+    def action() -> int:
+        from kwsq.converter.attest import attest as write
+        from kwsq.converter.terminal import Line
+
+        files = write(directory)
+        facts = {"generator": "kwsq", "schema_version": 1, "written": files}
+        show_result(facts, [Line(f"written     {name}") for name in files], as_json=as_json)
+        return 0
+
+    finish(action, verbose=verbose)

@@ -152,3 +152,6 @@ ReportFormat = Annotated[Literal["text", "md", "junit", "html"], Option("--to", 
 LintModels = Annotated[list[Path], Argument(metavar="MODEL...", help="ONNX models.", show_default=False)]
 LintTarget = Annotated[Literal["neon", "accel", "ethos-u"], Option(help="What they must convert for.")]
 LintQuiet = Annotated[bool, Option("--quiet", "-q", help="Print nothing about models that convert.")]
+AttestedDirectory = Annotated[
+    Path, Argument(metavar="DIR", help="Output directory of a passed conversion.", show_default=False)
+]

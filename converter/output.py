@@ -13,7 +13,8 @@ from kwsq.ir.errors import Problem, UsageError
 
 ARTEFACTS = ("model.tflite", "model.kwsq", "model_int8.tflite")
 REPORT_JSON, REPORT_HTML, MANIFEST = "report.json", "report.html", "manifest.json"
-OWN_FILES = (*ARTEFACTS, REPORT_JSON, REPORT_HTML, MANIFEST)
+STATEMENT, BOM, CARD = "model.intoto.json", "model.cdx.json", "MODEL_CARD.md"
+OWN_FILES = (*ARTEFACTS, REPORT_JSON, REPORT_HTML, MANIFEST, STATEMENT, BOM, CARD)
 """Names kwsq writes; in an output directory they are kwsq's to replace."""
 
 
@@ -83,6 +84,22 @@ class OutputDirectory:
                 (self.path / name).unlink(missing_ok=True)
             for name in sorted(files, key=lambda name: name == MANIFEST):
                 (staging / name).replace(self.path / name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_beside(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Adds files to a directory of kwsq's, each whole or not at all.
+
+    Raises:
+        UsageError: they cannot be written.
+    """
+    with _reported(f"directory {str(directory)!r}"):
+        staging = directory / f".kwsq.{os.getpid()}"
+        try:
+            _write(staging, files)
+            for name in files:
+                (staging / name).replace(directory / name)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -1,0 +1,116 @@
+"""Statement, bill of materials, card: what they vouch for is checked first; equal conversions give equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runs import kwsq, kwsq_convert, left, quantized_dense
+
+NAMES = ["MODEL_CARD.md", "model.cdx.json", "model.intoto.json"]
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attest")
+    assert kwsq_convert(quantized_dense(folder), "--target", "neon", "--wbits", 4, "-o", folder / "out").code == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def out(converted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(converted, tmp_path / "out"))
+
+
+def written(out: Path) -> dict[str, Any]:
+    outcome = kwsq("attest", out)
+    assert outcome.code == 0, outcome.stderr
+    return {name: json.loads((out / name).read_text("utf-8")) for name in NAMES if name.endswith(".json")}
+
+
+def test_the_statement_names_every_file_with_its_hash(out: Path) -> None:
+    statement = written(out)["model.intoto.json"]
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
+    subject = {entry["name"]: entry["digest"]["sha256"] for entry in statement["subject"]}
+    assert set(subject) == {"model.tflite", "report.json", "report.html"}
+    for name, digest in subject.items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
+    predicate = statement["predicate"]
+    assert predicate["result"] == "PASSED"
+    assert len(predicate["passedTests"]) >= 4
+    assert predicate["failedTests"] == []
+
+
+def test_the_bill_of_materials_ties_artefact_and_source(converted: Path, out: Path) -> None:
+    bom = written(out)["model.cdx.json"]
+    assert (bom["bomFormat"], bom["specVersion"]) == ("CycloneDX", "1.6")
+    artefact, (source,) = bom["metadata"]["component"], bom["components"]
+    assert artefact["type"] == source["type"] == "machine-learning-model"
+    assert artefact["hashes"][0]["content"] == hashlib.sha256((out / "model.tflite").read_bytes()).hexdigest()
+    model = (converted.parent / "dense_w4.onnx").read_bytes()
+    assert source["hashes"][0]["content"] == hashlib.sha256(model).hexdigest()
+    assert bom["dependencies"] == [{"ref": artefact["bom-ref"], "dependsOn": [source["bom-ref"]]}]
+    properties = {entry["name"]: entry["value"] for entry in artefact["properties"]}
+    assert properties["kwsq:weight_bits"] == "4"
+
+
+def test_the_card_says_what_is_known_and_what_is_not(out: Path) -> None:
+    written(out)
+    card = (out / "MODEL_CARD.md").read_text("utf-8")
+    assert "Accuracy was not assessed" in card
+    assert "To be filled in by the makers" in card
+    assert hashlib.sha256((out / "model.tflite").read_bytes()).hexdigest() in card
+
+
+def test_equal_bytes_again(out: Path) -> None:
+    written(out)
+    first = {name: (out / name).read_bytes() for name in NAMES}
+    written(out)
+    assert {name: (out / name).read_bytes() for name in NAMES} == first
+
+
+@pytest.mark.parametrize("name", ["model.tflite", "report.html", "report.json"])
+def test_a_changed_file_is_not_vouched_for(name: str, out: Path) -> None:
+    data = (out / name).read_bytes()
+    (out / name).write_bytes(data + b" ")
+    before = left(out)
+    outcome = kwsq("attest", out)
+    assert outcome.code == 2
+    assert name in outcome.stderr
+    assert left(out) == before
+
+
+def test_a_manifest_cannot_point_elsewhere(out: Path) -> None:
+    manifest = json.loads((out / "manifest.json").read_text("utf-8"))
+    manifest["files"]["../dense_w4.onnx"] = {"sha256": "0" * 64, "bytes": 1}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    outcome = kwsq("attest", out)
+    assert outcome.code == 2
+    assert left(out) == ["manifest.json", "model.tflite", "report.html", "report.json"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"files": 1}', '{"files": {"model.tflite": 3}}'])
+def test_damaged_manifests_are_refused(text: str, out: Path) -> None:
+    (out / "manifest.json").write_text(text)
+    outcome = kwsq("attest", out)
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_failed_conversion_has_nothing_to_attest(out: Path) -> None:
+    report = json.loads((out / "report.json").read_text("utf-8"))
+    report["result"]["verdict"].update(passed=False, status="fail", exit_code=1)
+    (out / "report.json").write_text(json.dumps(report))
+    assert kwsq("attest", out).code == 2
+
+
+def test_converting_again_removes_what_vouched_for_the_old_bytes(converted: Path, out: Path) -> None:
+    written(out)
+    model = quantized_dense(out.parent)
+    assert kwsq_convert(model, "--target", "neon", "--wbits", 4, "-o", out, "--force").code == 0
+    assert not [name for name in NAMES if (out / name).exists()]
