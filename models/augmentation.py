@@ -39,17 +39,22 @@ class Augmentation:
     band_mask_bands: int = 8
     masks: int = 2
 
+    @property
+    def changes_energy(self) -> bool:
+        """Whether (2) or (3) act; they read features as log energies, which cepstra are not."""
+        return self.max_gain_db > 0 or self.noise_share > 0
+
 
 def augment(examples: LabelledFeatures, settings: Augmentation, rng: np.random.Generator) -> tuple[Features, Labels]:
     """Return one epoch of augmented features in a fresh random order; equations (1)-(4) of the module.
 
     Args:
-        examples: features (N, frames, 64) with labels.
+        examples: features (N, frames, bands) with labels; not log energies only where (2) and (3) are off.
         settings: strengths.
         rng: the only source of randomness.
 
     Returns:
-        (N, frames, 64) float32 and (N,) int64, shuffled alike.
+        (N, frames, bands) float32 and (N,) int64, shuffled alike.
     """
     order = rng.permutation(len(examples.labels))
     silence = np.flatnonzero(examples.labels == SILENCE)
@@ -77,6 +82,8 @@ def _gain_and_noise(features: Features, noise: Features, settings: Augmentation,
     gain_db = rng.uniform(-settings.max_gain_db, settings.max_gain_db, size=count)
     snr_db = rng.uniform(settings.lowest_snr_db, settings.highest_snr_db, size=count)
     is_noisy = rng.random(count) < settings.noise_share
+    if not settings.changes_energy:
+        return features  # the draws above are made all the same, so that masks do not depend on strengths
     signal, rumble = energy_from_log(features), energy_from_log(noise)
     level = signal.mean(axis=(1, 2)) / np.maximum(rumble.mean(axis=(1, 2)), 1e-12)
     share = (is_noisy * level * 10.0 ** (-snr_db / 10.0)).astype(np.float32)

@@ -1,13 +1,14 @@
-"""Labelled keyword clips as features: manifest, cache, and augmentation in the energy domain.
+"""Labelled keyword clips as features: a manifest or the Speech Commands layout, and a cache.
 
-The data folder holds `manifest.csv` with the columns file, set, label12, speaker and split; its path is
-always an argument. Features are computed once by `kwsq.models.features` and kept in a cache folder that
-ignores itself in git.
+The data folder holds `manifest.csv` with the columns file, set, label12, speaker and split, or the layout that
+`kwsq.models.speech_commands` reads; its path is always an argument. Features are computed once by
+`kwsq.models.features` or `kwsq.models.mfcc` and kept in a cache folder that ignores itself in git.
 """
 
 import csv
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.features import SAMPLE_RATE_HZ, FeatureFormat, lfbe
+from kwsq.models.mfcc import MfccFormat, mfcc
+from kwsq.models.speech_commands import Recording, background_clips, has_layout, hash_order, read_recordings
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -24,25 +27,27 @@ LABELS = (
     "down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes", "_silence_", "_unknown_",
 )  # fmt: skip
 SILENCE = LABELS.index("_silence_")
+UNKNOWN = LABELS.index("_unknown_")
 CLIP_SAMPLES = 16_000
+
+FrontEnd = tuple[Callable[[NDArray[np.floating]], NDArray[np.float32]], FeatureFormat | MfccFormat]
+FRONT_ENDS: dict[str, FrontEnd] = {"lfbe": (lfbe, FeatureFormat()), "mfcc": (mfcc, MfccFormat())}
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One row of the manifest.
-
-    Source: the manifest's own columns; `label` indexes LABELS.
-    """
+    """One row of the manifest, or one second of the Speech Commands layout; `label` indexes LABELS."""
 
     file: str
     label: int
     speaker: str
     split: str
+    start_sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
-    """Features with labels: features (N, frames, 64) float32, labels (N,) int64, speakers of length N."""
+    """Features (N, frames, bands or coefficients) float32 with labels (N,) int64 and N speakers."""
 
     features: Features
     labels: Labels
@@ -87,14 +92,50 @@ def _require_disjoint_speakers(clips: list[Clip], path: Path) -> None:
             raise UsageError(Problem(str(path), found, "each speaker in one split", remedy))
 
 
-def load_split(data: Path, cache: Path, *, dataset: str, split: str) -> LabelledFeatures:
+def read_clips(data: Path, *, dataset: str) -> tuple[Clip, ...]:
+    """Read the clips of a data folder: from its manifest, or else from the Speech Commands layout.
+
+    Args:
+        data: folder with `manifest.csv`, or with the two lists of the layout.
+        dataset: value of the manifest's `set` column; the layout holds one data set, whatever its name.
+
+    Raises:
+        UsageError: the folder is neither, or a speaker stands in two splits.
+    """
+    if (data / "manifest.csv").is_file() or not has_layout(data):
+        return read_manifest(data, dataset=dataset)
+    recordings = read_recordings(data)
+    clips = [clip for split in ("train", "val", "test") for clip in _twelve_classes(data, recordings, split)]
+    _require_disjoint_speakers(clips, data)
+    return tuple(sorted(clips, key=lambda clip: (clip.file, clip.start_sample)))
+
+
+def _twelve_classes(data: Path, recordings: tuple[Recording, ...], split: str) -> list[Clip]:
+    """Ten words, and a tenth as many clips of each: other words drawn by hash, and silence.
+
+    Source: the shares are those of the Speech Commands baseline (Warden 2018); the draw is ours.
+    """
+    here = [recording for recording in recordings if recording.split == split]
+    words = [recording for recording in here if recording.word in LABELS]
+    extras = -(-len(words) // 10)
+    others = hash_order([recording for recording in here if recording.word not in LABELS])[:extras]
+    noise = background_clips(data, split, extras, CLIP_SAMPLES)
+    return [
+        *(Clip(word.file, LABELS.index(str(word.word)), word.speaker, split) for word in words),
+        *(Clip(other.file, UNKNOWN, other.speaker, split) for other in others),
+        *(Clip(piece.file, SILENCE, piece.speaker, split, piece.start_sample) for piece in noise),
+    ]
+
+
+def load_split(data: Path, cache: Path, *, dataset: str, split: str, features: str = "lfbe") -> LabelledFeatures:
     """Load one split as features, from the cache where it holds exactly these clips and this feature format.
 
     Args:
-        data: folder with `manifest.csv` and the audio files it names.
+        data: folder with `manifest.csv` and the audio files it names, or with the Speech Commands layout.
         cache: folder for cached features; created, and made to ignore itself in git.
         dataset: value of the manifest's `set` column.
         split: value of the manifest's `split` column, such as "train".
+        features: one of FRONT_ENDS.
 
     Returns:
         The split in manifest order (sorted by file name).
@@ -102,21 +143,34 @@ def load_split(data: Path, cache: Path, *, dataset: str, split: str) -> Labelled
     Raises:
         UsageError: the split is empty, or a file is not 16 kHz mono.
     """
-    clips = [clip for clip in read_manifest(data, dataset=dataset) if clip.split == split]
+    clips = [clip for clip in read_clips(data, dataset=dataset) if clip.split == split]
     if not clips:
         found = f"no split {split!r} in set {dataset!r}"
-        remedy = "name a split that stands in the manifest's split column"
-        raise UsageError(Problem(str(data / "manifest.csv"), found, "at least one clip", remedy))
-    path = cache / f"{dataset}-{split}-{_cache_key(data, clips)}.npy"
+        remedy = "name a split that stands in the manifest's split column (train, val or test in the layout)"
+        raise UsageError(Problem(str(data), found, "at least one clip", remedy))
+    compute, constants = front_end(features)
+    path = cache / f"{dataset}-{split}-{_cache_key(data, clips, constants)}.npy"
     if not path.exists():
-        _store(path, np.stack([lfbe(_read_clip(data / clip.file)) for clip in clips]))
+        _store(path, np.stack([compute(read_clip(data / clip.file, clip.start_sample)) for clip in clips]))
     labels = np.array([clip.label for clip in clips], dtype=np.int64)
     return LabelledFeatures(np.load(path), labels, tuple(clip.speaker for clip in clips))
 
 
-def _cache_key(data: Path, clips: list[Clip]) -> str:
-    files = [(clip.file, (data / clip.file).stat().st_size) for clip in clips]
-    facts = {"format": asdict(FeatureFormat()), "files": files}
+def front_end(name: str) -> FrontEnd:
+    """Return the named feature computation and the constants of its format.
+
+    Raises:
+        UsageError: no such front end.
+    """
+    if name not in FRONT_ENDS:
+        expected = f"one of {', '.join(FRONT_ENDS)}"
+        raise UsageError(Problem("recipe: features", repr(name), expected, "correct the recipe"))
+    return FRONT_ENDS[name]
+
+
+def _cache_key(data: Path, clips: list[Clip], constants: FeatureFormat | MfccFormat) -> str:
+    files = [(clip.file, clip.start_sample, (data / clip.file).stat().st_size) for clip in clips]
+    facts = {"format": asdict(constants), "files": files}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -129,13 +183,19 @@ def _store(path: Path, features: Features) -> None:
     partial.replace(path)
 
 
-def _read_clip(path: Path) -> NDArray[np.float32]:
-    """Read one file as exactly one second: cut at the end or padded with zeros."""
+def read_clip(path: Path, start_sample: int = 0) -> NDArray[np.float32]:
+    """Read exactly one second of a file from `start_sample` on: cut at the end or padded with zeros.
+
+    Returns:
+        (16000,) float32 in [-1, 1].
+
+    Raises:
+        UsageError: the file is not 16 kHz mono.
+    """
     import soundfile  # of the train extra: everything else here must import without it
 
-    samples, rate_hz = soundfile.read(path, dtype="float32")
+    samples, rate_hz = soundfile.read(path, frames=CLIP_SAMPLES, start=start_sample, dtype="float32")
     if rate_hz != SAMPLE_RATE_HZ or samples.ndim != 1:
         found = f"{rate_hz} Hz, shape {samples.shape}"
         raise UsageError(Problem(str(path), found, f"{SAMPLE_RATE_HZ} Hz mono", "convert the file first"))
-    cut: NDArray[np.float32] = samples[:CLIP_SAMPLES]
-    return np.pad(cut, (0, CLIP_SAMPLES - cut.shape[0]))
+    return np.pad(samples, (0, CLIP_SAMPLES - samples.shape[0]))

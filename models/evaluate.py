@@ -15,7 +15,7 @@ def logits(path: Path, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Run a model on features.
 
     Args:
-        path: ONNX file with input `features` (N, bands, frames).
+        path: ONNX file with input `features` (N, bands, frames) or (N, 1, frames, bands).
         features: (N, frames, bands) float32, as `kwsq.models.features` computes them.
 
     Returns:
@@ -25,9 +25,19 @@ def logits(path: Path, features: NDArray[np.float32]) -> NDArray[np.float32]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    channels_first = np.ascontiguousarray(features.transpose(0, 2, 1))
-    batches = [channels_first[start : start + BATCH] for start in range(0, len(channels_first), BATCH)]
+    arranged = model_layout(features, rank=len(session.get_inputs()[0].shape))
+    batches = [arranged[start : start + BATCH] for start in range(0, len(arranged), BATCH)]
     return np.concatenate([session.run(None, {"features": batch})[0] for batch in batches])
+
+
+def model_layout(features: NDArray[np.float32], *, rank: int) -> NDArray[np.float32]:
+    """Arrange (N, frames, bands) as a zoo model's input of this rank takes them.
+
+    Args:
+        features: (N, frames, bands) float32.
+        rank: 3 for (N, bands, frames), 4 for (N, 1, frames, bands).
+    """
+    return np.ascontiguousarray(features.transpose(0, 2, 1)) if rank == 3 else features[:, np.newaxis]
 
 
 def accuracy(path: Path, examples: LabelledFeatures) -> float:

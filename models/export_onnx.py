@@ -1,6 +1,7 @@
 """Annotated ONNX from layer records: QCDQ for uniform grids, the codebook dialect for non-uniform ones.
 
-The graph takes `features` (N, C, T) float32 and gives `logits` (N, classes) float32. Weights appear as
+The graph takes `features` float32, (N, C, T), or (N, 1, T, C) where the network convolves over both, and gives
+`logits` (N, classes) float32. Weights appear as
 
   float     initializer
   uniform   INT8 codes -> Clip(low, high) -> DequantizeLinear(scale, zero point): the clip states the width
@@ -24,9 +25,11 @@ from onnx import TensorProto, helper, numpy_helper
 from kwsq.ir.quant import Affine, Codebook, PerAxis, Unquantized
 from kwsq.models.layer_records import (
     BatchNormRecord,
+    Conv2DRecord,
     DenseRecord,
     FakeQuantizeRecord,
     LayerRecord,
+    MeanOverMapRecord,
     MeanOverTimeRecord,
     ReluRecord,
     SplicedDenseRecord,
@@ -74,14 +77,20 @@ def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], 
     for record in records:
         tensor = _emit(writer, record, tensor)
     writer.nodes[-1].output[0] = OUTPUT
-    model = _model(writer, input_shape, _classes(records), name)
+    model = _model(writer, _input_dims(records, input_shape), _classes(records), name)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _model(writer: GraphWriter, input_shape: tuple[int, int], classes: int, name: str) -> onnx.ModelProto:
+def _input_dims(records: tuple[LayerRecord, ...], input_shape: tuple[int, int]) -> list[int | str]:
     frames, channels = input_shape
-    features = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", channels, frames])
+    if any(isinstance(record, Conv2DRecord) for record in records):
+        return ["batch", 1, frames, channels]
+    return ["batch", channels, frames]
+
+
+def _model(writer: GraphWriter, input_dims: list[int | str], classes: int, name: str) -> onnx.ModelProto:
+    features = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, input_dims)
     logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])
     graph = helper.make_graph(writer.nodes, name, [features], [logits], writer.initializers)
     opsets = [helper.make_opsetid("", OPSET)]
@@ -99,6 +108,8 @@ def _emit(writer: GraphWriter, record: LayerRecord, tensor: str) -> str:
     match record:
         case SplicedDenseRecord():
             return _emit_spliced_dense(writer, record, tensor)
+        case Conv2DRecord():
+            return _emit_conv_2d(writer, record, tensor)
         case DenseRecord():
             return _emit_dense(writer, record, tensor)
         case BatchNormRecord():
@@ -107,6 +118,8 @@ def _emit(writer: GraphWriter, record: LayerRecord, tensor: str) -> str:
             return writer.node("Relu", [tensor], record.name)
         case MeanOverTimeRecord():
             return writer.node("ReduceMean", [tensor], record.name, axes=[2], keepdims=0)
+        case MeanOverMapRecord():
+            return writer.node("ReduceMean", [tensor], record.name, axes=[2, 3], keepdims=0)
         case FakeQuantizeRecord():
             return _emit_fake_quantize(writer, record, tensor)
         case _:
@@ -119,6 +132,22 @@ def _emit_spliced_dense(writer: GraphWriter, record: SplicedDenseRecord, tensor:
     weight = emit_weight(writer, f"{record.name}.weight", stored)
     taps = int(stored.values.shape[2])
     return writer.node("Conv", [tensor, weight], record.name, kernel_shape=[taps], strides=[record.stride], pads=[0, 0])
+
+
+def _emit_conv_2d(writer: GraphWriter, record: Conv2DRecord, tensor: str) -> str:
+    """(K_t, K_f, C_in, C_out) becomes (C_out, C_in, K_t, K_f); a depthwise weight has one group per channel."""
+    axes = (2, 3, 0, 1) if record.is_depthwise else (3, 2, 0, 1)
+    stored = WeightTensor(record.weight.values.transpose(axes), record.weight.spec)
+    weight = emit_weight(writer, f"{record.name}.weight", stored)
+    return writer.node(
+        "Conv",
+        [tensor, weight],
+        record.name,
+        kernel_shape=list(stored.values.shape[2:]),
+        strides=list(record.stride),
+        pads=list(record.pads),
+        group=int(stored.values.shape[0]) if record.is_depthwise else 1,
+    )
 
 
 def _emit_dense(writer: GraphWriter, record: DenseRecord, tensor: str) -> str:

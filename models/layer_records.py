@@ -34,6 +34,20 @@ class SplicedDenseRecord:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Conv2DRecord:
+    """A convolution without bias: weight (K_t, K_f, C_in, C_out), or (K_t, K_f, C_in, 1) if depthwise.
+
+    `pads` counts zeros as ONNX orders them: both starts, then both ends.
+    """
+
+    name: str
+    weight: WeightTensor
+    stride: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    is_depthwise: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DenseRecord:
     """A dense layer: weight (C_in, C_out), bias (C_out,) float32."""
 
@@ -69,6 +83,13 @@ class MeanOverTimeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class MeanOverMapRecord:
+    """Mean over T frames and F bands: (N, T, F, C) to (N, C)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class FakeQuantizeRecord:
     """Activations rounded to a grid and back."""
 
@@ -76,4 +97,13 @@ class FakeQuantizeRecord:
     spec: Affine
 
 
-LayerRecord = SplicedDenseRecord | DenseRecord | BatchNormRecord | ReluRecord | MeanOverTimeRecord | FakeQuantizeRecord
+LayerRecord = (
+    SplicedDenseRecord
+    | Conv2DRecord
+    | DenseRecord
+    | BatchNormRecord
+    | ReluRecord
+    | MeanOverTimeRecord
+    | MeanOverMapRecord
+    | FakeQuantizeRecord
+)

@@ -9,13 +9,16 @@ import tf_keras
 from kwsq.ir.errors import InternalError, Problem
 from kwsq.models.layer_records import (
     BatchNormRecord,
+    Conv2DRecord,
     DenseRecord,
     FakeQuantizeRecord,
     LayerRecord,
+    MeanOverMapRecord,
     MeanOverTimeRecord,
     ReluRecord,
     SplicedDenseRecord,
 )
+from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
 from kwsq.models.quantizers import ActivationQuantizer, weight_quantizer
 from kwsq.models.schemes import WeightScheme
 from kwsq.models.straight_through import WeightQuantizer
@@ -99,7 +102,7 @@ class MeanOverTime(tf_keras.layers.Layer):
 
 
 def layer_records(model: Any) -> tuple[LayerRecord, ...]:
-    """Read a Sequential model into records, in order; activation quantizers that are off leave none.
+    """Read a Sequential model into records, in order; layers that compute nothing leave none.
 
     Raises:
         InternalError: a layer of a kind that has no record.
@@ -113,6 +116,9 @@ def _layer_record(layer: Any) -> LayerRecord | None:
     match layer:
         case SplicedDense():
             return SplicedDenseRecord(name, layer.quantizer.weight_tensor(layer.parameter), layer.stride)
+        case QuantizedConv2D():
+            weight = layer.quantizer.weight_tensor(layer.parameter)
+            return Conv2DRecord(name, weight, layer.stride, layer.pads, layer.is_depthwise)
         case QuantizedDense():
             return DenseRecord(name, layer.quantizer.weight_tensor(layer.parameter), layer.bias.numpy())
         case tf_keras.layers.BatchNormalization():
@@ -121,6 +127,10 @@ def _layer_record(layer: Any) -> LayerRecord | None:
             return ReluRecord(name)
         case MeanOverTime():
             return MeanOverTimeRecord(name)
+        case MeanOverMap():
+            return MeanOverMapRecord(name)
+        case AddChannel():
+            return None  # a question of layout only: the exported input has the channel
         case ActivationQuantizer():
             spec = layer.spec()
             return None if spec is None else FakeQuantizeRecord(name, spec)
@@ -143,7 +153,7 @@ def adopt_weights(target: Any, source: Any) -> None:
     """
     for new, old in zip(target.layers, source.layers, strict=True):
         match new:
-            case SplicedDense():
+            case SplicedDense() | QuantizedConv2D():
                 new.adopt(old.parameter.numpy())
             case QuantizedDense():
                 new.adopt(old.parameter.numpy())

@@ -43,6 +43,7 @@ class Recipe:
     float_phase: Phase
     augmentation: Augmentation
     variants: tuple[Variant, ...]
+    features: str = "lfbe"
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -28,7 +28,7 @@ from kwsq.models.schemes import FloatWeights, WeightScheme
 Build = Callable[[WeightScheme], Any]
 Progress = Callable[[str], None]
 
-ARCHITECTURES = {"kws_ff": "kwsq.models.kws_ff.model"}
+ARCHITECTURES = {name: f"kwsq.models.{name}.model" for name in ("kws_ff", "kws_cnn", "ds_cnn")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def train(recipe: Path, data: Path, out: Path, seed: int, *, report: Progress = 
     plan = read_recipe(recipe)
     build = architecture(plan.architecture)
     splits = [
-        load_split(data, out / "cache", dataset=plan.dataset, split=split)
+        load_split(data, out / "cache", dataset=plan.dataset, split=split, features=plan.features)
         for split in (plan.train_split, plan.report_split)
     ]
     models = trained_models(plan, build, splits[0], seed=seed, report=report)

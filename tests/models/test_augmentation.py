@@ -29,11 +29,19 @@ def test_augmentation_without_strength_only_shuffles_clips_with_their_labels() -
     features, labels = augment(examples, NONE, np.random.default_rng(3))
     order = np.random.default_rng(3).permutation(100)
     np.testing.assert_array_equal(labels, examples.labels[order])
+    # Without gain and noise nothing passes through energies, so cepstra may be augmented by shifts and masks.
+    np.testing.assert_array_equal(features, examples.features[order])
+
+
+def test_a_gain_that_does_nothing_goes_through_energies_and_back() -> None:
+    examples = synthetic_keywords(100, seed=1)
+    features, _ = augment(examples, replace(NONE, max_gain_db=1e-9), np.random.default_rng(3))
+    original = examples.features[np.random.default_rng(3).permutation(100)]
     # log(exp(x)) in float32 with |4 y - 6| < 32: the exponent is off by a few 2^-20, over SPREAD = 4. At the floor
     # energy vanishes, so only values well above it come back; the synthetic minimum is above -2.8.
-    np.testing.assert_allclose(features, np.maximum(examples.features[order], -1.3784), rtol=0, atol=2.0**-10)
-    clear = examples.features[order] > 0
-    np.testing.assert_allclose(features[clear], examples.features[order][clear], rtol=0, atol=2.0**-20)
+    np.testing.assert_allclose(features, np.maximum(original, -1.3784), rtol=0, atol=2.0**-10)
+    clear = original > 0
+    np.testing.assert_allclose(features[clear], original[clear], rtol=0, atol=2.0**-20)
 
 
 def test_a_shift_moves_whole_frames() -> None:
@@ -65,7 +73,7 @@ def test_noise_only_adds_energy_and_only_to_its_share() -> None:
     examples = synthetic_keywords(400, seed=1)
     settings = replace(NONE, noise_share=0.5, lowest_snr_db=0.0, highest_snr_db=5.0)
     noisy, _ = augment(examples, settings, np.random.default_rng(3))
-    source = augment(examples, NONE, np.random.default_rng(3))[0]
+    source = augment(examples, replace(NONE, max_gain_db=1e-9), np.random.default_rng(3))[0]
     # float32 rounding of the sum before the logarithm: a few 2^-20 in feature units.
     assert (noisy - source).min() > -(2.0**-16)
     changed = (noisy - source).max(axis=(1, 2)) > 0.01

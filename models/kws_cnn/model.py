@@ -1,0 +1,50 @@
+"""The convolutional network: four convolutions over time and frequency, then one mean over the map.
+
+98 x 64 LFBE -> (8 x 8, stride 4, 24) -> (3 x 3, stride 2, 48) -> (3 x 3, stride 2, 64) -> (3 x 3, 64) -> mean -> 12;
+batch norm and ReLU after each convolution: 77,996 parameters and 3.5 million multiply-accumulates per clip.
+
+Source: our own choice of a small convolutional network; the papers' networks are not public.
+"""
+
+from typing import Any
+
+import tf_keras
+
+from kwsq.models.data import LABELS
+from kwsq.models.features import BANDS, SAMPLE_RATE_HZ, frame_count
+from kwsq.models.layers import QuantizedDense
+from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
+from kwsq.models.quantizers import ActivationQuantizer
+from kwsq.models.schemes import WeightScheme
+
+CLIP_SECONDS = 1
+FRAMES = frame_count(CLIP_SECONDS * SAMPLE_RATE_HZ)
+UNITS_KERNELS_STRIDES = ((24, 8, 4), (48, 3, 2), (64, 3, 2), (64, 3, 1))
+
+
+def build(scheme: WeightScheme) -> Any:
+    """Return the untrained network as a Sequential model over (N, 98, 64) features.
+
+    Args:
+        scheme: representation of every weight, first and last layer included.
+
+    Returns:
+        A built `tf_keras.Sequential`; activation quantizers are present and off.
+    """
+    layers: list[Any] = [tf_keras.Input((FRAMES, BANDS)), AddChannel(name="map")]
+    layers += [ActivationQuantizer(name="features_quantizer")]
+    for number, (units, kernel, stride) in enumerate(UNITS_KERNELS_STRIDES, start=1):
+        layers += _block(f"conv{number}", units, kernel, stride, scheme)
+    layers += [MeanOverMap(name="mean"), ActivationQuantizer(name="mean_quantizer")]
+    layers += [QuantizedDense(len(LABELS), scheme=scheme, name="classifier")]
+    layers += [ActivationQuantizer(name="logits_quantizer")]
+    return tf_keras.Sequential(layers, name="kws_cnn")
+
+
+def _block(name: str, units: int, kernel: int, stride: int, scheme: WeightScheme) -> list[Any]:
+    return [
+        QuantizedConv2D(units, kernel=(kernel, kernel), stride=(stride, stride), scheme=scheme, name=name),
+        tf_keras.layers.BatchNormalization(name=f"{name}_norm"),
+        tf_keras.layers.ReLU(name=f"{name}_relu"),
+        ActivationQuantizer(name=f"{name}_quantizer"),
+    ]

@@ -1,0 +1,1 @@
+"""A small synthetic keyword set: spoken by a speech synthesiser, kept as features only."""
