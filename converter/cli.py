@@ -12,9 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 import typer
 
@@ -22,8 +23,12 @@ from kwsq.converter import cli_options as options
 from kwsq.converter.cli_ci import attest, lint
 from kwsq.converter.cli_gate import gate, gate_judge, gate_plan, report
 from kwsq.converter.cli_outcome import EXIT_CODES, INTERRUPTED, TERMINATED, finish, message, show_result
-from kwsq.converter.config import ConvertOptions, check_options, parse_accuracy, parse_shape, parse_states
+from kwsq.converter.config import ConvertOptions, check_options, hop_problems, parse_accuracy, parse_shape, parse_states
 from kwsq.converter.input_file import read_file
+from kwsq.ir.errors import UsageError
+
+if TYPE_CHECKING:
+    from kwsq.converter.footprint import MemoryReport
 
 FIELD_OF_OPTION = {"wbits": "weight_bits", "row_align": "row_align_bits", "inputs": "parity_inputs"}
 """Options whose field of `ConvertOptions` has another name."""
@@ -46,6 +51,8 @@ def convert(
     io: options.Io = "int8",
     drop_softmax: options.DropSoftmax = False,
     strip_names: options.StripNames = False,
+    offline_memory_plan: options.OfflineMemoryPlan = False,
+    hop_ms: options.HopMs = None,
     scheme: options.Scheme = None,
     ranges: options.Ranges = None,
     requantize: options.Requantize = False,
@@ -126,35 +133,42 @@ def footprint(
     model: options.AnyModel,
     batch: options.Batch = None,
     shape: options.Shapes = None,
+    hop_ms: options.HopMs = None,
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Measure flash, activation memory and MACs of any .onnx, .tflite or .kwsq."""
 
     def action() -> int:
+        problems = hop_problems(hop_ms)
+        if problems:
+            raise UsageError(problems)
         data, shapes = read_file(model, "model"), dict(parse_shape(text) for text in shape or ())
         from kwsq.converter.summaries import footprint_blocks
 
-        match _format_of(model, data):
-            case "kwsq":
-                from kwsq.converter.pack_footprint import measure_pack
-                from kwsq.targets.accel.reader import read as read_pack
-
-                report = measure_pack(read_pack(data, model.name))
-            case "tflite":
-                from kwsq.converter.tflite_footprint import measure
-                from kwsq.targets.neon.reader import read
-
-                report = measure(read(data, model.name))
-            case _:
-                from kwsq.converter.onnx_footprint import measure_onnx
-
-                report = measure_onnx(data, model.name, batch, shapes)
-        facts = report.to_json()
+        report = _measured(data, model, batch, shapes)
+        facts = replace(report, hop_ms=hop_ms).to_json()
         show_result(_titled(model, facts), footprint_blocks(facts), as_json=as_json)
         return 0
 
     finish(action, verbose=verbose)
+
+
+def _measured(data: bytes, model: Path, batch: int | None, shapes: Mapping[str, tuple[int, ...]]) -> MemoryReport:
+    match _format_of(model, data):
+        case "kwsq":
+            from kwsq.converter.pack_footprint import measure_pack
+            from kwsq.targets.accel.reader import read as read_pack
+
+            return measure_pack(read_pack(data, model.name))
+        case "tflite":
+            from kwsq.converter.tflite_footprint import measure_with_arena
+
+            return measure_with_arena(data, model.name)
+        case _:
+            from kwsq.converter.onnx_footprint import measure_onnx
+
+            return measure_onnx(data, model.name, batch, shapes)
 
 
 def run(

@@ -60,6 +60,13 @@ Shapes = Annotated[
 Io = Annotated[Literal["int8", "float32"], Option(help="Type of the artefact's inputs and outputs.")]
 DropSoftmax = Annotated[bool, Option("--drop-softmax", help="Emit logits in place of probabilities.")]
 StripNames = Annotated[bool, Option("--strip-names", help="Leave inner tensor names out.")]
+OfflineMemoryPlan = Annotated[
+    bool,
+    Option("--offline-memory-plan", help="Write the memory plan into the file, for TensorFlow Lite Micro to use."),
+]
+HopMs = Annotated[
+    float | None, Option("--hop-ms", metavar="MS", help="Time between two inferences: traffic and MACs per second.")
+]
 Scheme = Annotated[
     Literal["auto", "per_channel", "per_tensor", "codebook"] | None,
     Option(help="Weight grid of post-training quantization.", show_default="auto"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,8 @@ class ConvertOptions:
         io: "int8" or "float32": element type of the artefact's inputs and outputs.
         drop_softmax: emit the logits under a final softmax.
         strip_names: leave the names of inner tensors out of the artefact.
+        offline_memory_plan: write where activations lie in the arena into the artefact.
+        hop_ms: time between two inferences in use, for the traffic per second.
         scheme: weight scheme forced on post-training quantization, None for the best per layer.
         ranges: how post-training quantization chooses activation ranges, None for its default.
         requantize: move weights declared wider than `weight_bits` to that width.
@@ -74,6 +77,8 @@ class ConvertOptions:
     io: str = "int8"
     drop_softmax: bool = False
     strip_names: bool = False
+    offline_memory_plan: bool = False
+    hop_ms: float | None = None
     scheme: Literal["auto", "per_channel", "per_tensor", "codebook"] | None = None
     ranges: Literal["output", "minmax", "percentile", "mse"] | None = None
     requantize: bool = False
@@ -113,6 +118,8 @@ class ConvertOptions:
             "io": self.io,
             "drop_softmax": self.drop_softmax,
             "strip_names": self.strip_names,
+            "hop_ms": self.hop_ms,
+            "offline_memory_plan": self.offline_memory_plan,
             "scheme": self.scheme,
             "ranges": self.ranges,
             "requantize": self.requantize,
@@ -143,10 +150,18 @@ def check_options(options: ConvertOptions) -> None:
         problems.append(Problem("--inputs", str(options.parity_inputs), expected, "correct the value"))
     if options.batch is not None and options.batch < 1:
         problems.append(Problem("--batch", str(options.batch), "1 or more", "correct the value"))
+    problems += hop_problems(options.hop_ms)
     if options.seed < 0:
         problems.append(Problem("--seed", str(options.seed), "0 or more", "correct the value"))
     if problems:
         raise UsageError(problems)
+
+
+def hop_problems(hop_ms: float | None) -> list[Problem]:
+    """Returns what is wrong with a hop."""
+    if hop_ms is None or (math.isfinite(hop_ms) and hop_ms > 0):
+        return []
+    return [Problem("--hop-ms", str(hop_ms), "a time above 0", "give the time between two inferences")]
 
 
 def _target_problems(options: ConvertOptions) -> list[Problem]:
@@ -158,6 +173,9 @@ def _target_problems(options: ConvertOptions) -> list[Problem]:
         problems += _lut_problems(options)
     if options.target != "neon" and options.runtime != "litert":
         problems.append(Problem("--runtime", options.runtime, "--target neon", "leave --runtime out"))
+    if options.target != "neon" and options.offline_memory_plan:
+        found, remedy = f"--target {options.target}", "leave --offline-memory-plan out"
+        problems.append(Problem("--offline-memory-plan", found, "--target neon", remedy))
     return [*problems, *_alignment_problems(options), *_accelerator_problems(options)]
 
 

@@ -223,6 +223,7 @@ def _target_options(source: Source, result: PipelineResult, options: ConvertOpti
         row_align_bits=options.row_align_bits or 0,
         accelerator=options.accelerator or "",
         strip_names=options.strip_names,
+        offline_memory_plan=options.offline_memory_plan,
         version=versions()["kwsq"],
         source_sha256=source.sha256,
         remarks={"dropped": dropped} if dropped else {},

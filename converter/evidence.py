@@ -117,10 +117,10 @@ def _tflm(graph: LoweredGraph, data: bytes, inputs: Mapping[str, Array]) -> Runt
     states = {pair.input: graph[pair.input] for pair in graph.states}
     zeros = {n: np.full(t.shape, t.zero_point, t.dtype.numpy) for n, t in states.items()}
     try:
-        run_tflm(data, [{**one, **zeros}[n] for n in graph.inputs])
+        run = run_tflm(data, [{**one, **zeros}[n] for n in graph.inputs])
     except ParityError as error:
         return RuntimeVerdict(MICRO, False, error.problems[0].found)
-    return RuntimeVerdict(MICRO, True, "ran one input")
+    return RuntimeVerdict(MICRO, True, "ran one input", run.arena)
 
 
 def float_distance(

@@ -2,6 +2,7 @@
 
 packed weights = rows * ceil(K * bits / 8), rows = output channels, K = weights per row     (M4)
 effective bits per weight = 8 * stored weight bytes / weights                               (M5)
+traffic per inference = constants read + activations read + activations written             (M6)
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kwsq.converter.planner import ALIGNMENT_BYTES, MemoryPlan
+from kwsq.converter.runtimes.tflm import Arena
+from kwsq.targets.planner import ALIGNMENT_BYTES, MemoryPlan
 
 FLOAT_BYTES = 4
 
@@ -141,6 +143,7 @@ class LayerFootprint:
         flash: bytes of the file that belong to it alone or to it first.
         output_bytes: bytes of its outputs.
         live_bytes: activation bytes alive while it runs.
+        input_bytes: bytes of the activations it reads.
     """
 
     name: str
@@ -151,6 +154,7 @@ class LayerFootprint:
     flash: Flash
     output_bytes: int
     live_bytes: int
+    input_bytes: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Returns the fields."""
@@ -161,6 +165,7 @@ class LayerFootprint:
             "parameters": self.parameters,
             "weights": [weight.to_json() for weight in self.weights],
             "flash": self.flash.to_json(),
+            "input_bytes": self.input_bytes,
             "output_bytes": self.output_bytes,
             "live_activation_bytes": self.live_bytes,
         }
@@ -195,6 +200,8 @@ class MemoryReport:
         state_bytes: tensors that keep their contents between invocations.
         float_model: the same network in float32.
         notes: what could not be measured or told.
+        hop_ms: time between two inferences in use.
+        recorded: arena of TensorFlow Lite Micro's own interpreter, where it ran the file.
         projection: the same network at other weight widths, for a pack; each has `to_json`.
     """
 
@@ -206,6 +213,8 @@ class MemoryReport:
     state_bytes: int
     float_model: FloatModel
     notes: tuple[str, ...] = ()
+    recorded: Arena | None = None
+    hop_ms: float | None = None
     projection: tuple[Row, ...] = ()
 
     @property
@@ -250,13 +259,39 @@ class MemoryReport:
     def totals(self) -> dict[str, int | None]:
         """Returns the six columns in which embedded tools compare models; None is "not measured"."""
         flash, ram = self.flash, self.plan.high_water_bytes + self.state_bytes if self.plan else None
+        runtime = None if self.recorded is None else self.recorded.tail_bytes
         return {
             "activation_ram_bytes": ram,
-            "runtime_ram_bytes": None,
+            "runtime_ram_bytes": runtime,
             "weights_flash_bytes": flash.weights_bytes + flash.codebooks_bytes + flash.biases_bytes,
             "code_flash_bytes": None,
-            "total_ram_bytes": ram,
+            "total_ram_bytes": None if ram is None else ram + (runtime or 0),
             "total_flash_bytes": self.file_bytes,
+        }
+
+    def traffic(self) -> dict[str, float | None] | None:
+        """Returns the bytes one inference moves, equation (M6), and per second where the hop is known.
+
+        Every operator reads its constants and activations once and writes its outputs once: the least that a core
+        without a cache moves. Kernels that read an operand several times move more. None where shapes or the bytes of
+        the constants in use are not known.
+        """
+        if self.plan is None or self.format == "onnx":
+            return None
+        flash = self.flash
+        weights = flash.weights_bytes + flash.codebooks_bytes + flash.biases_bytes
+        read = sum(layer.input_bytes for layer in self.layers)
+        written = sum(layer.output_bytes for layer in self.layers)
+        total = weights + read + written
+        rate = None if self.hop_ms is None else 1000 / self.hop_ms
+        return {
+            "constants_read_bytes": weights,
+            "activations_read_bytes": read,
+            "activations_written_bytes": written,
+            "total_bytes": total,
+            "hop_ms": self.hop_ms,
+            "bytes_per_second": None if rate is None else total * rate,
+            "macs_per_second": None if rate is None else self.macs * rate,
         }
 
     def to_json(self) -> dict[str, object]:
@@ -272,6 +307,8 @@ class MemoryReport:
             "containers": self.containers(),
             "float_model": asdict(self.float_model),
             "activations": None if self.plan is None else self._activations(self.plan),
+            "recorded_arena": None if self.recorded is None else self.recorded.to_json(),
+            "traffic": self.traffic(),
             "layers": [layer.to_json() for layer in self.layers],
             "outside_layers": self.outside_layers.to_json(),
             "notes": list(self.notes),

@@ -25,7 +25,7 @@ from kwsq.converter.html_tables import (
     weights_table,
 )
 from kwsq.converter.plots import Bar, Part, bar_chart, legend, text, timeline
-from kwsq.converter.summaries import PURPOSES
+from kwsq.converter.summaries import PURPOSES, memory_facts
 from kwsq.converter.terminal import number
 
 Json = Mapping[str, Any]
@@ -153,7 +153,9 @@ def _memory(result: Json) -> str:
     )
     ends = f'<div class="ends soft"><span>inputs</span><span>{text(names[-1], 40)}</span></div>'
     chart = timeline(live, plan["high_water_bytes"], titles)
-    return section("Activation memory", f"<figure>{chart}{ends}</figure>", lead)
+    facts = "".join(f"<li>{text(fact)}</li>" for fact in memory_facts(footprint))
+    listed = f"<ul>{facts}</ul>" if facts else ""
+    return section("Activation memory", f"<figure>{chart}{ends}</figure>{listed}", lead)
 
 
 def _bits(result: Json) -> str:

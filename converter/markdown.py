@@ -17,7 +17,7 @@ def shown(text: object) -> str:
     r"""Returns text that Markdown and HTML show as it is.
 
     >>> shown("a|b <c>")
-    'a\\\\|b &lt;c&gt;'
+    'a\\|b &lt;c&gt;'
     """
     clean = printable(str(text), _CELL_CHARACTERS)
     return "".join(f"\\{c}" if c in _SIGNS else escape(c) for c in clean)

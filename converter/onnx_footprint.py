@@ -19,7 +19,6 @@ from kwsq.converter.footprint import (
     WeightTensor,
     distinct_codes,
 )
-from kwsq.converter.planner import Lifetime, MemoryPlan, plan
 from kwsq.ir.errors import UnsupportedModelError, UsageError
 from kwsq.ir.graph import Graph, Node, Tensor
 from kwsq.ir.ops import Conv, Dense, MatMul
@@ -28,6 +27,7 @@ from kwsq.passes.decode import Findings, decode_tensor
 from kwsq.passes.dialects import normalize
 from kwsq.passes.import_graph import import_graph
 from kwsq.passes.load import load_bytes
+from kwsq.targets.planner import Lifetime, MemoryPlan, plan
 
 Shape = tuple[int, ...]
 
@@ -115,6 +115,7 @@ def _layer(graph: Graph, node: Node, live_bytes: int, seen: set[str]) -> LayerFo
         flash=Flash(),
         output_bytes=sum(math.prod(graph[name].shape) for name in node.outputs),
         live_bytes=live_bytes,
+        input_bytes=sum(math.prod(graph[name].shape) for name in node.inputs if name and graph.constant(name) is None),
     )
 
 

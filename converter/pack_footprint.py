@@ -14,7 +14,6 @@ from kwsq.converter.footprint import (
     WeightTensor,
     distinct_codes,
 )
-from kwsq.converter.planner import Lifetime, MemoryPlan, Placement, plan
 from kwsq.converter.projection import project
 from kwsq.ir.quant import IntRange
 from kwsq.targets.accel.arena import lifetimes
@@ -22,6 +21,7 @@ from kwsq.targets.accel.format import ENTRY, HEADER, LAYER_OPCODES, Role, Sectio
 from kwsq.targets.accel.records import Pack, PackLayer, PackOperator
 from kwsq.targets.accel.validate_operators import operator_work
 from kwsq.targets.accel.weights import layer_codes
+from kwsq.targets.planner import Lifetime, MemoryPlan, Placement, plan
 
 _MULTIPLIED = "CONV DEPTHWISE DENSE MATMUL".split()
 
@@ -105,6 +105,7 @@ def _operator(pack: Pack, number: int, live_bytes: int, by_layer: Sequence[Flash
         flash=flash,
         output_bytes=sum(tensor.size_bytes for tensor in outputs),
         live_bytes=live_bytes,
+        input_bytes=sum(pack.graph.tensors[i].size_bytes for i in operator.inputs),
     )
 
 

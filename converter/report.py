@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kwsq.converter.accuracy import NOT_ASSESSED, Accuracy
@@ -23,6 +23,7 @@ from kwsq.converter.report_sections import (
     model_section,
     weights_section,
 )
+from kwsq.converter.runtimes.tflm import Arena
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.passes.dialects import Normalized
 from kwsq.passes.load import Source
@@ -80,15 +81,18 @@ class RuntimeVerdict:
         name: the runtime.
         accepted: None when it is not installed.
         detail: what it answered.
+        arena: the memory it took, where it records that.
     """
 
     name: str
     accepted: bool | None
     detail: str
+    arena: Arena | None = None
 
     def to_json(self) -> Json:
         """Returns the fields as a JSON-ready dictionary."""
-        return {"name": self.name, "accepted": self.accepted, "detail": self.detail}
+        arena = None if self.arena is None else self.arena.to_json()
+        return {"name": self.name, "accepted": self.accepted, "detail": self.detail, "arena": arena}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,12 +173,17 @@ def build_report(conversion: Conversion) -> Json:
             "weights": weights_section(graph, result, conversion.artefact.header),
             "activations": activations_section(graph),
             "ptq": [record.to_json() for record in result.ptq_records],
-            "footprint": conversion.footprint.to_json(),
+            "footprint": _footprint(conversion).to_json(),
             "budget": [] if conversion.budget is None else [line.to_json() for line in conversion.budget.lines],
             "notes": _notes(conversion),
         },
         "run": {"versions": versions(), "python": platform.python_version(), "machine": platform.machine()},
     }
+
+
+def _footprint(conversion: Conversion) -> MemoryReport:
+    recorded = next((runtime.arena for runtime in conversion.runtimes if runtime.arena is not None), None)
+    return replace(conversion.footprint, recorded=recorded, hop_ms=conversion.options.hop_ms)
 
 
 def _verdict(conversion: Conversion) -> Json:

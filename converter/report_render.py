@@ -12,7 +12,7 @@ from kwsq.converter.gate_render import Format
 from kwsq.converter.html import render_html
 from kwsq.converter.junit import Case, Outcome, document
 from kwsq.converter.markdown import capped, folded, markdown_table, shown
-from kwsq.converter.summaries import conversion_blocks, largest_difference
+from kwsq.converter.summaries import conversion_blocks, largest_difference, memory_facts
 from kwsq.converter.terminal import number, plain
 
 Json = Mapping[str, Any]
@@ -70,6 +70,7 @@ def _facts(result: Json) -> list[str]:
     facts = [
         f"quantized {how}, {model['weight_bits']}-bit weights, container {result['artefact']['container']}",
         f"{number(footprint['macs'])} MACs, {number(footprint['parameters'])} parameters",
+        *memory_facts(footprint),
     ]
     if accuracy["assessed"]:
         scores = f"source {accuracy['source_top1']:.2%}, artefact {accuracy['artefact_top1']:.2%}"

@@ -188,11 +188,35 @@ def footprint_totals(footprint: Json) -> list[Block]:
     )
     return [
         *_projection_blocks(footprint),
+        *(Line(text) for text in memory_facts(footprint)),
         Table("Flash by purpose", ("purpose", "bytes"), (*purposes, ("file", number(flash["total_bytes"])))),
         Line(""),
         Line(facts),
         Table("Footprint (-: not measured)", headers, (("this file", *this), float_row)),
     ]
+
+
+def memory_facts(footprint: Json) -> list[str]:
+    """Returns plan and recorded arena beside one another, and the traffic, in words."""
+    plan, arena, traffic = footprint["activations"], footprint["recorded_arena"], footprint["traffic"]
+    facts = []
+    if plan is not None and arena is not None:
+        facts.append(
+            f"activations {number(plan['high_water_bytes'], 'B')} by our plan, {number(arena['head_bytes'], 'B')} as "
+            f"TensorFlow Lite Micro recorded; runtime {number(arena['tail_bytes'], 'B')} with "
+            f"{arena['pointer_bits']}-bit pointers; its arena {number(arena['total_bytes'], 'B')}"
+        )
+    if traffic is not None:
+        parts = (traffic["constants_read_bytes"], traffic["activations_read_bytes"])
+        moved = (
+            f"traffic per inference at least {number(traffic['total_bytes'], 'B')}: constants {number(parts[0], 'B')}, "
+            f"activations {number(parts[1], 'B')} read and {number(traffic['activations_written_bytes'], 'B')} written"
+        )
+        facts.append(moved)
+        if traffic["hop_ms"] is not None:
+            per_second = (number(round(traffic["bytes_per_second"]), "B/s"), number(round(traffic["macs_per_second"])))
+            facts.append(f"every {traffic['hop_ms']:g} ms: {per_second[0]}, {per_second[1]} MAC/s")
+    return facts
 
 
 def footprint_blocks(footprint: Json) -> list[Block]:

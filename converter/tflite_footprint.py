@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from kwsq.converter.footprint import (
     FLOAT_BYTES,
     Flash,
@@ -18,12 +16,15 @@ from kwsq.converter.footprint import (
     WeightTensor,
     distinct_codes,
 )
-from kwsq.converter.planner import Lifetime, place, plan
+from kwsq.converter.runtimes import tflm
 from kwsq.converter.tflite_flash import constants_by_operator, count_bytes, purpose_of
+from kwsq.ir.errors import ParityError
 from kwsq.ir.quant import IntRange
 from kwsq.targets.neon.lookup import DECODE, decompress
-from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, TfliteModel
+from kwsq.targets.neon.memory import activation_lifetimes, memory_plan, tensor_name
+from kwsq.targets.neon.reader import FileOperator, FileSubgraph, FileTensor, TfliteModel, read
 from kwsq.targets.neon.schema_names import NPU_OPERATOR
+from kwsq.targets.planner import plan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,11 +73,9 @@ def measure(model: TfliteModel) -> MemoryReport:
     """
     graph = model.main
     flash = count_bytes(model)
-    lifetimes = activation_lifetimes(graph)
     steps = len(graph.operators) + 1
     constants, declared = constants_by_operator(graph), declared_weights(model)
-    offsets = _offline_offsets(model, len(lifetimes))
-    arena = plan(lifetimes, steps) if offsets is None else place(lifetimes, offsets, steps)
+    arena = memory_plan(model)
     layers = tuple(
         _layer(
             graph,
@@ -104,18 +103,24 @@ def measure(model: TfliteModel) -> MemoryReport:
     )
 
 
-def _offline_offsets(model: TfliteModel, count: int) -> list[int] | None:
-    """Returns the offsets of the activations where the file brings a whole plan for one subgraph, else None.
+def measure_with_arena(data: bytes, name: str) -> MemoryReport:
+    """Returns the footprint of a file, with the arena TensorFlow Lite Micro records where it is installed.
 
-    Source: the metadata entry OfflineMemoryAllocation of TensorFlow Lite Micro: int32 version, subgraph, number of
-    tensors, an offset per tensor or -1.
+    Args:
+        data: the file.
+        name: of it, for messages.
+
+    Raises:
+        InvalidModelError: the file is damaged.
     """
-    body = model.metadata.get("OfflineMemoryAllocation", b"")
-    numbers = np.frombuffer(body[: len(body) // 4 * 4], "<i4").tolist()
-    if len(model.subgraphs) != 1 or len(numbers) != 3 + len(model.main.tensors):
-        return None
-    offsets = [numbers[3 + index] for index in activation_indices(model.main)]
-    return offsets if len(offsets) == count and min(offsets, default=-1) >= 0 else None
+    report = measure(read(data, name))
+    if not tflm.is_installed():
+        return report
+    try:
+        return replace(report, recorded=tflm.record_arena(data))
+    except ParityError as error:
+        refused = f"TensorFlow Lite Micro does not run it: {error.problems[0].found}"
+        return replace(report, notes=(*report.notes, refused))
 
 
 def _notes(model: TfliteModel) -> tuple[str, ...]:
@@ -130,52 +135,8 @@ def _notes(model: TfliteModel) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def activation_lifetimes(graph: FileSubgraph, element_bytes: int | None = None) -> list[Lifetime]:
-    """Returns the lifetimes of the tensors that a runtime must allocate.
-
-    Step 0 is before the first operator, step i + 1 is operator i; inputs live from step 0, outputs to the
-    last step.
-
-    Args:
-        graph: entry subgraph.
-        element_bytes: bytes per element to assume, the tensor's own when None. With it, constants that a DECODE
-            writes are left out: a model of such elements has none.
-    """
-    first: dict[int, int] = dict.fromkeys(graph.inputs, 0)
-    last: dict[int, int] = dict.fromkeys(graph.inputs, 0)
-    for step, operator in enumerate(graph.operators, 1):
-        # An operand that nobody wrote is scratch memory of its operator.
-        for index in (*operator.outputs, *operator.inputs):
-            first.setdefault(index, step)
-        last.update((index, step) for index in (*operator.inputs, *operator.outputs) if index >= 0)
-    last.update((index, len(graph.operators)) for index in graph.outputs)
-    if element_bytes:
-        decoded = {index for operator in graph.operators if operator.name == DECODE for index in operator.outputs}
-        first = {index: step for index, step in first.items() if index not in decoded}
-    each = [tensor.size * element_bytes if element_bytes else tensor.size_bytes for tensor in graph.tensors]
-    return [
-        Lifetime(_name(graph, index), each[index], first[index], last[index])
-        for index in activation_indices(graph)
-        if index in first
-    ]
-
-
-def activation_indices(graph: FileSubgraph) -> list[int]:
-    """Returns the tensors that an operator or the boundary names and that neither are constants nor keep contents."""
-    named = {*graph.inputs, *graph.outputs, *(i for op in graph.operators for i in (*op.inputs, *op.outputs))}
-    return [
-        index
-        for index, tensor in enumerate(graph.tensors)
-        if index in named and not tensor.is_constant and not tensor.is_variable
-    ]
-
-
 def _float_activation_bytes(graph: FileSubgraph, steps: int) -> int:
     return plan(activation_lifetimes(graph, FLOAT_BYTES), steps).high_water_bytes
-
-
-def _name(graph: FileSubgraph, index: int) -> str:
-    return graph.tensors[index].name or f"tensor {index}"
 
 
 def _layer(
@@ -199,7 +160,7 @@ def _layer(
         if purpose != "other_constants_bytes":
             parameters += tensor.size
     return LayerFootprint(
-        name=_name(graph, operator.outputs[0]) if operator.outputs else f"operator {index}",
+        name=tensor_name(graph, operator.outputs[0]) if operator.outputs else f"operator {index}",
         operator=operator.name,
         macs=macs(graph, operator),
         parameters=parameters,
@@ -207,7 +168,12 @@ def _layer(
         flash=flash,
         output_bytes=sum(graph.tensors[i].size_bytes for i in operator.outputs),
         live_bytes=live_bytes,
+        input_bytes=sum(graph.tensors[i].size_bytes for i in operator.inputs if i >= 0 and _is_activation(graph, i)),
     )
+
+
+def _is_activation(graph: FileSubgraph, index: int) -> bool:
+    return not graph.tensors[index].is_constant
 
 
 def _indexed_weights(graph: FileSubgraph, operator: FileOperator, declared: DeclaredWeights) -> Iterator[WeightTensor]:
@@ -222,7 +188,7 @@ def _indexed_weights(graph: FileSubgraph, operator: FileOperator, declared: Decl
             continue
         grid = IntRange(min(int(codes.min(initial=0)), -1), max(int(codes.max(initial=0)), 0))
         yield WeightTensor(
-            name=_name(graph, output),
+            name=tensor_name(graph, output),
             shape=tensor.shape,
             rows=tensor.shape[tensor.quantized_dimension if tensor.scale.size > 1 else 0],
             container_bits=8 * len(packed) // max(tensor.size, 1),
@@ -243,7 +209,7 @@ def _weight(graph: FileSubgraph, index: int, operator: str, declared: DeclaredWe
         needed = IntRange(min(int(codes.min()), -1), max(int(codes.max()), 0)).bits
     axis = -1 if operator == "DEPTHWISE_CONV_2D" else 0
     return WeightTensor(
-        name=_name(graph, index),
+        name=tensor_name(graph, index),
         shape=tensor.shape,
         rows=tensor.shape[axis] if tensor.shape else 1,
         container_bits=tensor.element_bits,

@@ -28,6 +28,7 @@ class TargetOptions:
         row_align_bits: where rows of packed weights begin; 0 leaves it to the target.
         accelerator: configuration a compiled target is for, e.g. "ethos-u55-128".
         strip_names: leave out the names of inner tensors.
+        offline_memory_plan: write where activations lie in the arena.
         version: version of kwsq, written into the artefact.
         source_sha256: hash of the source model, written into the artefact.
         remarks: further facts for the artefact's metadata, JSON-ready, e.g. {"dropped": ["Softmax"]}.
@@ -38,6 +39,7 @@ class TargetOptions:
     row_align_bits: int = 0
     accelerator: str = ""
     strip_names: bool = False
+    offline_memory_plan: bool = False
     version: str = ""
     source_sha256: str = ""
     remarks: Mapping[str, object] = field(default_factory=dict)

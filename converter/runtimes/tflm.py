@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,33 @@ Array = npt.NDArray[Any]
 
 _TIMEOUT_SECONDS = 120
 _LAST_LINES = 4
-_ARENA_LINE = re.compile(rb"Arena allocation total (\d+) bytes")
+_POINTER_BITS = 8 * struct.calcsize("P")
+_ARENA_LINE = re.compile(rb"Arena allocation (total|head|tail) (\d+) bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """What TensorFlow Lite Micro recorded of its arena after an inference.
+
+    Args:
+        head_bytes: activations and scratch memory, what the planner placed.
+        tail_bytes: what stays: tensors, operators and their data. Its structures hold pointers of the machine that
+            measured; on one with narrower pointers they are smaller.
+        pointer_bits: width of a pointer where it was measured.
+    """
+
+    head_bytes: int
+    tail_bytes: int
+    pointer_bits: int
+
+    @property
+    def total_bytes(self) -> int:
+        """The whole arena."""
+        return self.head_bytes + self.tail_bytes
+
+    def to_json(self) -> dict[str, int]:
+        """Returns the fields and their total."""
+        return {**asdict(self), "total_bytes": self.total_bytes}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,10 +61,12 @@ class TflmRun:
     Args:
         outputs: one array per graph output, vectors stacked along the first dimension.
         kept: tensor index -> array, for the tensors asked for.
+        arena: what the run took; None where tensors were kept, which takes more.
     """
 
     outputs: tuple[Array, ...]
     kept: dict[int, Array]
+    arena: Arena | None = None
 
 
 def is_installed() -> bool:
@@ -61,20 +90,31 @@ def run_tflm(model: bytes, inputs: Sequence[Array], keep: Collection[int] = ()) 
         ParityError: TensorFlow Lite Micro refuses the model, or dies of it.
     """
     kept = sorted(keep)
-    results = from_bytes(_ask([np.frombuffer(model, np.uint8), np.array(kept, np.int64), *inputs]).stdout)
-    return TflmRun(tuple(results[len(kept) :]), dict(zip(kept, results, strict=False)))
+    done = _ask([np.frombuffer(model, np.uint8), np.array(kept, np.int64), *inputs])
+    results = from_bytes(done.stdout)
+    arena = None if kept else _recorded(done.stderr)
+    return TflmRun(tuple(results[len(kept) :]), dict(zip(kept, results, strict=False)), arena)
 
 
-def measure_arena(model: bytes) -> int:
-    """Returns the bytes of the arena one inference needs, as the interpreter's own recording says.
+def record_arena(model: bytes) -> Arena:
+    """Returns what one inference takes, as the interpreter's own recording says.
 
     Raises:
         UsageError: the package is not installed.
         ParityError: TensorFlow Lite Micro refuses the model, or dies of it.
     """
-    found = _ARENA_LINE.search(_ask([np.frombuffer(model, np.uint8)]).stderr)
-    assert found, "the recording interpreter prints its total"
-    return int(found[1])
+    return _recorded(_ask([np.frombuffer(model, np.uint8)]).stderr)
+
+
+def measure_arena(model: bytes) -> int:
+    """Returns the bytes of the whole arena, see `record_arena`."""
+    return record_arena(model).total_bytes
+
+
+def _recorded(log: bytes) -> Arena:
+    found = {part.decode(): int(size) for part, size in _ARENA_LINE.findall(log)}
+    assert found.keys() >= {"head", "tail"}, "the recording interpreter prints its parts"
+    return Arena(found["head"], found["tail"], _POINTER_BITS)
 
 
 def missing() -> Problem:

@@ -46,7 +46,7 @@ def serve(request: bytes) -> bytes:
 
     Returns:
         The tensors kept, then the graph outputs; vectors stacked along the first dimension. For the file alone
-        nothing: the interpreter prints its allocations to standard error.
+        nothing: the interpreter prints its allocations to standard error, as it does where nothing is kept.
     """
     # The package imports its model compressor on the way, which costs as much as the runtime does.
     sys.modules[_UNUSED] = ModuleType(_UNUSED)
@@ -59,10 +59,13 @@ def serve(request: bytes) -> bytes:
         recorder.print_allocations()
         return b""
     keep, *inputs = arrays
-    # Preserving costs memory only, of which there is enough here.
-    config = runtime.InterpreterConfig.kPreserveAllTensors
+    configs = runtime.InterpreterConfig
+    # Preserving costs memory only, of which there is enough here; but what is recorded would be another arena's.
+    config = configs.kPreserveAllTensors if keep.size else configs.kAllocationRecording
     interpreter = runtime.Interpreter.from_bytes(model.tobytes(), arena_size=ARENA_BYTES, intrepreter_config=config)
     rows = [_invoke(interpreter, vector, keep.tolist()) for vector in _vectors(interpreter, inputs)]
+    if not keep.size:
+        interpreter.print_allocations()
     return to_bytes(np.concatenate(column) for column in zip(*rows, strict=True))
 
 

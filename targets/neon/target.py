@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from kwsq.ir.lowered import LoweredGraph
@@ -11,7 +12,9 @@ from kwsq.targets.neon.container import Containers, choose_containers, weight_no
 from kwsq.targets.neon.emission import emit_flatbuffer
 from kwsq.targets.neon.legalize import legalize
 from kwsq.targets.neon.lookup import DECODE
+from kwsq.targets.neon.memory import OFFLINE_PLAN_ENTRY, offline_plan
 from kwsq.targets.neon.program import Program
+from kwsq.targets.neon.reader import read
 
 FILE_NAME = "model.tflite"
 
@@ -49,7 +52,15 @@ class NeonTarget:
             "tensors": list(tensor_order(graph)),
             "minimum_runtime": _minimum_runtime(program, containers),
         }
-        return Artefact(self.name, {FILE_NAME: emit_flatbuffer(program)}, header | _operators(program))
+        return Artefact(self.name, {FILE_NAME: _file(program, options)}, header | _operators(program))
+
+
+def _file(program: Program, options: TargetOptions) -> bytes:
+    data = emit_flatbuffer(program)
+    if not options.offline_memory_plan:
+        return data
+    entry = {OFFLINE_PLAN_ENTRY: offline_plan(read(data, FILE_NAME).main)}
+    return emit_flatbuffer(replace(program, metadata={**program.metadata, **entry}))
 
 
 def _minimum_runtime(program: Program, containers: Containers) -> str:

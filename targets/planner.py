@@ -66,41 +66,41 @@ class MemoryPlan:
     live_bytes: tuple[int, ...]
 
 
-def plan(buffers: Sequence[Lifetime], steps: int) -> MemoryPlan:
+def plan(buffers: Sequence[Lifetime], steps: int, fixed: Sequence[int | None] = ()) -> MemoryPlan:
     """Returns the greedy plan: large buffers first, each in the first gap that its lifetime leaves.
 
     Args:
         buffers: what to place; equal sizes keep this order.
         steps: number of steps, the initial one included.
+        fixed: offsets that somebody else made, e.g. in the file, for the first buffers; None where there is none. Such
+            buffers may share bytes.
 
     >>> arena = plan([Lifetime("x", 100, 0, 1), Lifetime("y", 40, 1, 2), Lifetime("z", 90, 2, 2)], steps=3)
     >>> arena.high_water_bytes, arena.lower_bound_bytes, [p.offset_bytes for p in arena.placements]
     (160, 160, [0, 112, 0])
     """
-    return place(buffers, _greedy_offsets(buffers), steps)
+    return _placed(buffers, _greedy_offsets(buffers, fixed), steps)
 
 
-def place(buffers: Sequence[Lifetime], offsets: Sequence[int], steps: int) -> MemoryPlan:
-    """Returns a plan whose offsets somebody else made, e.g. one that lies in the file; buffers may share bytes.
-
-    Args:
-        buffers: what is placed.
-        offsets: in bytes, one per buffer.
-        steps: number of steps, the initial one included.
-    """
+def _placed(buffers: Sequence[Lifetime], offsets: Sequence[int], steps: int) -> MemoryPlan:
     live = _live_bytes(buffers, steps)
     placements = tuple(Placement(b, o) for b, o in zip(buffers, offsets, strict=True))
     high_water = max((p.offset_bytes + p.lifetime.aligned_bytes for p in placements), default=0)
     return MemoryPlan(placements, high_water, max(live, default=0), live)
 
 
-def _greedy_offsets(buffers: Sequence[Lifetime]) -> list[int]:
+def _greedy_offsets(buffers: Sequence[Lifetime], fixed: Sequence[int | None]) -> list[int]:
     sizes = np.array([b.aligned_bytes for b in buffers], np.int64)
     first = np.array([b.first for b in buffers], np.int64)
     last = np.array([b.last for b in buffers], np.int64)
     offsets = np.zeros(len(buffers), np.int64)
-    placed = np.zeros(0, np.int64)  # indices by rising offset, later placements behind earlier ones of equal offset
+    known = {i: offset for i, offset in enumerate(fixed) if offset is not None}
+    offsets[list(known)] = list(known.values())
+    # Indices by rising offset, later placements behind earlier ones of equal offset.
+    placed = np.array(sorted(known, key=known.__getitem__), np.int64)
     for index in np.argsort(-sizes, kind="stable"):
+        if index in known:
+            continue
         active = placed[(first[placed] <= last[index]) & (last[placed] >= first[index])]
         offsets[index] = _first_gap(offsets[active], sizes[active], int(sizes[index]))
         at = int(np.searchsorted(offsets[placed], offsets[index], side="right"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwsq.converter.planner import Lifetime, MemoryPlan, Placement, plan
+from kwsq.targets.planner import Lifetime, MemoryPlan, Placement, plan
 
 STEPS = 6
 
