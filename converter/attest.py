@@ -86,7 +86,11 @@ def statement(report: Json, manifest: Json) -> Json:
             "result": "WARNED" if warned else "PASSED",
             "configuration": [
                 {"name": manifest["source"]["name"], "digest": {"sha256": manifest["source"]["sha256"]}},
-                {"name": "kwsq", "annotations": {"versions": manifest["versions"], "options": manifest["options"]}},
+                {
+                    "name": "kwsq",
+                    "uri": f"pkg:pypi/kwsq@{manifest['versions']['kwsq']}",
+                    "annotations": {"versions": manifest["versions"], "options": manifest["options"]},
+                },
             ],
             "passedTests": passed,
             "warnedTests": warned,

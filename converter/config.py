@@ -59,6 +59,7 @@ class ConvertOptions:
         config: settings file with `[budget]`; None looks for kwsq.toml and pyproject.toml.
         baseline: committed measurements; None for kwsq-baseline.json where there is one.
         update_baseline: write what was measured as the new baseline.
+        judged: whether the settings' limits apply.
     """
 
     model: Path
@@ -91,6 +92,7 @@ class ConvertOptions:
     config: Path | None = None
     baseline: Path | None = None
     update_baseline: bool = False
+    judged: bool = True
 
     @property
     def chosen_container(self) -> str:

@@ -83,7 +83,7 @@ def _claim(options: ConvertOptions, weight_bits: int) -> OutputDirectory:
 def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: None) -> Conversion:
     """Runs every stage and writes nothing; see `convert`."""
     progress("load")
-    limits = _limits(options)
+    limits = _limits(options) if options.judged else None
     source = _load(options)
     normalized = normalize(source)
     boundary = boundary_of(source, normalized, options)

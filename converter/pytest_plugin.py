@@ -29,8 +29,6 @@ def assert_parity() -> Callable[..., None]:
     def check(source: Files, artefact: Files, **settings: Any) -> None:
         from kwsq.converter.verify import failure_text, verify
 
-        if settings.get("calibration") is not None:
-            settings["calibration"] = Path(settings["calibration"])
         report = verify(Path(source), Path(artefact), **settings)
         if not report.passed:
             pytest.fail(f"{artefact} is not {source}:\n{failure_text(report)}", pytrace=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -16,12 +14,15 @@ from kwsq.converter.output import REPORT_JSON
 from kwsq.converter.parity import ParityReport
 from kwsq.converter.proof import load_proof
 from kwsq.converter.references import quantized_reference
+from kwsq.converter.safe_text import printable
 from kwsq.converter.saved_report import is_gate, read_saved
 from kwsq.converter.vectors import artefact_inputs, boundary_of, parity_inputs, real_samples
 from kwsq.ir.errors import Problem, UsageError
 
-_FILES = ("model", "calibration", "data", "encodings", "config", "baseline", "output")
-"""Options that name files; a report keeps their names at most."""
+_GIVEN = ("calibration", "encodings")
+"""Files that decide codes and scales; a report keeps their names only, so that the caller has to bring them."""
+_NO_SETTINGS = frozenset("model data min_accuracy output force config baseline update_baseline judged".split())
+"""Options of a conversion that do not bear on the bytes of its artefact."""
 _TARGETS = {".kwsq": "accel", ".tflite": "neon"}
 
 
@@ -33,6 +34,7 @@ def verify(source: Path, artefact: Path, **settings: Any) -> ParityReport:
         artefact: `.tflite` or `.kwsq` made from it.
         **settings: fields of `ConvertOptions` the artefact was made with; what is not given is read from the
             report.json beside the artefact, if there is one. A model quantised after training needs `calibration`.
+            Budgets and gates of the working directory do not apply.
 
     Raises:
         UsageError: files that cannot be read, unknown settings, or calibration data missing.
@@ -42,10 +44,12 @@ def verify(source: Path, artefact: Path, **settings: Any) -> ParityReport:
     check_options(options)
     data = read_file(artefact, "artefact")
     conversion = run_conversion(options)
+    if artefact.name == conversion.artefact.name != conversion.artefact.proven_name:
+        found, proven = "a file whose operators a vendor's compiler replaced", conversion.artefact.proven_name
+        raise UsageError(Problem(f"artefact {artefact.name!r}", found, f"{proven}, beside it", f"name {proven}"))
     boundary = boundary_of(conversion.source, conversion.normalized, options)
-    calibration = None
-    if options.calibration is not None:
-        calibration = real_samples(boundary, options.calibration, "calibration", labelled=False)
+    path = options.calibration
+    calibration = None if path is None else real_samples(boundary, path, "calibration")
     real = parity_inputs(conversion.graph, conversion.pipeline.annotated, calibration, options)
     inputs = artefact_inputs(conversion.graph, real)
     reference = quantized_reference(conversion.source, conversion.pipeline, whole=options.encodings is None)
@@ -54,17 +58,25 @@ def verify(source: Path, artefact: Path, **settings: Any) -> ParityReport:
 
 
 def _options(source: Path, artefact: Path, settings: Mapping[str, Any]) -> ConvertOptions:
-    known = {field.name for field in fields(ConvertOptions)}
+    known = {field.name for field in fields(ConvertOptions)} - _NO_SETTINGS
     unknown = sorted(settings.keys() - known)
     if unknown:
-        raise UsageError(Problem("settings", ", ".join(unknown), "fields of ConvertOptions", "correct the names"))
+        raise UsageError(Problem("settings", ", ".join(unknown), ", ".join(sorted(known)), "correct the names"))
     recorded = _recorded(artefact.with_name(REPORT_JSON))
-    if recorded.get("calibration") and settings.get("calibration") is None:
-        found = f"an artefact calibrated on {recorded['calibration']!r}, and no calibration data"
-        raise UsageError(Problem("calibration", found, "the same data", "pass calibration=PATH"))
-    chosen = {name: value for name, value in recorded.items() if name in known and name not in _FILES}
+    missing = [
+        Problem(
+            name, f"an artefact made with {recorded[name]!r}, and no such file", "the same file", f"pass {name}=PATH"
+        )
+        for name in _GIVEN
+        if recorded.get(name) and settings.get(name) is None
+    ]
+    if missing:
+        raise UsageError(missing)
+    chosen = {name: value for name, value in recorded.items() if name in known and name not in _GIVEN}
+    chosen["shapes"] = {name: tuple(shape) for name, shape in chosen.get("shapes", {}).items()}
     chosen.setdefault("target", _TARGETS.get(artefact.suffix, "neon"))
-    return dataclasses.replace(ConvertOptions(model=source, target=chosen.pop("target")), **{**chosen, **settings})
+    files = {name: Path(settings[name]) for name in _GIVEN if settings.get(name) is not None}
+    return ConvertOptions(model=source, judged=False, **{**chosen, **settings, **files})
 
 
 def _recorded(report: Path) -> Mapping[str, Any]:
@@ -75,12 +87,11 @@ def _recorded(report: Path) -> Mapping[str, Any]:
 
 
 def failure_text(report: ParityReport) -> str:
-    """Returns why an artefact failed, a line per difference; "" when it passed."""
-    lines = [f"{check.question}: {mismatch}" for check in report.checks for mismatch in check.mismatches]
-    failed = [check.question for check in report.checks if not check.passed and not check.mismatches]
-    return "\n".join([*lines, *failed])
-
-
-def report_text(report: ParityReport) -> str:
-    """Returns the report as JSON, for an assertion's details."""
-    return json.dumps(report.to_json(), indent=1)
+    """Returns why an artefact failed: of each check that did, the first difference; "" when it passed."""
+    lines = []
+    for check in report.checks:
+        if not check.passed:
+            others = len(check.mismatches) - 1
+            more = f" (and {others:,} more differences)" if others else ""
+            lines.append(f"first difference: {check.mismatches[0]}{more}; asked was: {check.question}")
+    return "\n".join(printable(line) for line in lines)

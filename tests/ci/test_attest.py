@@ -59,6 +59,85 @@ def test_the_bill_of_materials_ties_artefact_and_source(converted: Path, out: Pa
     assert properties["kwsq:weight_bits"] == "4"
 
 
+def bom_faults(bom: Any) -> list[str]:
+    """What the schema of CycloneDX 1.6 would refuse in what kwsq writes; the schema itself where it is installed."""
+    card = {"modelParameters", "quantitativeAnalysis"}
+    component = {"type", "bom-ref", "name", "hashes", "modelCard", "properties"}
+    known = {"bomFormat", "specVersion", "version", "metadata", "components", "dependencies"}
+    main = bom["metadata"]["component"]
+    every = [main, *bom["components"]]
+    references = [entry["bom-ref"] for entry in every]
+    checks = {
+        "unknown keys": bom.keys() <= known and all(c.keys() <= component for c in every),
+        "unknown keys of the card": main["modelCard"].keys() <= card,
+        "a hash that is none": all(
+            len(h["content"]) == 64 and h["alg"] == "SHA-256" for c in every for h in c["hashes"]
+        ),
+        "references that repeat": len(set(references)) == len(references),
+        "a dependency on nothing": all({d["ref"], *d["dependsOn"]} <= set(references) for d in bom["dependencies"]),
+        "properties that are not text": all(isinstance(p["value"], str) for p in main["properties"]),
+    }
+    return [name for name, holds in checks.items() if not holds]
+
+
+def schema_faults(bom: Any) -> str:
+    schema, validation = (pytest.importorskip(f"cyclonedx.{name}") for name in ("schema", "validation.json"))
+    validator = validation.JsonStrictValidator(schema.SchemaVersion.V1_6)
+    return str(validator.validate_str(json.dumps(bom)) or "")
+
+
+def test_the_bill_of_materials_is_cyclonedx(out: Path) -> None:
+    bom = written(out)["model.cdx.json"]
+    assert bom_faults(bom) == []
+
+
+def test_the_bill_of_materials_satisfies_the_published_schema(out: Path) -> None:
+    bom = written(out)["model.cdx.json"]
+    assert schema_faults(bom) == ""
+    bom["metadata"]["component"]["type"] = "model"
+    assert schema_faults(bom) != ""
+
+
+@pytest.mark.parametrize("fault", ["key", "card", "hash", "repeat", "dangling", "number"])
+def test_every_fault_of_a_bill_is_noticed(fault: str, out: Path) -> None:
+    bom = written(out)["model.cdx.json"]
+    main, (source,) = bom["metadata"]["component"], bom["components"]
+    match fault:
+        case "key":
+            bom["timestamp"] = "now"
+        case "card":
+            main["modelCard"]["accuracy"] = 1
+        case "hash":
+            main["hashes"][0]["content"] = "00"
+        case "repeat":
+            source["bom-ref"] = main["bom-ref"]
+            bom["dependencies"] = []
+        case "dangling":
+            bom["dependencies"][0]["dependsOn"] = ["nothing"]
+        case "number":
+            main["properties"][0]["value"] = 4
+    assert len(bom_faults(bom)) == 1
+
+
+def test_every_resource_of_the_statement_can_be_found(out: Path) -> None:
+    """A resource descriptor needs a uri, a digest or its content: a name alone says nothing."""
+    predicate = written(out)["model.intoto.json"]["predicate"]
+    assert all(entry.keys() & {"uri", "digest", "content"} for entry in predicate["configuration"])
+    assert predicate["configuration"][0]["name"] == "dense_w4.onnx"
+    assert predicate["configuration"][1]["uri"].startswith("pkg:pypi/kwsq@")
+
+
+def test_neither_times_nor_places_are_written(converted: Path, out: Path) -> None:
+    """Equal bytes from another directory, and nothing of either directory in them."""
+    written(out)
+    again = Path(shutil.copytree(converted, out.parent / "elsewhere" / "deep"))
+    written(again)
+    for name in NAMES:
+        data = (out / name).read_bytes()
+        assert data == (again / name).read_bytes()
+        assert str(out.parent).encode() not in data
+
+
 def test_the_card_says_what_is_known_and_what_is_not(out: Path) -> None:
     written(out)
     card = (out / "MODEL_CARD.md").read_text("utf-8")
