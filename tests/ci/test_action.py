@@ -103,7 +103,7 @@ def _without_shell(action: dict[str, Any]) -> None:
 
 
 def _misspelt(action: dict[str, Any]) -> None:
-    action["runs"]["steps"][1]["env"]["INPUT_MODEL"] = "${{ inputs.modle }}"
+    action["runs"]["steps"][1]["env"]["INPUT_MODEL"] = "${{ inputs.absent }}"
 
 
 def _lost_output(action: dict[str, Any]) -> None:
