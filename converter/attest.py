@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kwsq.converter.attested_gate import GateEvidence, gate_evidence
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes
 from kwsq.converter.model_card import model_card
@@ -26,21 +27,27 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 
 
-def attest(directory: Path) -> list[str]:
+def attest(directory: Path, gate: Path | None = None) -> list[str]:
     """Writes the three files into a conversion's directory; returns their names.
 
+    Args:
+        directory: of a passed conversion.
+        gate: report of `kwsq gate` on the artefact in it.
+
     Raises:
-        UsageError: no conversion's output, a failed one, or a file that is not what the manifest says.
+        UsageError: no conversion's output, a failed one, a file that is not what the manifest says, or a gate that
+            failed or was about another file.
     """
     report = read_saved(directory / REPORT_JSON)
     if is_gate(report) or not report["result"]["verdict"]["passed"]:
         remedy = "convert the model first; a failed conversion leaves nothing to attest"
         raise UsageError(Problem(f"directory {str(directory)!r}", "no proven artefact", "a passed conversion", remedy))
     manifest = _checked_manifest(directory)
+    evidence = None if gate is None else gate_evidence(gate, [report["result"]["artefact"]["sha256"]])
     files = {
-        STATEMENT: json_bytes(statement(report, manifest)),
-        BOM: json_bytes(bill_of_materials(report, manifest)),
-        CARD: model_card(report).encode(),
+        STATEMENT: json_bytes(statement(report, manifest, evidence)),
+        BOM: json_bytes(bill_of_materials(report, manifest, evidence)),
+        CARD: model_card(report, evidence).encode(),
     }
     write_beside(directory, files)
     return list(files)
@@ -64,18 +71,22 @@ def _checked_manifest(directory: Path) -> Json:
     return {**manifest, "source": {"name": source[0], "sha256": source[1]}}
 
 
-def statement(report: Json, manifest: Json) -> Json:
+def statement(report: Json, manifest: Json, gate: GateEvidence | None = None) -> Json:
     """Returns the in-toto statement: these files passed these checks.
 
     Args:
         report: of the conversion.
         manifest: beside it.
+        gate: on the artefact, if there was one.
     """
     checks = report["result"]["parity"]["checks"]
     lines = report["result"]["budget"]
     warned = [f"budget: {line['metric']}" for line in lines if line["status"] == "warn"]
     passed = [f"parity: {check['name']}" for check in checks]
     passed += [f"budget: {line['metric']}" for line in lines if line["status"] == "pass"]
+    if gate is not None:
+        passed += gate.tests("PASS")
+        warned += gate.tests("INCONCLUSIVE")
     return {
         "_type": STATEMENT_TYPE,
         "subject": [
@@ -91,6 +102,7 @@ def statement(report: Json, manifest: Json) -> Json:
                     "uri": f"pkg:pypi/kwsq@{manifest['versions']['kwsq']}",
                     "annotations": {"versions": manifest["versions"], "options": manifest["options"]},
                 },
+                *(gate.resources() if gate is not None else ()),
             ],
             "passedTests": passed,
             "warnedTests": warned,
@@ -99,12 +111,13 @@ def statement(report: Json, manifest: Json) -> Json:
     }
 
 
-def bill_of_materials(report: Json, manifest: Json) -> Json:
+def bill_of_materials(report: Json, manifest: Json, gate: GateEvidence | None = None) -> Json:
     """Returns the CycloneDX document: the artefact, the model it comes from, and the tool between them.
 
     Args:
         report: of the conversion.
         manifest: beside it.
+        gate: on the artefact, if there was one.
     """
     artefact, source = report["result"]["artefact"], manifest["source"]
     references = {name: f"model:sha256:{digest}" for name, digest in _digests(artefact, source).items()}
@@ -124,7 +137,7 @@ def bill_of_materials(report: Json, manifest: Json) -> Json:
                 "bom-ref": references["artefact"],
                 "name": artefact["file"],
                 "hashes": [_hash(artefact["sha256"])],
-                "modelCard": _card(report["result"]),
+                "modelCard": _card(report["result"], gate),
                 "properties": _properties(report["result"]),
             },
         },
@@ -148,9 +161,11 @@ def _hash(digest: str) -> Json:
     return {"alg": "SHA-256", "content": digest}
 
 
-def _card(result: Json) -> Json:
+def _card(result: Json, gate: GateEvidence | None) -> Json:
     accuracy = result["accuracy"]
     metrics = [{"type": "top-1 accuracy", "value": f"{accuracy['artefact_top1']:.6f}"}] if accuracy["assessed"] else []
+    if gate is not None:
+        metrics += gate.metrics()
     return {
         "modelParameters": {
             "task": "keyword spotting",

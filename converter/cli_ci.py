@@ -39,6 +39,7 @@ def lint(
 
 def attest(
     directory: options.AttestedDirectory,
+    gate: options.AttestedGate = None,
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -48,7 +49,7 @@ def attest(
         from kwsq.converter.attest import attest as write
         from kwsq.converter.terminal import Line
 
-        files = write(directory)
+        files = write(directory, gate)
         facts = {"generator": "kwsq", "schema_version": 1, "written": files}
         show_result(facts, [Line(f"written     {name}") for name in files], as_json=as_json)
         return 0

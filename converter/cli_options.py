@@ -162,3 +162,7 @@ LintQuiet = Annotated[bool, Option("--quiet", "-q", help="Print nothing about mo
 AttestedDirectory = Annotated[
     Path, Argument(metavar="DIR", help="Output directory of a passed conversion.", show_default=False)
 ]
+AttestedGate = Annotated[
+    Path | None,
+    Option("--gate", metavar="GATE.json", help="Report of kwsq gate on the artefact.", show_default=False),
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kwsq.converter.attested_gate import GateEvidence
 from kwsq.converter.markdown import capped, markdown_table, shown
 from kwsq.converter.terminal import number
 
@@ -16,11 +17,12 @@ _OPEN = (
 )
 
 
-def model_card(report: Json) -> str:
+def model_card(report: Json, gate: GateEvidence | None = None) -> str:
     """Returns the card as Markdown.
 
     Args:
         report: of a passed conversion.
+        gate: on its artefact, if there was one.
     """
     result = report["result"]
     model, artefact = result["model"], result["artefact"]
@@ -37,9 +39,12 @@ def model_card(report: Json) -> str:
     ]
     lines = [f"# {shown(artefact['file'])}", "", *markdown_table(("", ""), facts, left=2), "", *_interface(result)]
     lines += ["## Evidence", "", *_parity(result["parity"]), "", _accuracy(result["accuracy"]), ""]
+    if gate is not None:
+        lines += [*gate.card_lines(), ""]
     lines += ["## Footprint", "", *_footprint(result["footprint"]), ""]
     lines += ["## To be filled in by the makers", ""]
-    lines += [f"- **{title}.** {question}" for title, question in _OPEN]
+    still_open = _OPEN if gate is None else _OPEN[:-1]
+    lines += [f"- **{title}.** {question}" for title, question in still_open]
     return capped(lines)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_runs import kwsq, kwsq_convert, left, quantized_dense
+from cli_runs import kwsq, kwsq_convert, left, quantized_dense, samples
 
 NAMES = ["MODEL_CARD.md", "model.cdx.json", "model.intoto.json"]
 
@@ -144,6 +145,62 @@ def test_the_card_says_what_is_known_and_what_is_not(out: Path) -> None:
     assert "Accuracy was not assessed" in card
     assert "To be filled in by the makers" in card
     assert hashlib.sha256((out / "model.tflite").read_bytes()).hexdigest() in card
+
+
+@pytest.fixture(scope="module")
+def gated(converted: Path) -> Path:
+    """The artefact against itself, on 400 inputs with labels that mean nothing."""
+    data, report = samples(converted.parent, 400), converted.parent / "gate.json"
+    model = converted / "model.tflite"
+    outcome = kwsq("gate", "--reference", model, "--candidate", model, "--data", data, "-o", report)
+    assert outcome.code in (0, 3), outcome.stderr
+    return report
+
+
+def test_a_gate_on_the_artefact_joins_all_three(out: Path, gated: Path) -> None:
+    assert kwsq("attest", out, "--gate", gated).code == 0
+    statement, bom = (json.loads((out / name).read_text("utf-8")) for name in ("model.intoto.json", "model.cdx.json"))
+    predicate = statement["predicate"]
+    checks = json.loads(gated.read_text("utf-8"))["result"]["checks"]
+    assert {f"gate: {c['id']}" for c in checks if c["status"] == "PASS"} <= set(predicate["passedTests"])
+    report = next(entry for entry in predicate["configuration"] if entry["name"] == "gate.json")
+    assert report["digest"]["sha256"] == hashlib.sha256(gated.read_bytes()).hexdigest()
+    metrics = bom["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    assert len(metrics) == sum(c["point"] is not None for c in checks) > 0
+    assert all(m["confidenceInterval"].keys() == {"lowerBound", "upperBound"} for m in metrics)
+    assert bom_faults(bom) == []
+    assert "## Detection" in (out / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_the_schema_takes_a_gates_metrics(out: Path, gated: Path) -> None:
+    assert kwsq("attest", out, "--gate", gated).code == 0
+    assert schema_faults(json.loads((out / "model.cdx.json").read_text("utf-8"))) == ""
+
+
+def test_an_inconclusive_gate_warns_and_a_failed_or_foreign_one_is_refused(out: Path, gated: Path) -> None:
+    def altered(change: Callable[[Any], None]) -> Path:
+        report = json.loads(gated.read_text("utf-8"))
+        change(report["result"])
+        path = out.parent / "altered.json"
+        path.write_text(json.dumps(report), encoding="utf-8")
+        return path
+
+    def inconclusive(result: Any) -> None:
+        result["checks"][0]["status"] = result["verdict"]["status"] = "INCONCLUSIVE"
+
+    assert kwsq("attest", out, "--gate", altered(inconclusive)).code == 0
+    predicate = json.loads((out / "model.intoto.json").read_text("utf-8"))["predicate"]
+    assert (predicate["result"], len(predicate["warnedTests"]) > 0) == ("WARNED", True)
+    refusals = {
+        "FAIL": lambda result: result["verdict"].update(status="FAIL"),
+        "a gate on": lambda result: result["sources"]["candidate"].update(sha256="0" * 64),
+    }
+    for found, change in refusals.items():
+        outcome = kwsq("attest", out, "--gate", altered(change))
+        assert (outcome.code, found in outcome.stderr) == (2, True)
+    outcome = kwsq("attest", out, "--gate", out / "report.json")
+    assert (outcome.code, "another report" in outcome.stderr) == (2, True)
+    assert kwsq("attest", out, "--gate", out / "absent.json").code == 2
 
 
 def test_equal_bytes_again(out: Path) -> None:
