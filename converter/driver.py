@@ -14,6 +14,7 @@ from kwsq.converter.evidence import float_distance, measure_containers
 from kwsq.converter.footprint import MemoryReport
 from kwsq.converter.html import render_html
 from kwsq.converter.input_file import read_file
+from kwsq.converter.layer_noise import layer_noise
 from kwsq.converter.manifest import json_bytes, manifest, versions
 from kwsq.converter.output import MANIFEST, REPORT_HTML, REPORT_JSON, OutputDirectory
 from kwsq.converter.proof import Beside, load_proof
@@ -124,6 +125,7 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
         runtimes=proof.runtimes(graph, model, parity, inputs),
         footprint=footprint,
         budget=None if limits is None else _budget(options, limits, source, model, footprint, accuracy),
+        layer_noise=tuple(layer_noise(graph, result.annotated, inputs)) if parity.vectors else (),
         dropped_samples=sum(samples.dropped for samples in (calibration, data) if samples is not None),
     )
 

@@ -158,6 +158,25 @@ def _memory(result: Json) -> str:
     return section("Activation memory", f"<figure>{chart}{ends}</figure>{listed}", lead)
 
 
+def _noise(result: Json) -> str:
+    rows = result["layer_noise"]
+    if not rows:
+        return ""
+    bars = [
+        Bar(
+            row["tensor"],
+            (Part(max(0.0, row["sqnr_db"]), "weights", f"{row['operator']}, {row['rmse_steps']:.3f} steps rmse"),),
+            f"{row['sqnr_db']:.1f} dB",
+        )
+        for row in rows
+    ]
+    lead = (
+        "Integer reference against the quantized source, error accumulated up to each layer, in order; 120 dB is "
+        "equal. Rounding alone is 0.29 steps of root-mean-square error."
+    )
+    return section("SQNR by layer", f"<figure>{bar_chart(bars)}</figure>", lead)
+
+
 def _bits(result: Json) -> str:
     bars = [
         Bar(
@@ -251,6 +270,7 @@ _SECTIONS: Sequence[Callable[[Json], str]] = (
     _notes,
     _flash,
     _memory,
+    _noise,
     _bits,
     _sizes,
     _estimates,

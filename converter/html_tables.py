@@ -213,11 +213,15 @@ def activations_table(activations: Sequence[Json]) -> str:
 def notes_list(notes: Sequence[Json]) -> str:
     """Returns what the passes remarked."""
     items = (
-        f"<li{' class=warning' if n['level'] == 'warning' else ''}>{text(n['where'], 80)}: {text(n['text'])} "
+        f"<li{' class=warning' if n['level'] == 'warning' else ''}>{_place(n['where'])}{text(n['text'])} "
         f"<span class=soft>({text(n['source'])})</span></li>"
         for n in notes
     )
     return f"<ul>{''.join(items)}</ul>" if notes else ""
+
+
+def _place(where: str) -> str:
+    return f"{text(where, 80)}: " if where else ""
 
 
 def options_table(options: Json) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,18 @@ def _executed(graph: Graph, name: str) -> SourceReference:
         return {key: _encoded(graph, key, array) for key, array in outputs.items()}
 
     return SourceReference(name, run)
+
+
+def run_annotated(graph: Graph, inputs: Mapping[str, Array], keep: Sequence[str]) -> dict[str, Array]:
+    """Returns outputs and inner tensors of a float graph, as real numbers.
+
+    Args:
+        graph: float graph.
+        inputs: stacked arrays by name, codes where the source's input is integer.
+        keep: names of the inner tensors.
+    """
+    real = {key: _decoded(graph, key, array) for key, array in inputs.items()}
+    return dict(run_float(graph, real, keep=keep))
 
 
 def _decoded(graph: Graph, name: str, array: Array) -> Array:

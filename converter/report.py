@@ -113,6 +113,7 @@ class Conversion:
         runtimes: which runtimes ran the artefact.
         footprint: of the artefact.
         budget: what became of the limits in the settings; None without settings.
+        layer_noise: distance of every layer from the quantised source.
         dropped_samples: samples of `--calibration` and `--data` that did not fill a batch.
     """
 
@@ -129,6 +130,7 @@ class Conversion:
     runtimes: tuple[RuntimeVerdict, ...]
     footprint: MemoryReport
     budget: Budget | None = None
+    layer_noise: tuple[Json, ...] = ()
     dropped_samples: int = 0
 
     def failures(self) -> list[str]:
@@ -166,6 +168,7 @@ def build_report(conversion: Conversion) -> Json:
             "outputs": interface_section(graph, graph.outputs),
             "boundary_transposes": boundary_section(graph),
             "parity": conversion.parity.to_json(),
+            "layer_noise": [dict(row) for row in conversion.layer_noise],
             "float_distance": conversion.float_distance,
             "accuracy": dict(NOT_ASSESSED) if accuracy is None else accuracy.to_json(),
             "containers": [container.to_json() for container in conversion.containers],

@@ -58,6 +58,7 @@ def markdown(report: Json) -> str:
     lines += [f"- ⚠️ {shown(note['where'])}: {shown(note['text'])}" for note in warnings]
     lines += ["", *_footprint_table(result["footprint"]), "", *_budget_table(result["budget"])]
     lines += folded("Parity", _parity_table(result["parity"]))
+    lines += folded("SQNR by layer", _noise_table(result["layer_noise"]))
     lines += folded("Weights", _weights_table(result["weights"]))
     lines += folded("Operators", _layers_table(result["footprint"]["layers"]))
     lines += [f"Artefact: {shown(artefact['file'])}, sha256 {shown(artefact['sha256'])}"]
@@ -117,6 +118,14 @@ def _parity_table(parity: Json) -> list[str]:
 
 def _mismatch(mismatch: Json) -> str:
     return f"{mismatch['tensor']}: {mismatch['what']} {mismatch['found']}, expected {mismatch['expected']}"
+
+
+def _noise_table(rows: list[Json]) -> list[str]:
+    cells = [
+        (row["tensor"], row["operator"], f"{row['sqnr_db']:.1f}", f"{row['rmse_steps']:.2f}")
+        for row in rows[:MOST_LAYERS]
+    ]
+    return markdown_table(("tensor", "operator", "SQNR dB", "rmse, steps"), cells, left=2)
 
 
 def _weights_table(weights: list[Json]) -> list[str]:

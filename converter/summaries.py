@@ -43,6 +43,7 @@ def conversion_blocks(report: Json, directory: str) -> list[Block]:
         _containers_table(result["containers"], result["runtimes"]),
         *estimate_blocks(artefact, result["footprint"]),
         *_parity_blocks(result["parity"]),
+        *_noise_lines(result["layer_noise"]),
         *footprint_totals(result["footprint"]),
     ]
 
@@ -158,6 +159,15 @@ def _parity_blocks(parity: Json) -> list[Block]:
             lines.append(Line(f"        first: {name_cell(first['tensor'])}{place}: {printable(found)}", "bad"))
     verdict = "parity PASSED" if parity["passed"] else "parity FAILED"
     return [*lines, Line(verdict, "good" if parity["passed"] else "bad")]
+
+
+def _noise_lines(rows: Sequence[Json]) -> list[Block]:
+    """Returns the layer furthest from the source; the report lists all."""
+    if not rows:
+        return []
+    worst = min(rows, key=lambda row: row["sqnr_db"])
+    text = f"lowest SQNR of {len(rows)} layers {worst['sqnr_db']:.1f} dB, {worst['rmse_steps']:.2f} steps rmse, in "
+    return [Line(text + name_cell(worst["tensor"]))]
 
 
 def _worst(check: Json) -> str:

@@ -43,7 +43,7 @@ def _mismatch(tensor: LoweredTensor, codes: Array, source: Array, limit_lsb: flo
         return None
     # The grid clips; what the source's tensor holds beyond it is no difference.
     steps = np.clip(np.asarray(source, np.float64) / float(tensor.scale[0]) + tensor.zero_point, -128, 127)
-    candidates = list(_in_source_order(codes, source.shape))
+    candidates = list(in_source_order(codes, source.shape))
     if not candidates:
         return None
     nearest = min(candidates, key=lambda array: float(np.abs(array - steps).mean()))
@@ -54,7 +54,7 @@ def _mismatch(tensor: LoweredTensor, codes: Array, source: Array, limit_lsb: flo
     return Mismatch(tensor.name, "output", f"{steps[index]:.2f}", f"{nearest[index]:.0f}", index)
 
 
-def _in_source_order(codes: Array, shape: tuple[int, ...]) -> Iterator[Array]:
+def in_source_order(codes: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     """Yields the physical array in the dimension orders that fit the source's shape."""
     for candidate in (codes, np.moveaxis(codes, -1, 1) if codes.ndim > 2 else codes):
         if candidate.size == int(np.prod(shape)):
