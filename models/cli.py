@@ -22,22 +22,26 @@ def train(
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
     """Train a recipe: float, then every quantized variant; write annotated ONNX files and metrics.json."""
-    # Read by TensorFlow while it loads, hence before the import below.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+    prepare_tensorflow(threads)
     try:
         from kwsq.models.train import train as run
     except ImportError as error:
         typer.echo(f"kwsq train: {error.name} is missing; pip install 'kwsq[train]'", err=True)
         raise typer.Exit(2) from error
     try:
-        results = run(recipe, data, out, seed, report=lambda line: typer.echo(line, err=True))
+        results = run(recipe, data, out, seed, show=lambda line: typer.echo(line, err=True))
     except KwsqError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from error
     for result in results:
         typer.echo(_line(result.file, result.accuracy, result.clips))
+
+
+def prepare_tensorflow(threads: int) -> None:
+    """Set what TensorFlow reads while it loads; call before it is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 
 def evaluate(

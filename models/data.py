@@ -127,14 +127,14 @@ def _twelve_classes(data: Path, recordings: tuple[Recording, ...], split: str) -
     ]
 
 
-def load_split(data: Path, cache: Path, *, dataset: str, split: str, features: str = "lfbe") -> LabelledFeatures:
-    """Load one split as features, from the cache where it holds exactly these clips and this feature format.
+def load_split(data: Path, cache: Path, *, dataset: str, split: str | None, features: str = "lfbe") -> LabelledFeatures:
+    """Load one split, or all clips, as features; from the cache where it holds these clips in this format.
 
     Args:
         data: folder with `manifest.csv` and the audio files it names, or with the Speech Commands layout.
         cache: folder for cached features; created, and made to ignore itself in git.
         dataset: value of the manifest's `set` column.
-        split: value of the manifest's `split` column, such as "train".
+        split: value of the manifest's `split` column, such as "train"; None for all clips.
         features: one of FRONT_ENDS.
 
     Returns:
@@ -143,13 +143,13 @@ def load_split(data: Path, cache: Path, *, dataset: str, split: str, features: s
     Raises:
         UsageError: the split is empty, or a file is not 16 kHz mono.
     """
-    clips = [clip for clip in read_clips(data, dataset=dataset) if clip.split == split]
+    clips = [clip for clip in read_clips(data, dataset=dataset) if split in (clip.split, None)]
     if not clips:
         found = f"no split {split!r} in set {dataset!r}"
         remedy = "name a split that stands in the manifest's split column (train, val or test in the layout)"
         raise UsageError(Problem(str(data), found, "at least one clip", remedy))
     compute, constants = front_end(features)
-    path = cache / f"{dataset}-{split}-{_cache_key(data, clips, constants)}.npy"
+    path = cache / f"{dataset}-{split or 'all'}-{_cache_key(data, clips, constants)}.npy"
     if not path.exists():
         _store(path, np.stack([compute(read_clip(data / clip.file, clip.start_sample)) for clip in clips]))
     labels = np.array([clip.label for clip in clips], dtype=np.int64)

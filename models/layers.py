@@ -1,12 +1,13 @@
 """Keras layers whose weights pass through a quantizer, and a trained model read into layer records."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from kwsq.ir.errors import InternalError, Problem
+from kwsq.ir.errors import InternalError, Problem, UsageError
 from kwsq.models.layer_records import (
     BatchNormRecord,
     Conv2DRecord,
@@ -142,6 +143,25 @@ def _layer_record(layer: Any) -> LayerRecord | None:
 def _batch_norm_record(layer: Any) -> BatchNormRecord:
     gamma, beta, mean, variance = (np.asarray(array) for array in layer.get_weights())
     return BatchNormRecord(str(layer.name), gamma, beta, mean, variance, float(layer.epsilon))
+
+
+def set_schemes(model: Any, schemes: Mapping[str, WeightScheme]) -> None:
+    """Give named layers of a built model weight schemes of their own; call before anything is trained or adopted.
+
+    Args:
+        model: Sequential model.
+        schemes: layer name -> scheme.
+
+    Raises:
+        UsageError: no layer of that name, or one without a quantized weight.
+    """
+    named = {layer.name: layer for layer in model.layers if hasattr(layer, "parameter")}
+    for name, scheme in schemes.items():
+        if name not in named:
+            expected = f"one of {', '.join(named)}"
+            raise UsageError(Problem("recipe: variant.layer_bits", repr(name), expected, "correct the recipe"))
+        named[name].quantizer = weight_quantizer(scheme)
+        named[name].quantizer.build(named[name].parameter.shape)
 
 
 def adopt_weights(target: Any, source: Any) -> None:

@@ -1,7 +1,7 @@
 """Training recipes: TOML read into frozen records, with every unknown or missing key refused."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,44 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Distillation:
+    """How much the float model's logits are followed, and how far they are softened; weight 0 is not at all.
+
+    Source: equation (1) of `kwsq.models.fitting`.
+    """
+
+    weight: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        """Refuse values without meaning."""
+        if not (0.0 <= self.weight <= 1.0 and self.temperature > 0.0):
+            expected = "weight from 0 to 1, temperature above 0"
+            raise UsageError(Problem("recipe: distillation", str(self), expected, "correct the recipe"))
+
+
+NO_DISTILLATION = Distillation(weight=0.0, temperature=1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Variant:
-    """One quantized model made from the float model: stage 1 weights, stage 2 activations too."""
+    """One quantized model made from the float model: stage 1 weights, stage 2 activations too.
+
+    Args:
+        name: of the exported file.
+        scheme: representation of every weight that `layers` does not name.
+        activation_percentile: share in percent of the calibration values kept at each end.
+        stage1: weights quantized.
+        stage2: activations too.
+        layers: name of a layer -> its own scheme, such as one of another width.
+    """
 
     name: str
     scheme: WeightScheme
     activation_percentile: float
     stage1: Phase
     stage2: Phase
+    layers: tuple[tuple[str, WeightScheme], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +73,7 @@ class Recipe:
     float_phase: Phase
     augmentation: Augmentation
     variants: tuple[Variant, ...]
+    distillation: Distillation = NO_DISTILLATION
     features: str = "lfbe"
 
 
@@ -65,7 +96,10 @@ def _recipe(table: dict[str, Any]) -> Recipe:
     variants = tuple(_variant(dict(entry)) for entry in table.pop("variant"))
     float_phase = Phase(**table.pop("float"))
     augmentation = _augmentation(table.pop("augmentation"))
-    return Recipe(float_phase=float_phase, augmentation=augmentation, variants=variants, **table)
+    distillation = Distillation(**table.pop("distillation", asdict(NO_DISTILLATION)))
+    return Recipe(
+        float_phase=float_phase, augmentation=augmentation, distillation=distillation, variants=variants, **table
+    )
 
 
 def _augmentation(table: dict[str, Any]) -> Augmentation:
@@ -76,6 +110,10 @@ def _augmentation(table: dict[str, Any]) -> Augmentation:
 
 
 def _variant(entry: dict[str, Any]) -> Variant:
-    scheme = weight_scheme(entry.pop("weights"), entry.pop("bits"))
+    weights, options = entry.pop("weights"), entry.pop("options", {})
+    scheme = weight_scheme(weights, entry.pop("bits"), **options)
+    layers = tuple(
+        (name, weight_scheme(weights, bits, **options)) for name, bits in entry.pop("layer_bits", {}).items()
+    )
     stage1, stage2 = Phase(**entry.pop("stage1")), Phase(**entry.pop("stage2"))
-    return Variant(scheme=scheme, stage1=stage1, stage2=stage2, **entry)
+    return Variant(scheme=scheme, stage1=stage1, stage2=stage2, layers=layers, **entry)

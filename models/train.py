@@ -16,17 +16,17 @@ import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.augmentation import augment
 from kwsq.models.data import LabelledFeatures, load_split
 from kwsq.models.evaluate import accuracy
 from kwsq.models.export_onnx import export_onnx
-from kwsq.models.layers import adopt_weights, layer_records
+from kwsq.models.fitting import fit
+from kwsq.models.layers import adopt_weights, layer_records, set_schemes
 from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, WeightScheme
+from kwsq.models.watching import UNWATCHED, RunFolder, Show, Watch, ignore_line
 
 Build = Callable[[WeightScheme], Any]
-Progress = Callable[[str], None]
 
 ARCHITECTURES = {name: f"kwsq.models.{name}.model" for name in ("kws_ff", "kws_cnn", "ds_cnn")}
 
@@ -40,31 +40,34 @@ class TrainedModel:
     clips: int
 
 
-def train(recipe: Path, data: Path, out: Path, seed: int, *, report: Progress = lambda _: None) -> list[TrainedModel]:
-    """Train a recipe and write the annotated ONNX files and `metrics.json`.
+def train(recipe: Path, data: Path, out: Path, seed: int, *, show: Show = ignore_line) -> list[TrainedModel]:
+    """Train a recipe and write the annotated ONNX files, `metrics.json` and `stages.json`.
+
+    A run that was killed goes on from the last finished epoch when started again, and ends in the same files.
 
     Args:
         recipe: recipe file.
         data: folder with `manifest.csv` and audio.
-        out: output folder; also holds the feature cache, in a folder git ignores.
+        out: output folder; also holds the feature cache, the state of every stage and TensorBoard's events.
         seed: decides initial weights, order and augmentation; the same seed gives the same files on the
             same machine.
-        report: called with one line per finished stretch.
+        show: called with one line per epoch and per finished stage.
 
     Returns:
         One entry per exported file, the float model first.
 
     Raises:
-        UsageError: recipe or data cannot be used.
+        UsageError: recipe or data cannot be used, or `out` holds the state of another recipe or seed.
     """
     plan = read_recipe(recipe)
     build = architecture(plan.architecture)
-    splits = [
+    train_clips, report_clips = (
         load_split(data, out / "cache", dataset=plan.dataset, split=split, features=plan.features)
         for split in (plan.train_split, plan.report_split)
-    ]
-    models = trained_models(plan, build, splits[0], seed=seed, report=report)
-    return _export_all(models, plan, splits[1], out)
+    )
+    watch = RunFolder(out, plan, seed, report_clips, show)
+    models = trained_models(plan, build, train_clips, seed=seed, watch=watch)
+    return _export_all(models, plan, report_clips, out)
 
 
 def architecture(name: str) -> Build:
@@ -81,23 +84,23 @@ def architecture(name: str) -> Build:
 
 
 def trained_models(
-    plan: Recipe, build: Build, examples: LabelledFeatures, *, seed: int, report: Progress
+    plan: Recipe, build: Build, examples: LabelledFeatures, *, seed: int, watch: Watch = UNWATCHED
 ) -> dict[str, Any]:
     """Train the float model and every variant; return Keras models by name ("float" first)."""
-    tf_keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    float_model = train_float(plan, build, examples, seed=seed, report=report)
+    float_model = train_float(plan, build, examples, seed=seed, watch=watch)
     models = {"float": float_model}
     for variant in plan.variants:
-        models[variant.name] = train_variant(plan, variant, build, float_model, examples, seed=seed, report=report)
+        models[variant.name] = train_variant(plan, variant, build, float_model, examples, seed=seed, watch=watch)
     return models
 
 
-def train_float(plan: Recipe, build: Build, examples: LabelledFeatures, *, seed: int, report: Progress) -> Any:
+def train_float(plan: Recipe, build: Build, examples: LabelledFeatures, *, seed: int, watch: Watch = UNWATCHED) -> Any:
     """Train the float model from scratch."""
+    tf_keras.utils.set_random_seed(seed)
     model = build(FloatWeights())
-    fit(model, examples, plan.float_phase, plan, np.random.default_rng([seed, 0]))
-    report(f"float: {plan.float_phase.epochs} epochs done")
+    stage = Stage(model, plan, examples, np.random.default_rng([seed, 0]), watch)
+    stage.run("float", plan.float_phase)
     return model
 
 
@@ -109,42 +112,50 @@ def train_variant(
     examples: LabelledFeatures,
     *,
     seed: int,
-    report: Progress,
+    watch: Watch = UNWATCHED,
 ) -> Any:
     """Fine-tune one quantized model from the float one: weights first, then activations as well."""
     rng = np.random.default_rng([seed, 1])
     model = build(variant.scheme)
+    set_schemes(model, dict(variant.layers))
     adopt_weights(model, float_model)
-    fit(model, examples, variant.stage1, plan, rng)
-    report(f"{variant.name}: stage 1 done")
-    calibrate(model, examples.features[: plan.calibration_clips], variant.activation_percentile)
-    fit(model, examples, variant.stage2, plan, rng)
-    report(f"{variant.name}: stage 2 done")
+    stage = Stage(model, plan, examples, rng, watch, teacher=float_model if plan.distillation.weight else None)
+    stage.run(f"{variant.name}-stage1", variant.stage1)
+    calibrate(model, calibration_sample(examples, plan, rng), variant.activation_percentile)
+    stage.run(f"{variant.name}-stage2", variant.stage2)
     return model
 
 
-def fit(model: Any, examples: LabelledFeatures, phase: Phase, plan: Recipe, rng: np.random.Generator) -> None:
-    """Train for one phase with cosine decay to zero; every epoch sees freshly augmented features.
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """A model with what all its stages share; see `fit` for the fields."""
 
-    Args:
-        model: Keras model that maps features to logits.
-        examples: training clips.
-        phase: epochs, learning rate and weight decay.
-        plan: batch size and augmentation.
-        rng: source of order and augmentation.
-    """
-    # Whole batches only, so that one traced step serves all; the order is new in every epoch.
-    batch_size = min(plan.batch_size, len(examples.labels))
-    steps_per_epoch = len(examples.labels) // batch_size
-    steps = max(phase.epochs * steps_per_epoch, 1)
-    rate = tf_keras.optimizers.schedules.CosineDecay(phase.learning_rate, steps)
-    optimizer = tf_keras.optimizers.AdamW(rate, weight_decay=phase.weight_decay)
-    model.compile(optimizer, loss=tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    for _ in range(phase.epochs):
-        features, labels = augment(examples, plan.augmentation, rng)
-        for start in range(0, steps_per_epoch * batch_size, batch_size):
-            batch = slice(start, start + batch_size)
-            model.train_on_batch(features[batch], labels[batch])
+    model: Any
+    plan: Recipe
+    examples: LabelledFeatures
+    rng: np.random.Generator
+    watch: Watch
+    teacher: Any | None = None
+
+    def run(self, name: str, phase: Phase) -> None:
+        """Train one stage, from its state on disk where there is one, and tell the boundary."""
+        fit(
+            self.model,
+            self.examples,
+            phase,
+            self.plan,
+            self.rng,
+            teacher=self.teacher,
+            state=self.watch.state(name),
+            observe=lambda epoch: self.watch.epoch(name, epoch),
+        )
+        self.watch.boundary(name, self.model)
+
+
+def calibration_sample(examples: LabelledFeatures, plan: Recipe, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return features of as many clips as the recipe says, of all classes: the clips are ordered by class."""
+    count = min(plan.calibration_clips, len(examples.labels))
+    return examples.features[np.sort(rng.choice(len(examples.labels), count, replace=False))]
 
 
 def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> None:

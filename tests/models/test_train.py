@@ -15,7 +15,7 @@ from kwsq.models.kws_ff.model import build as build_kws_ff
 from kwsq.models.layer_records import DenseRecord, FakeQuantizeRecord, SplicedDenseRecord
 from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense, layer_records
 from kwsq.models.quantizers import ActivationQuantizer
-from kwsq.models.recipe import Phase, Recipe, Variant
+from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
 from kwsq.models.schemes import FloatWeights, LloydMax, TwoStage, WeightScheme
 from kwsq.models.train import trained_models
 
@@ -29,6 +29,7 @@ PLAN = Recipe(
     calibration_clips=32,
     float_phase=Phase(epochs=6, learning_rate=5e-3, weight_decay=1e-4),
     augmentation=Augmentation(max_shift_frames=4, time_mask_frames=4, band_mask_bands=2),
+    distillation=Distillation(weight=0.0, temperature=1.0),
     variants=(
         Variant("w4", TwoStage(4), 100.0, STEP, STEP),
         Variant("w3_codebook", LloydMax(3), 99.9, STEP, STEP),
@@ -53,7 +54,7 @@ def build_small(scheme: WeightScheme) -> Any:
 
 
 def train_once(*, seed: int) -> dict[str, Any]:
-    return trained_models(PLAN, build_small, synthetic_keywords(192, seed=1), seed=seed, report=lambda _: None)
+    return trained_models(PLAN, build_small, synthetic_keywords(192, seed=1), seed=seed)
 
 
 def exported(models: dict[str, Any]) -> dict[str, bytes]:

@@ -1,0 +1,95 @@
+"""CPU time of a training step with quantized weights and activations against a float step, one thread, kws_ff.
+
+GQ is shown and not judged: its soft assignment compares every weight with every centroid.
+
+Steps of all methods are taken in turn, so that what else the machine does falls on all alike; the median counts.
+
+    python benchmarks/qat_step.py
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from kwsq.models.fitting import training_step
+from kwsq.models.kws_ff.model import build
+from kwsq.models.layers import adopt_weights
+from kwsq.models.recipe import NO_DISTILLATION
+from kwsq.models.schemes import FloatWeights, WeightScheme, weight_scheme
+from kwsq.models.train import calibrate
+
+MOST_RATIO = 1.5
+BATCH, FRAMES, BANDS, CLASSES = 64, 98, 64, 12
+WARM_UP, ROUNDS = 4, 40
+NOT_JUDGED = "gq w4"
+METHODS = {
+    "max_abs w4": weight_scheme("max_abs", 4),
+    "two_stage w4": weight_scheme("two_stage", 4),
+    "two_stage w1": weight_scheme("two_stage", 1),
+    "two_stage w4, ACosR": weight_scheme("two_stage", 4, cosine=1e-4),
+    "learned_step w4": weight_scheme("learned_step", 4),
+    "lloyd_max w4": weight_scheme("lloyd_max", 4),
+    "s8bqat w4": weight_scheme("s8bqat", 4),
+    NOT_JUDGED: weight_scheme("gq", 4),
+}
+
+
+def main() -> int:
+    """Print a line per method; 1 where one is slower than it may be."""
+    tf.config.experimental.enable_op_determinism()
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(BATCH, FRAMES, BANDS)).astype(np.float32)
+    labels = rng.integers(0, CLASSES, BATCH)
+    float_model = build(FloatWeights())
+    steps = {"float": step_of(float_model)}
+    for name, scheme in METHODS.items():
+        steps[name] = step_of(quantized(scheme, float_model, features))
+    seconds = measured(steps, features, labels)
+    worst = 0.0
+    for name in METHODS:
+        ratio = seconds[name] / seconds["float"]
+        worst = max(worst, 0.0 if name == NOT_JUDGED else ratio)
+        print(f"{name:<22}{1e3 * seconds[name]:6.1f} ms, {ratio:.2f} of a float step")
+    print(f"float step {1e3 * seconds['float']:.1f} ms; worst ratio {worst:.2f}, at most {MOST_RATIO}")
+    return int(worst > MOST_RATIO)
+
+
+def quantized(scheme: WeightScheme, float_model: object, features: np.ndarray) -> object:
+    """A model in stage 2: weights and activations quantized."""
+    model = build(scheme)
+    adopt_weights(model, float_model)
+    calibrate(model, features, 100.0)
+    return model
+
+
+def step_of(model: object) -> Callable[[np.ndarray, np.ndarray], object]:
+    """The traced training step of a model with its own optimizer."""
+    optimizer = tf_keras.optimizers.AdamW(1e-3)
+    optimizer.build(model.trainable_variables)
+    return training_step(model, optimizer, NO_DISTILLATION, None)
+
+
+def measured(
+    steps: dict[str, Callable[[np.ndarray, np.ndarray], object]], features: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """Median CPU seconds of each kind of step, taken in turn."""
+    found: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(WARM_UP + ROUNDS):
+        for name, step in steps.items():
+            start = time.process_time()
+            step(features, labels)
+            if number >= WARM_UP:
+                found[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The protocol of the table: which rows there are, fixed in a file before the run, and what identifies each.
+
+A row is one model: a method at one width, trained with one seed on all folds but one and scored on that one. Its
+digest covers everything that decides the model, so that a row of another setting is never taken for this one.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, read_recipe
+from kwsq.models.schemes import FloatWeights, WeightScheme, weight_scheme
+
+FLOAT, CONTROL = "float", "control"
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One line of the table: how weights are trained, at which widths.
+
+    Args:
+        name: identifies the method in rows.
+        weights: weight scheme; "float" for the float model and its control.
+        bits: widths, one table cell each.
+        stage1: weights quantized.
+        stage2: activations too.
+        distillation: of stages 1 and 2, from the float model.
+        activation_percentile: share in percent of the calibration values kept at each end.
+        options: of the weight scheme, such as the weight of a penalty.
+    """
+
+    name: str
+    weights: str
+    bits: tuple[int, ...]
+    stage1: Phase
+    stage2: Phase
+    distillation: Distillation
+    activation_percentile: float = 100.0
+    options: tuple[tuple[str, float], ...] = ()
+
+    def scheme(self, bits: int) -> WeightScheme:
+        """Return the representation of the weights at a width."""
+        return FloatWeights() if self.weights == "float" else weight_scheme(self.weights, bits, **dict(self.options))
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """Everything that decides the table except the data.
+
+    Args:
+        recipe: architecture, float phase, batch and augmentation of every row.
+        folds: number of speaker-disjoint folds.
+        fold_seed: decides them.
+        seeds: runs of every row.
+        baselines: plain methods that every other method is compared with at the same width.
+        control: method -> the float row with the same epochs, data and teacher.
+        methods: the float model first, then in the order of the file.
+    """
+
+    recipe: Recipe
+    folds: int
+    fold_seed: int
+    seeds: tuple[int, ...]
+    baselines: tuple[str, ...]
+    control: dict[str, str]
+    methods: tuple[Method, ...]
+
+    def method(self, name: str) -> Method:
+        """Return a method by name."""
+        return next(method for method in self.methods if method.name == name)
+
+    def control_of(self, name: str) -> str:
+        """Return the float control with the method's epochs, data and teacher."""
+        return self.control[name]
+
+    def rows(self) -> Iterator["Row"]:
+        """Yield every row, seed by seed: all methods at their first width, each over all folds, then at the next."""
+        for seed in self.seeds:
+            for rank in range(max(len(method.bits) for method in self.methods)):
+                for method in self.methods:
+                    yield from self._folds(method, seed, rank)
+
+    def _folds(self, method: Method, seed: int, rank: int) -> Iterator["Row"]:
+        for bits in method.bits[rank : rank + 1]:
+            for fold in range(self.folds):
+                yield Row(method.name, bits, seed, fold, self._digest(method, bits, seed, fold))
+
+    def float_row(self, row: "Row") -> "Row":
+        """Return the row of the float model that a row starts from."""
+        digest = self._digest(self.method(FLOAT), FLOAT_BITS, row.seed, row.fold)
+        return Row(FLOAT, FLOAT_BITS, row.seed, row.fold, digest)
+
+    def plan(self, method: Method) -> Recipe:
+        """Return the recipe with the method's distillation."""
+        return replace(self.recipe, distillation=method.distillation)
+
+    def _digest(self, method: Method, bits: int, seed: int, fold: int) -> str:
+        # A field at its default is left out, so that one added later leaves the digests of finished rows alone.
+        default = {field.name: field.default for field in fields(Recipe)}
+        stated = {key for key in default if getattr(self.recipe, key) != default[key]} - _NOT_DECIDING
+        base = {key: value for key, value in asdict(self.recipe).items() if key in stated}
+        own = None if method.name == FLOAT else _deciding(method) | {"scheme": repr(method.scheme(bits))}
+        facts = [base, self.folds, self.fold_seed, own, seed, fold]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _deciding(method: Method) -> dict[str, Any]:
+    """Everything of a method that decides its rows; the scheme's own defaults enter by its repr."""
+    return {key: value for key, value in asdict(method).items() if key != "bits"}
+
+
+_NOT_DECIDING = {"variants", "train_split", "report_split", "distillation"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What identifies one row of the table."""
+
+    method: str
+    bits: int
+    seed: int
+    fold: int
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Text that may stand in a file name."""
+        return f"{self.method}-w{self.bits}-s{self.seed}-f{self.fold}-{self.digest}"
+
+
+def read_protocol(path: Path) -> Protocol:
+    """Read a protocol file; the recipe it names lies beside it.
+
+    Raises:
+        UsageError: no such file, not TOML, keys missing or unknown, or a method without a control.
+    """
+    if not path.is_file():
+        raise UsageError(Problem(str(path), "no such file", "a protocol", "name a table.toml"))
+    try:
+        return _protocol(tomllib.loads(path.read_text(encoding="utf-8")), path)
+    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+        remedy = "compare with models/kws_ff/table.toml"
+        raise UsageError(Problem(str(path), str(error), "the keys of a protocol", remedy)) from error
+
+
+def _protocol(table: dict[str, Any], path: Path) -> Protocol:
+    recipe = read_recipe(path.parent / table.pop("recipe"))
+    entries = [dict(entry) for entry in table.pop("method")]
+    control = {FLOAT: FLOAT} | {entry["name"]: entry.pop("control", CONTROL) for entry in entries}
+    plain = Phase(0, 0.0, 0.0)
+    methods = (Method(FLOAT, "float", (FLOAT_BITS,), plain, plain, NO_DISTILLATION), *map(_method, entries))
+    names = {method.name for method in methods}
+    missing = sorted(set(control.values()) - names)
+    if missing or len(names) != len(methods):
+        found = f"control {missing[0]!r}" if missing else "a method named twice"
+        raise UsageError(Problem(str(path), found, "methods with names of their own", "correct the protocol"))
+    return Protocol(
+        recipe=recipe,
+        seeds=tuple(table.pop("seeds")),
+        baselines=tuple(table.pop("baselines")),
+        control=control,
+        methods=methods,
+        **table,
+    )
+
+
+def _method(entry: dict[str, Any]) -> Method:
+    stage1, stage2 = Phase(**entry.pop("stage1")), Phase(**entry.pop("stage2"))
+    distillation = Distillation(**entry.pop("distillation", asdict(NO_DISTILLATION)))
+    bits, options = tuple(entry.pop("bits")), tuple(sorted(entry.pop("options", {}).items()))
+    method = Method(bits=bits, options=options, stage1=stage1, stage2=stage2, distillation=distillation, **entry)
+    if method.weights != "float":
+        for width in bits:
+            method.scheme(width)  # a width the scheme does not know is better refused before a night's run
+    return method
