@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from kwsq.converter.estimates import HEADERS, estimate_rows
+from kwsq.converter.footprint_summaries import PURPOSES, memory_facts
 from kwsq.converter.html_tables import (
     activations_table,
     containers_table,
@@ -25,7 +26,6 @@ from kwsq.converter.html_tables import (
     weights_table,
 )
 from kwsq.converter.plots import Bar, Part, bar_chart, legend, text, timeline
-from kwsq.converter.summaries import PURPOSES, memory_facts
 from kwsq.converter.terminal import number
 
 Json = Mapping[str, Any]

@@ -54,9 +54,9 @@ def layer_noise(graph: LoweredGraph, annotated: Graph, inputs: Mapping[str, Arra
     layers = {name: node for node in graph.nodes for name in node.outputs}
     rows = []
     for name, counterpart in counterparts.items():
-        found = _noise(graph[name], integer[name], source[counterpart])
-        if found is not None:
-            rows.append({"layer": layers[name].name, "tensor": name, "operator": layers[name].op.name, **found})
+        noise = _noise(graph[name], integer[name], source[counterpart])
+        if noise is not None:
+            rows.append({"layer": layers[name].name, "tensor": name, "operator": layers[name].op.name, **noise})
     return rows
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kwsq.converter.footprint_summaries import memory_facts
 from kwsq.converter.gate_render import Format
 from kwsq.converter.html import render_html
 from kwsq.converter.junit import Case, Outcome, document
 from kwsq.converter.markdown import capped, folded, markdown_table, shown
-from kwsq.converter.summaries import conversion_blocks, largest_difference, memory_facts
+from kwsq.converter.summaries import conversion_blocks, largest_difference
 from kwsq.converter.terminal import number, plain
 
 Json = Mapping[str, Any]
