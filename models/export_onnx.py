@@ -22,9 +22,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.quant import Affine, Codebook, PerAxis, Unquantized
 from kwsq.models.layer_records import (
     BatchNormRecord,
+    BiasTensor,
     Conv2DRecord,
     DenseRecord,
     FakeQuantizeRecord,
@@ -41,6 +43,7 @@ IR_VERSION = 8
 PRODUCER = "kwsq"
 INPUT, OUTPUT = "features", "logits"
 BITS_KEY = "kwsq.bits."
+ACCUMULATOR_KEY = "kwsq.accumulator"
 
 
 class GraphWriter:
@@ -100,7 +103,7 @@ def _model(writer: GraphWriter, input_dims: list[int | str], classes: int, name:
 
 
 def _classes(records: tuple[LayerRecord, ...]) -> int:
-    return next(int(record.bias.shape[0]) for record in reversed(records) if isinstance(record, DenseRecord))
+    return next(int(record.weight.values.shape[1]) for record in reversed(records) if isinstance(record, DenseRecord))
 
 
 def _emit(writer: GraphWriter, record: LayerRecord, tensor: str) -> str:
@@ -131,7 +134,11 @@ def _emit_spliced_dense(writer: GraphWriter, record: SplicedDenseRecord, tensor:
     stored = WeightTensor(record.weight.values.transpose(2, 1, 0), record.weight.spec)
     weight = emit_weight(writer, f"{record.name}.weight", stored)
     taps = int(stored.values.shape[2])
-    return writer.node("Conv", [tensor, weight], record.name, kernel_shape=[taps], strides=[record.stride], pads=[0, 0])
+    bias = [] if record.bias is None else [_emit_bias(writer, f"{record.name}.bias", record.bias)]
+    _state_accumulator(writer, record.accumulator)
+    return writer.node(
+        "Conv", [tensor, weight, *bias], record.name, kernel_shape=[taps], strides=[record.stride], pads=[0, 0]
+    )
 
 
 def _emit_conv_2d(writer: GraphWriter, record: Conv2DRecord, tensor: str) -> str:
@@ -154,8 +161,23 @@ def _emit_dense(writer: GraphWriter, record: DenseRecord, tensor: str) -> str:
     """(C_in, C_out) becomes the (C_out, C_in) of Gemm with transB."""
     stored = WeightTensor(record.weight.values.transpose(), record.weight.spec)
     weight = emit_weight(writer, f"{record.name}.weight", stored)
-    bias = writer.constant(f"{record.name}.bias", record.bias)
+    bias = _emit_bias(writer, f"{record.name}.bias", record.bias)
+    _state_accumulator(writer, record.accumulator)
     return writer.node("Gemm", [tensor, weight, bias], record.name, transB=1)
+
+
+def _emit_bias(writer: GraphWriter, name: str, bias: NDArray[np.float32] | BiasTensor) -> str:
+    """A float initializer, or INT32 codes -> DequantizeLinear on the accumulator's scale."""
+    if not isinstance(bias, BiasTensor):
+        return writer.constant(name, bias)
+    codes = writer.constant(f"{name}.codes", bias.codes)
+    return writer.node("DequantizeLinear", [codes, writer.constant(f"{name}.scale", np.asarray(bias.scale))], name)
+
+
+def _state_accumulator(writer: GraphWriter, accumulator: Accumulator | None) -> None:
+    """Say which accumulator the model was trained for."""
+    if accumulator is not None:
+        writer.metadata[ACCUMULATOR_KEY] = str(accumulator)
 
 
 def _emit_batch_norm(writer: GraphWriter, record: BatchNormRecord, tensor: str) -> str:

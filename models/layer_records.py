@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.quant import Affine, QuantSpec
 
 
@@ -25,12 +26,22 @@ class WeightTensor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class BiasTensor:
+    """A bias as int32 codes (C_out,) on the scale of the accumulator."""
+
+    codes: NDArray[np.int32]
+    scale: np.float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SplicedDenseRecord:
-    """A dense layer over K neighbouring frames: weight (K, C_in, C_out), no padding, no bias."""
+    """A dense layer over K neighbouring frames: weight (K, C_in, C_out), no padding, bias only in fixed point."""
 
     name: str
     weight: WeightTensor
     stride: int
+    bias: BiasTensor | None = None
+    accumulator: Accumulator | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,11 +60,12 @@ class Conv2DRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DenseRecord:
-    """A dense layer: weight (C_in, C_out), bias (C_out,) float32."""
+    """A dense layer: weight (C_in, C_out), bias (C_out,) float32 or codes."""
 
     name: str
     weight: WeightTensor
-    bias: NDArray[np.float32]
+    bias: NDArray[np.float32] | BiasTensor
+    accumulator: Accumulator | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

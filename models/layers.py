@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from kwsq.ir.errors import InternalError, Problem, UsageError
+from kwsq.models.fixed_point import FixedPointInput, FixedPointLayer, FixedPointMean, adopt_fixed_point
 from kwsq.models.layer_records import (
     BatchNormRecord,
     Conv2DRecord,
@@ -108,8 +109,14 @@ def layer_records(model: Any) -> tuple[LayerRecord, ...]:
     Raises:
         InternalError: a layer of a kind that has no record.
     """
-    records = (_layer_record(layer) for layer in model.layers)
-    return tuple(record for record in records if record is not None)
+    return tuple(record for layer in model.layers for record in _layer_records(layer))
+
+
+def _layer_records(layer: Any) -> list[LayerRecord]:
+    if isinstance(layer, FixedPointInput | FixedPointLayer | FixedPointMean):
+        return layer.records()
+    record = _layer_record(layer)
+    return [] if record is None else [record]
 
 
 def _layer_record(layer: Any) -> LayerRecord | None:
@@ -171,6 +178,9 @@ def adopt_weights(target: Any, source: Any) -> None:
         target: model whose quantized layers adopt the float weights; other trained layers are copied.
         source: float model with the same layers in the same order.
     """
+    if any(isinstance(layer, FixedPointLayer) for layer in target.layers):
+        adopt_fixed_point(target, source)
+        return
     for new, old in zip(target.layers, source.layers, strict=True):
         match new:
             case SplicedDense() | QuantizedConv2D():

@@ -15,12 +15,14 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.quant import INT8, UNQUANTIZED, Affine
 from kwsq.models.codebook_quantizers import CodebookQuantizer, CompressedQuantizer, SoftToHardQuantizer
 from kwsq.models.layer_records import WeightTensor
 from kwsq.models.schemes import (
     Compressed,
     Dorefa,
+    FixedPoint,
     FloatWeights,
     LearnedStep,
     LloydMax,
@@ -62,7 +64,11 @@ class FloatWeightQuantizer(WeightQuantizer):
 
 
 def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
-    """Return the Keras layer that realises a weight scheme."""
+    """Return the Keras layer that realises a weight scheme.
+
+    Raises:
+        UsageError: the scheme has layers of its own.
+    """
     match scheme:
         case FloatWeights():
             return FloatWeightQuantizer()
@@ -80,6 +86,9 @@ def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
             return CompressedQuantizer(scheme)
         case SoftToHard():
             return SoftToHardQuantizer(scheme)
+        case FixedPoint():
+            remedy = "build this architecture of kwsq.models.fixed_point layers"
+            raise UsageError(Problem("weight scheme", "fxp", "a scheme of weights alone", remedy))
         case _:
             assert_never(scheme)
 

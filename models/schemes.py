@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
+from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.uniform_grid import UniformGrid
 
 
@@ -96,7 +97,36 @@ class SoftToHard:
     anneal_steps: int = 700
 
 
-QuantizedScheme = MaxAbs | Dorefa | TwoStage | LearnedStep | LloydMax | Compressed | SoftToHard
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """Everything in one fixed-point format, in the manner of FXP-QAT (Macha et al. 2023): `kwsq.models.fixed_point`.
+
+    Args:
+        bits: width of the weights, 3..8; everything else has 8 bits.
+        accumulator_bits: 16 or 32.
+        group: products summed exactly before they reach the accumulator.
+    """
+
+    bits: int
+    accumulator_bits: int = 16
+    group: int = 32
+
+    @property
+    def accumulator(self) -> Accumulator:
+        """The contract: 32 products of up to 4-bit weights fit 16 bits, wider ones are narrowed to fit."""
+        narrowing = max(0, self.bits - 4) if self.accumulator_bits == 16 else 0
+        return Accumulator(self.accumulator_bits, self.group, narrowing)
+
+    @property
+    def output_shift(self) -> int:
+        """Bits between a sum of products and an output code: the same in every layer.
+
+        Two more than the weights' fraction: rows of some hundred weights that fill [-1, 1) then give outputs that do.
+        """
+        return self.bits + 1
+
+
+QuantizedScheme = FixedPoint | MaxAbs | Dorefa | TwoStage | LearnedStep | LloydMax | Compressed | SoftToHard
 WeightScheme = FloatWeights | QuantizedScheme
 
 _SCHEMES: dict[str, tuple[type[QuantizedScheme], range]] = {
@@ -107,6 +137,7 @@ _SCHEMES: dict[str, tuple[type[QuantizedScheme], range]] = {
     "lloyd_max": (LloydMax, range(1, 8)),
     "s8bqat": (Compressed, range(1, 8)),
     "gq": (SoftToHard, range(1, 6)),
+    "fxp": (FixedPoint, range(3, 9)),
 }
 
 

@@ -14,9 +14,10 @@ import tf_keras
 
 from kwsq.models.data import LABELS
 from kwsq.models.features import BANDS, SAMPLE_RATE_HZ, frame_count
+from kwsq.models.fixed_point import FEATURE_GAIN, FixedPointInput, FixedPointLayer, FixedPointMean
 from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense
 from kwsq.models.quantizers import ActivationQuantizer
-from kwsq.models.schemes import WeightScheme
+from kwsq.models.schemes import FixedPoint, WeightScheme
 
 CLIP_SECONDS = 1
 FRAMES = frame_count(CLIP_SECONDS * SAMPLE_RATE_HZ)
@@ -33,12 +34,25 @@ def build(scheme: WeightScheme) -> Any:
     Returns:
         A built `tf_keras.Sequential`; activation quantizers are present and off.
     """
+    if isinstance(scheme, FixedPoint):
+        return _build_fixed_point(scheme)
     layers: list[Any] = [tf_keras.Input((FRAMES, BANDS)), ActivationQuantizer(name="features_quantizer")]
     for number, (units, stride) in enumerate(SPLICED_UNITS_AND_STRIDES, start=1):
         layers += _spliced_block(f"splice{number}", units, stride, scheme)
     layers += [MeanOverTime(name="mean"), ActivationQuantizer(name="mean_quantizer")]
     layers += [QuantizedDense(len(LABELS), scheme=scheme, name="classifier")]
     layers += [ActivationQuantizer(name="logits_quantizer")]
+    return tf_keras.Sequential(layers, name="kws_ff")
+
+
+def _build_fixed_point(scheme: FixedPoint) -> Any:
+    """The same network, batch norms folded, of fixed-point layers under the same names."""
+    layers: list[Any] = [tf_keras.Input((FRAMES, BANDS)), FixedPointInput(name="features_quantizer")]
+    for number, (units, stride) in enumerate(SPLICED_UNITS_AND_STRIDES, start=1):
+        gain = FEATURE_GAIN if number == 1 else 1.0
+        options: dict[str, Any] = {"taps": TAPS, "stride": stride, "input_gain": gain, "name": f"splice{number}"}
+        layers.append(FixedPointLayer(units, scheme=scheme, **options))
+    layers += [FixedPointMean(name="mean"), FixedPointLayer(len(LABELS), scheme=scheme, relu=False, name="classifier")]
     return tf_keras.Sequential(layers, name="kws_ff")
 
 

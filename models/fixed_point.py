@@ -1,0 +1,274 @@
+"""Layers in one fixed-point format: every tensor an 8-bit fraction, sums in the accumulator that will run them.
+
+Codes of activations stand for q / 128. With B = 2^(b-1), s the output shift (the same in every layer), r the
+accumulator's narrowing shift and (46), (5), (6), (15b) of docs/quantization.md:
+
+  (1) weights   q_w = clip(round(B tanh P), -(B - 1), B - 1)
+  (2) bias      q_b 2^s, q_b = clip(round(128 bias), -128, 127)
+  (3) sums      z by (46): groups of products in weight order, narrowed, added with saturation
+  (4) output    q_y = clip(z 2^-(s - r)), >= 0 behind ReLU; spliced layers round as (5) and (6) do, dense ones once
+  (5) input     q_x = clip(round(128 k x)), k a constant power of two
+  (6) mean      (33)
+
+Forward values are exactly these integers; gradients pass every rounding unchanged and stop where a clip cuts. There is
+no batch norm: it is folded, with one factor per channel and ReLU's homogeneity, when a float model is adopted.
+
+Source: our reconstruction in the manner of Macha et al. 2023, whose equations we have not seen.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from kwsq.ir.numerics import Grid, derive_mean
+from kwsq.ir.numerics.accumulator import Accumulator
+from kwsq.ir.quant import INT8, Affine, IntRange
+from kwsq.models.layer_records import (
+    BiasTensor,
+    DenseRecord,
+    FakeQuantizeRecord,
+    LayerRecord,
+    MeanOverTimeRecord,
+    ReluRecord,
+    SplicedDenseRecord,
+    WeightTensor,
+)
+from kwsq.models.schemes import FixedPoint
+from kwsq.models.straight_through import straight_through
+
+UNIT = 128.0
+FEATURE_GAIN = 4.0
+"""1 / k: features beyond +-4 standard deviations are cut."""
+_SQUASH_LIMIT = 0.995
+
+
+class FixedPointInput(tf_keras.layers.Layer):
+    """Equation (5); outputs stay in the unit of the features."""
+
+    def call(self, inputs: Any) -> Any:
+        """Return features on the grid FEATURE_GAIN / 128."""
+        ratio = tf.clip_by_value(inputs * (UNIT / FEATURE_GAIN), INT8.low, INT8.high)
+        return straight_through(tf.round(ratio), ratio) * (FEATURE_GAIN / UNIT)
+
+    def records(self) -> list[LayerRecord]:
+        """Return the quantizer of the features."""
+        return [FakeQuantizeRecord(str(self.name), Affine.per_tensor(FEATURE_GAIN / UNIT, 0, INT8))]
+
+
+class FixedPointLayer(tf_keras.layers.Layer):
+    """A spliced (or, with `taps` None, a dense) layer with bias, optional ReLU and output quantizer: (1)-(4).
+
+    Args:
+        units: output channels.
+        scheme: widths and shifts.
+        taps: frames spliced, None for a dense layer over (N, C).
+        stride: frames between outputs.
+        relu: whether negative outputs are cut.
+        input_gain: real value of an input code 128.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        scheme: FixedPoint,
+        taps: int | None = None,
+        stride: int = 1,
+        relu: bool = True,
+        input_gain: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.units, self.scheme, self.taps, self.stride, self.relu = units, scheme, taps, stride, relu
+        self.input_gain = input_gain
+        self.accumulator = scheme.accumulator
+        self.top = float(2 ** (scheme.bits - 1) - 1)
+
+    def build(self, input_shape: Any) -> None:
+        """Create P, the bias, the gain of the outputs and the count of saturations."""
+        shape = (self.taps or 1, int(input_shape[-1]), self.units)
+        self.parameter = self.add_weight(name="parameter", shape=shape, initializer="glorot_uniform")
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+        self.output_gain = self.add_weight(name="output_gain", shape=(), trainable=False, initializer="ones")
+        self.saturated = self.add_weight(
+            name="saturated", shape=(), dtype="int64", trainable=False, initializer="zeros"
+        )
+        super().build(input_shape)
+
+    def adopt(self, codes: Any, bias: Any) -> None:
+        """Start from real-valued weight codes (taps, C_in, units) and a bias in units of the output's 128."""
+        unit = np.clip(codes / (self.top + 1.0), -_SQUASH_LIMIT, _SQUASH_LIMIT)
+        self.parameter.assign(np.arctanh(unit))
+        self.bias.assign(np.clip(bias, -1.0, 127.0 / UNIT))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Map (N, T, C_in) to (N, T', units), or (N, C_in) to (N, units)."""
+        codes = inputs * (UNIT / self.input_gain)
+        sums = self._sums(codes) if training else self._counted_sums(codes)
+        steps = sums * 2.0 ** -(self.scheme.output_shift - self.accumulator.shift)
+        low = 0.0 if self.relu else float(INT8.low)
+        surrogate = tf.clip_by_value(steps, low, float(INT8.high))
+        outputs = straight_through(tf.clip_by_value(self._rounded(sums), low, float(INT8.high)), surrogate)
+        return outputs * (self.output_gain / UNIT)
+
+    def weight_codes(self) -> Any:
+        """Equation (1), (taps, C_in, units)."""
+        squashed = tf.clip_by_value(tf.tanh(self.parameter) * (self.top + 1.0), -self.top, self.top)
+        return straight_through(tf.round(squashed), squashed)
+
+    def bias_codes(self) -> Any:
+        """Equation (2), before its shift."""
+        ratio = tf.clip_by_value(self.bias * UNIT, INT8.low, INT8.high)
+        return straight_through(tf.round(ratio), ratio)
+
+    def _sums(self, codes: Any) -> Any:
+        """Equation (3) for a training step: in order only where the batch could saturate or groups are narrowed.
+
+        The positive and the negative products of an output bound all its partial sums, in any order; within the
+        accumulator's range the plain sum is the ordered one.
+        """
+        weights = self.weight_codes()
+        if self.accumulator.shift:
+            return self._ordered_sums(codes, weights)[0]
+        plain = self._products(codes, weights)
+        magnitude = tf.stop_gradient(self._products(tf.abs(codes), tf.abs(weights)))
+        start = self.bias_codes() * 2.0**self.scheme.output_shift
+        partial = (magnitude + tf.abs(plain)) / 2.0 + tf.abs(start)
+        safe = tf.reduce_max(partial) <= float(self.accumulator.high)
+        return tf.cond(safe, lambda: plain + start, lambda: self._ordered_sums(codes, weights)[0])
+
+    def _counted_sums(self, codes: Any) -> Any:
+        """Equation (3) with saturations added to the count."""
+        sums, cut = self._ordered_sums(codes, self.weight_codes())
+        self.saturated.assign_add(cut)
+        return sums
+
+    def _products(self, codes: Any, weights: Any) -> Any:
+        """Plain sums of products; float32 holds them exactly below 2^24, which 1,040 products of 8 bits stay under."""
+        if self.taps is None:
+            return tf.matmul(codes, weights[0])
+        return tf.nn.conv1d(codes, weights, stride=self.stride, padding="VALID")
+
+    def _ordered_sums(self, codes: Any, weights: Any) -> tuple[Any, Any]:
+        """Equation (3) step by step, and how many values were cut."""
+        contract = self.accumulator
+        low, high = float(contract.low), float(contract.high)
+        total: Any = self.bias_codes() * 2.0 ** (self.scheme.output_shift - contract.shift)
+        cut: Any = tf.constant(0, tf.int64)
+        groups = _split(tf.reshape(weights, (-1, self.units)), 0, contract)
+        for part, columns in zip(_split(self._patches(codes), -1, contract), groups, strict=True):
+            moved = total + _narrowed(tf.matmul(part, columns), contract)
+            total = tf.clip_by_value(moved, low, high)
+            cut += tf.math.count_nonzero(tf.not_equal(moved, total))
+        return total, cut
+
+    def _patches(self, codes: Any) -> Any:
+        if self.taps is None:
+            return codes
+        frames = (codes.shape[1] - self.taps) // self.stride + 1
+        reach = (frames - 1) * self.stride + 1
+        return tf.concat([codes[:, tap : tap + reach : self.stride] for tap in range(self.taps)], axis=-1)
+
+    def _rounded(self, sums: Any) -> Any:
+        """Equation (4) before the clip."""
+        shift = self.scheme.output_shift - self.accumulator.shift
+        if self.taps is None:
+            return _half_away(sums * 2.0**-shift)
+        return _half_away(tf.floor((sums + 1.0) / 2.0) * 2.0 ** (1 - shift))
+
+    def records(self) -> list[LayerRecord]:
+        """Return the layer with its codes, ReLU and output quantizer."""
+        name, gain = str(self.name), float(self.output_gain.numpy())
+        weight_scale = 2.0**-self.scheme.output_shift * gain / self.input_gain
+        top = int(self.top)
+        grid = Affine.per_tensor(weight_scale, 0, IntRange(-top, top))
+        weight = WeightTensor(self.weight_codes().numpy().astype(np.int8), grid)
+        codes = self.bias_codes().numpy().astype(np.int32) * 2**self.scheme.output_shift
+        bias = BiasTensor(codes.astype(np.int32), np.float32(weight_scale * self.input_gain / UNIT))
+        quantizer = FakeQuantizeRecord(f"{name}_quantizer", Affine.per_tensor(gain / UNIT, 0, INT8))
+        if self.taps is None:
+            dense = WeightTensor(weight.values[0], grid)
+            layer: LayerRecord = DenseRecord(name, dense, bias, self.accumulator)
+        else:
+            layer = SplicedDenseRecord(name, weight, self.stride, bias, self.accumulator)
+        return [layer, *([ReluRecord(f"{name}_relu")] if self.relu else []), quantizer]
+
+
+class FixedPointMean(tf_keras.layers.Layer):
+    """Mean over the frames, equation (6), of codes on the grid 1 / 128."""
+
+    def call(self, inputs: Any) -> Any:
+        """Map (N, T, C) to (N, C)."""
+        grid = Grid(1.0 / UNIT, 0)
+        params = derive_mean(grid, grid, count=int(inputs.shape[1]))
+        total = tf.cast(tf.round(tf.reduce_sum(tf.stop_gradient(inputs) * UNIT, axis=1)), tf.int64)
+        # (5) in int64, then (6) by a power of two, which float32 halves exactly.
+        high = tf.bitwise.right_shift(total * params.multiplier_q31 + 2**30, tf.constant(31, tf.int64))
+        codes = _half_away(tf.cast(high, tf.float32) * 2.0**params.shift)
+        return straight_through(codes / UNIT, tf.reduce_mean(inputs, axis=1))
+
+    def records(self) -> list[LayerRecord]:
+        """Return the mean and its quantizer."""
+        name = str(self.name)
+        return [MeanOverTimeRecord(name), FakeQuantizeRecord(f"{name}_quantizer", Affine.per_tensor(1 / UNIT, 0, INT8))]
+
+
+def _split(values: Any, axis: int, contract: Accumulator) -> Any:
+    """Cut into groups; one operation, whose gradient is one concatenation."""
+    size = int(values.shape[axis])
+    whole, rest = divmod(size, contract.group)
+    return tf.split(values, [contract.group] * whole + [rest] * (rest > 0), axis=axis)
+
+
+def _narrowed(sums: Any, contract: Accumulator) -> Any:
+    if contract.shift == 0:
+        return sums
+    exact = sums * 2.0**-contract.shift
+    return straight_through(tf.floor(exact + 0.5), exact)
+
+
+def _half_away(values: Any) -> Any:
+    return tf.sign(values) * tf.floor(tf.abs(values) + 0.5)
+
+
+def adopt_fixed_point(target: Any, source: Any) -> None:
+    """Start a fixed-point model from a float model of the same layer names, each spliced layer with its `<name>_norm`.
+
+    Batch norms are folded. A channel's outputs are scaled by the factor r that lets its weights fill their range up to
+    three standard deviations, or less where four standard deviations of its normalised output would leave [-1, 1).
+
+    Args:
+        target: model of `FixedPointLayer`s.
+        source: trained float model.
+    """
+    input_scale: Any = np.float64(1.0 / FEATURE_GAIN)
+    for layer in target.layers:
+        if not isinstance(layer, FixedPointLayer):
+            continue
+        weight, bias, largest = _folded(source, layer)
+        shift = 2.0**layer.scheme.output_shift
+        columns = np.reshape(input_scale, (1, -1, 1))
+        spread = np.std(weight / columns, axis=(0, 1)) * 3.0
+        factor = np.minimum(layer.top / (np.maximum(spread, 1e-9) * shift), 1.0 / largest)
+        if not layer.relu:
+            # Logits keep their order: one factor for all, and a power of two.
+            factor = np.full_like(factor, 2.0 ** np.floor(np.log2(factor.min())))
+            layer.output_gain.assign(1.0 / factor[0])
+        layer.adopt(weight / columns * factor * shift, bias * factor)
+        input_scale = factor
+
+
+def _folded(source: Any, layer: FixedPointLayer) -> tuple[Any, Any, Any]:
+    """Return weight (taps, C_in, units) and bias with the batch norm folded, and the largest output to expect."""
+    old = source.get_layer(layer.name)
+    weight = old.parameter.numpy().astype(np.float64)
+    if layer.taps is None:
+        bias = old.bias.numpy().astype(np.float64)
+        # Sums of one standard deviation per input are not known here: three standard deviations of the weights' norm.
+        return weight[None], bias, np.abs(bias) + 3.0 * np.linalg.norm(weight, axis=0)
+    norm = source.get_layer(f"{layer.name}_norm")
+    gamma, beta, mean, variance = (array.astype(np.float64) for array in norm.get_weights())
+    gain = gamma / np.sqrt(variance + norm.epsilon)
+    return weight * gain, beta - gain * mean, np.maximum(beta, 0.0) + 4.0 * np.abs(gamma) + 1e-6
