@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 FIELD_OF_OPTION = {"wbits": "weight_bits", "row_align": "row_align_bits", "inputs": "parity_inputs"}
 """Options whose field of `ConvertOptions` has another name."""
+ZOO = "kwsq.models.cli"
+ZOO_COMMANDS = {
+    "train": "Train recipes of the model zoo; goes on where it was killed (needs kwsq[train]).",
+    "eval": "Print the accuracy of the zoo's models on labelled clips.",
+}
+PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
 def convert(
@@ -236,7 +243,14 @@ def main() -> None:
     gates.command("plan")(gate_plan)
     app.add_typer(gates, name="gate")
     app.command()(report)
+    for name, summary in ZOO_COMMANDS.items():
+        app.command(name, help=summary, context_settings=PASSED_ON)(_zoo)
     _start(app, "kwsq")
+
+
+def _zoo(context: typer.Context) -> None:
+    # By name, when it is asked for: nothing here knows models/, which stands above.
+    importlib.import_module(ZOO).app([str(context.info_name), *context.args], prog_name="kwsq")
 
 
 def _app(**settings: Any) -> typer.Typer:

@@ -15,26 +15,34 @@ Data = Annotated[Path, typer.Option(envvar="KWSQ_DATA", help="Folder with manife
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, such as models/kws_ff/recipe.toml.")],
+    recipes: Annotated[list[Path], typer.Argument(help="Recipe files; models/*/recipe.toml is the whole zoo.")],
     data: Data,
-    out: Annotated[Path, typer.Option(help="Output folder; also holds the feature cache.")],
+    out: Annotated[Path, typer.Option(help="Output folder; each recipe gets a folder of its own in it.")],
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
-    """Train a recipe: float, then every quantized variant; write annotated ONNX files and metrics.json."""
+    """Train recipes: float, then every quantized variant; write annotated ONNX files and metrics.json.
+
+    A run that was killed goes on from its last finished epoch and ends in the same files.
+    """
     prepare_tensorflow(threads)
     try:
         from kwsq.models.train import train as run
     except ImportError as error:
         typer.echo(f"kwsq train: {error.name} is missing; pip install 'kwsq[train]'", err=True)
         raise typer.Exit(2) from error
-    try:
-        results = run(recipe, data, out, seed, show=lambda line: typer.echo(line, err=True))
-    except KwsqError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from error
-    for result in results:
-        typer.echo(_line(result.file, result.accuracy, result.clips))
+    for recipe in recipes:
+        try:
+            results = run(recipe, data, out / recipe.resolve().parent.name, seed, show=_show)
+        except KwsqError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(error.exit_code) from error
+        for result in results:
+            typer.echo(_line(result.file, result.accuracy, result.clips))
+
+
+def _show(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def prepare_tensorflow(threads: int) -> None:

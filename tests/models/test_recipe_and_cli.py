@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_runs import kwsq
 from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
@@ -51,6 +52,24 @@ def test_a_wrong_recipe_is_refused_by_what_is_wrong(tmp_path: Path, old: str, ne
 def test_a_width_below_the_grid_is_refused() -> None:
     with pytest.raises(UsageError, match=r"1\.\.8"):
         weight_scheme("learned_step", 0)
+
+
+def test_bits_of_single_layers_and_options_of_a_scheme_are_read(tmp_path: Path) -> None:
+    text = SHIPPED.read_text(encoding="utf-8").replace(
+        "bits = 4\n", "bits = 4\noptions = { cosine = 1e-4 }\nlayer_bits = { splice1 = 8, classifier = 8 }\n"
+    )
+    (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
+    variant = read_recipe(tmp_path / "recipe.toml").variants[0]
+    assert variant.scheme == TwoStage(4, cosine=1e-4)
+    assert dict(variant.layers) == {name: TwoStage(8, cosine=1e-4) for name in ("splice1", "classifier")}
+
+
+def test_the_program_passes_train_and_eval_on(tmp_path: Path) -> None:
+    found = kwsq("train", tmp_path / "none.toml", "--data", tmp_path, "--out", tmp_path)
+    assert found.code == 2
+    assert "none.toml: found no such file" in found.stderr
+    assert kwsq("eval", "any.onnx", "--data", tmp_path).code == 2
+    assert "--seed" in kwsq("train", "--help").stdout
 
 
 def test_a_missing_recipe_is_a_usage_error(tmp_path: Path) -> None:

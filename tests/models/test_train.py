@@ -1,5 +1,6 @@
 """Training on seeded synthetic features with a small network: it learns, keeps its widths, and repeats."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,14 @@ import pytest
 import tf_keras
 from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
+from kwsq.ir.errors import UsageError
 from kwsq.ir.quant import Affine, Codebook
 from kwsq.models.augmentation import Augmentation
 from kwsq.models.data import LABELS
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build as build_kws_ff
 from kwsq.models.layer_records import DenseRecord, FakeQuantizeRecord, SplicedDenseRecord
-from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense, layer_records
+from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense, layer_records, set_schemes
 from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
 from kwsq.models.schemes import FloatWeights, LloydMax, TwoStage, WeightScheme
@@ -115,3 +117,19 @@ def test_kws_ff_decides_on_53_frames() -> None:
     assert plain.shape[1] == (FRAMES - 53) // 3 + 1
     np.testing.assert_array_equal(plain[:, 0], moved[:, 0])
     assert (plain[:, 1] != moved[:, 1]).any()
+
+
+def test_single_layers_have_their_own_width() -> None:
+    wide = replace(PLAN.variants[0], layers=(("classifier", TwoStage(8)),))
+    plan = replace(PLAN, variants=(wide,), float_phase=STEP)
+    model = trained_models(plan, build_small, synthetic_keywords(48, seed=1), seed=5)["w4"]
+    weights = {r.name: r.weight for r in layer_records(model) if isinstance(r, SplicedDenseRecord | DenseRecord)}
+    assert isinstance(weights["splice1"].spec, Affine)
+    assert isinstance(weights["classifier"].spec, Affine)
+    assert (weights["splice1"].spec.range.high, weights["classifier"].spec.range.high) == (7, 127)
+    assert np.abs(weights["classifier"].values.astype(int)).max() > 7
+
+
+def test_a_layer_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UsageError, match="'splice9'"):
+        set_schemes(build_small(FloatWeights()), {"splice9": TwoStage(8)})
