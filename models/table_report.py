@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from kwsq.models.data import SILENCE
 from kwsq.models.protocol import FLOAT, Protocol, read_protocol
 from kwsq.models.result_rows import Results, read_results
 from kwsq.models.table_statistics import Cell, Clips, Detection, Difference, accuracies, cells, detection, loss
@@ -55,7 +56,7 @@ def render(protocol: Protocol, results: Results, name: str) -> str:
     head = HEAD.format(
         protocol=name,
         clips=clips.labels.size,
-        groups=np.unique(clips.groups).size - int((clips.labels == 10).sum()),
+        groups=np.unique(clips.groups).size - int((clips.labels == SILENCE).sum()),
         folds=protocol.folds,
         seeds=", ".join(map(str, protocol.seeds)),
         epochs=protocol.recipe.float_phase.epochs,
