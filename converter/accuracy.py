@@ -1,4 +1,4 @@
-"""Top-1 accuracy of the source and of the artefact on labelled data."""
+"""What the source and the artefact make of labelled data: top-1 accuracy, and the scores a gate needs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from kwsq.converter.data import Samples
+from kwsq.converter.det.saturation import BYTE_LEVELS, is_probability
+from kwsq.converter.det.trials import BoolArray, FloatArray, IntArray
 from kwsq.converter.parity import SourceReference
 from kwsq.converter.parity.sequences import run_vectors, zero_states
 from kwsq.converter.parity.source import real_inputs
+from kwsq.ir import ops
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.ir.lowered import LoweredGraph
+from kwsq.ir.execute import run_float, run_integer
+from kwsq.ir.graph import Graph
+from kwsq.ir.lowered import Dequantize, LoweredGraph, Reshape, Softmax
 
 Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+_TRANSPARENT = (Dequantize, Reshape)
+"""What may stand between a softmax and the output without changing the order of scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +57,43 @@ class Accuracy:
         }
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """Scores of both models on the labelled samples.
+
+    Args:
+        accuracy: share of samples classified rightly.
+        source: (n, classes) logits, or probabilities of a float softmax.
+        artefact: (n, classes) logits; those under an int8 softmax, whose 256 levels would saturate.
+        right: (n,) whether each model's class, as an application sees it, is the labelled one.
+        source_runtime: what computed the source's scores.
+        artefact_runtime: what computed the artefact's.
+    """
+
+    accuracy: Accuracy
+    source: FloatArray
+    artefact: FloatArray
+    right: tuple[BoolArray, BoolArray]
+    source_runtime: str
+    artefact_runtime: str
+
+
 NOT_ASSESSED: Mapping[str, object] = {"assessed": False}
 
 
 def assess(
     graph: LoweredGraph,
-    run: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    annotated: Graph,
+    run: Callable[[Arrays], Arrays],
     source: SourceReference,
     samples: Samples,
-    codes: Mapping[str, Array],
-) -> Accuracy:
-    """Returns the accuracy of source and artefact.
+    codes: Arrays,
+) -> Scored:
+    """Returns the scores and the accuracy of source and artefact.
 
     Args:
         graph: legalised graph of the artefact.
+        annotated: the source's graph with its grids.
         run: runs the artefact as an application would, stacked inputs by name.
         source: the source model.
         samples: real inputs and labels.
@@ -75,18 +106,66 @@ def assess(
     states = {pair.output for pair in graph.states}
     output = next(name for name in graph.outputs if name not in states)
     initial = zero_states(graph)
-    found = run_vectors(graph, run, codes, initial)[output]
+    found = _rows(run_vectors(graph, run, codes, initial)[output], samples.labels)
     real_states = {name: real_inputs(graph, {name: array})[name] for name, array in initial.items()}
-    expected = run_vectors(graph, source.run, samples.inputs, real_states)[output]
-    return Accuracy(
-        samples.labels.size, _top1(expected, samples.labels), _top1(found, samples.labels), output, source.name
-    )
+    expected = _rows(run_vectors(graph, source.run, samples.inputs, real_states)[output], samples.labels)
+    right = _right(expected, samples.labels), _right(found, samples.labels)
+    shares = [float(np.mean(each)) for each in right]
+    accuracy = Accuracy(samples.labels.size, shares[0], shares[1], output, source.name)
+    scores, runtime = _real(graph, output, expected), source.name
+    if _is_coarse(scores) and not graph.states and (logits := _source_logits(annotated, output)) is not None:
+        values = run_float(annotated, {n: np.asarray(a, np.float32) for n, a in samples.inputs.items()}, keep=[logits])
+        scores, runtime = _rows(values[logits], samples.labels).astype(np.float64), "kwsq's float executor, logits"
+    artefact, artefact_runtime = _real(graph, output, found), "the artefact's runtime"
+    if _is_coarse(artefact) and (logits := artefact_logits(graph, output)) is not None:
+        values = run_vectors(graph, lambda arrays: run_integer(graph, arrays, [logits]), codes, initial)
+        artefact = _real(graph, logits, _rows(values[logits], samples.labels))
+        artefact_runtime = "the integer reference, logits under the softmax"
+    return Scored(accuracy, scores, artefact, right, runtime, artefact_runtime)
 
 
-def _top1(scores: Array, labels: npt.NDArray[np.int64]) -> float:
+def artefact_logits(graph: LoweredGraph, output: str) -> str | None:
+    """Returns the tensor under a final softmax, None where there is no softmax.
+
+    The integer reference computes it; it equals the artefact's reference kernels bit for bit (docs/parity.md).
+    """
+    producers = {name: node for node in graph.nodes for name in node.outputs}
+    at = output
+    while at in producers:
+        node = producers[at]
+        if isinstance(node.op, Softmax):
+            return node.inputs[0]
+        if not isinstance(node.op, _TRANSPARENT):
+            return None
+        at = node.inputs[0]
+    return None
+
+
+def _source_logits(annotated: Graph, output: str) -> str | None:
+    producer = annotated.producers().get(output)
+    return producer.inputs[0] if producer is not None and isinstance(producer.op, ops.Softmax) else None
+
+
+def _is_coarse(scores: FloatArray) -> bool:
+    return is_probability(scores) and np.unique(scores).size <= BYTE_LEVELS
+
+
+def _real(graph: LoweredGraph, name: str, scores: Array) -> FloatArray:
+    """Returns scores as real numbers; codes are on the grid of the artefact's tensor, the source's too."""
+    tensor = graph[name]
+    if scores.dtype.kind not in "iu" or tensor.scale is None:
+        return np.asarray(scores, np.float64)
+    return (scores.astype(np.float64) - tensor.zero_point) * float(tensor.scale[0])
+
+
+def _rows(scores: Array, labels: IntArray) -> Array:
     rows = scores.reshape(labels.size, -1) if scores.size % labels.size == 0 else scores
     classes = rows.shape[-1]
     if len(rows) != labels.size or classes < 2 or int(labels.max()) >= classes:
         found = f"labels up to {int(labels.max())} for outputs of shape {list(scores.shape)}"
         raise UsageError(Problem("--data, labels 'y'", found, "one class per output row", "check the labels"))
-    return float(np.mean(rows.argmax(-1) == labels))
+    return rows
+
+
+def _right(rows: Array, labels: IntArray) -> BoolArray:
+    return np.asarray(rows.argmax(-1) == labels)

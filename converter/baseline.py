@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kwsq.converter.budget import METRICS
+from kwsq.converter.budget import METRICS, ON_DATA
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes
 from kwsq.ir.errors import Problem, UsageError
 
 FILE_NAME = "kwsq-baseline.json"
 SCHEMA_VERSION = 1
-_DATA_METRICS = ("accuracy",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,7 @@ def comparable(baseline: Baseline, now: Baseline, path: Path) -> Mapping[str, fl
     where, remedy = f"baseline {str(path)!r}", "compare like with like, or renew it with --update-baseline"
     if baseline.target != now.target:
         raise UsageError(Problem(where, f"measured for {baseline.target}", now.target, remedy))
-    on_data = [name for name in _DATA_METRICS if name in baseline.metrics and name in now.metrics]
+    on_data = [name for name in ON_DATA if name in baseline.metrics and name in now.metrics]
     if on_data and baseline.evalset_sha256 != now.evalset_sha256:
         found = f"{on_data[0]} measured on data with SHA-256 {baseline.evalset_sha256}"
         raise UsageError(Problem(where, found, f"the data of --data, {now.evalset_sha256}", remedy))

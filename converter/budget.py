@@ -11,8 +11,17 @@ from kwsq.converter.settings import check_keys
 from kwsq.ir.errors import Problem, UsageError
 
 Json = dict[str, Any]
-METRICS: Mapping[str, str] = {"flash_total": "bytes", "ram_peak": "bytes", "macs": "count", "accuracy": "fraction"}
-"""Metric -> its unit. More is worse, except for accuracy."""
+METRICS: Mapping[str, str] = {
+    "flash_total": "bytes",
+    "ram_peak": "bytes",
+    "macs": "count",
+    "accuracy": "fraction",
+    "fdr": "fraction",
+}
+"""Metric -> its unit. More is worse, except for accuracy. fdr is the false discovery rate at the matched operating
+point of the gate."""
+ON_DATA = ("accuracy", "fdr")
+"""Metrics that depend on the evaluation set."""
 LEVELS = ("off", "warn", "error")
 _SUFFIXES = {"MiB": 2**20, "KiB": 2**10, "MB": 10**6, "KB": 10**3, "B": 1}
 _HIGHER_IS_BETTER = ("accuracy",)
@@ -164,7 +173,7 @@ def judge_budget(
 def _line(limit: Limit, measured: Mapping[str, float], baseline: Mapping[str, float] | None) -> BudgetLine:
     where = f"budget {limit.metric}"
     if limit.metric not in measured:
-        remedy = "add --data EVAL.npz with labels y" if limit.metric == "accuracy" else 'set its level to "off"'
+        remedy = "add --data EVAL.npz with labels y" if limit.metric in ON_DATA else 'set its level to "off"'
         raise UsageError(Problem(where, "not measured", "a value to judge", remedy))
     value, before = measured[limit.metric], None if baseline is None else baseline.get(limit.metric)
     if baseline is not None and limit.change is not None and before is None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kwsq.converter.baseline import FILE_NAME, Baseline, comparable, read_baseline, write_baseline
-from kwsq.converter.budget import BudgetLine, Limit, judge_budget, read_budget
+from kwsq.converter.budget import BudgetLine, Limit, judge_budget
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.input_file import read_file
-from kwsq.converter.settings import read_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +34,6 @@ class Budget:
         return [text for line in self.lines if not line.is_failure for text in line.exceeded]
 
 
-def limits_of(options: ConvertOptions) -> tuple[Limit, ...]:
-    """Returns the limits in force, read before any work.
-
-    Raises:
-        UsageError: the settings are wrong.
-    """
-    return read_budget(read_settings(options.config).get("budget", {}))
-
-
 def budget_of(
     options: ConvertOptions,
     source_sha256: str,
@@ -58,7 +48,7 @@ def budget_of(
         source_sha256: of the model.
         artefact: the file it became.
         metrics: what was measured, by metric.
-        limits: of `limits_of`.
+        limits: of `read_budget`.
 
     Raises:
         UsageError: no baseline or one of something else, or a limit on what was not measured.

@@ -100,7 +100,7 @@ def _convert(arguments: dict[str, Any]) -> int:
     blocks = conversion_blocks(result.report, str(result.directory))
     show_result(result.report, blocks[:1] if quiet else blocks, as_json=as_json)
     for reason in result.report["result"]["verdict"]["reasons"]:
-        message(f"failed: {reason}")
+        message(f"{'failed' if result.exit_code == 1 else 'inconclusive'}: {reason}")
     return result.exit_code
 
 

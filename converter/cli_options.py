@@ -44,7 +44,8 @@ Calibration = Annotated[
     Option(metavar="X.npz", help="Representative inputs by name; needed by float models.", show_default=False),
 ]
 Data = Annotated[
-    Path | None, Option(metavar="EVAL.npz", help="Inputs and labels y: measures accuracy.", show_default=False)
+    Path | None,
+    Option(metavar="EVAL.npz", help="Inputs and labels y: measures accuracy, feeds the gate.", show_default=False),
 ]
 Output = Annotated[
     Path | None, Option("--output", "-o", metavar="DIR", help="Output directory.", show_default="STEM.TARGET-wN/")
@@ -101,7 +102,7 @@ Baseline = Annotated[
     Path | None,
     Option(metavar="FILE", help="Committed measurements.", show_default="kwsq-baseline.json, if there"),
 ]
-UpdateBaseline = Annotated[bool, Option("--update-baseline", help="Make this conversion the baseline.")]
+UpdateBaseline = Annotated[bool, Option("--update-baseline", help="Make what is measured now the baseline.")]
 
 GateReference = Annotated[
     Path | None, Option("--reference", metavar="REF", help="Approved model or its scores.", show_default=False)

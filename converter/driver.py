@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kwsq.converter.accuracy import Accuracy, assess
+from kwsq.converter.accuracy import Accuracy, Scored, assess
 from kwsq.converter.config import ConvertOptions, check_options
 from kwsq.converter.data import Samples
 from kwsq.converter.evidence import float_distance, measure_containers
@@ -30,6 +31,8 @@ from kwsq.targets.base import Artefact, TargetOptions, load_target
 if TYPE_CHECKING:
     from kwsq.converter.budget import Limit
     from kwsq.converter.budget_stage import Budget
+    from kwsq.converter.gate.config import GateConfig
+    from kwsq.converter.gate_stage import GateOutcome
 
 Progress = Callable[[str], None]
 
@@ -41,7 +44,8 @@ class ConversionResult:
     Args:
         report: the contents of report.json.
         directory: where it was written.
-        exit_code: 0, or 1 when parity or a gate failed and only the reports were written.
+        exit_code: 0; 1 when parity, a budget or a gate failed or 3 when a gate stayed inconclusive, and only the
+            reports were written.
     """
 
     report: Mapping[str, Any]
@@ -84,7 +88,8 @@ def _claim(options: ConvertOptions, weight_bits: int) -> OutputDirectory:
 def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: None) -> Conversion:
     """Runs every stage and writes nothing; see `convert`."""
     progress("load")
-    limits = _limits(options) if options.judged else None
+    sections = _sections(options) if options.judged else None
+    limits, gate_asked = _limits(sections), _gate_asked(options, sections)
     source = _load(options)
     normalized = normalize(source)
     boundary = boundary_of(source, normalized, options)
@@ -107,15 +112,23 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
     beside = proof.beside(result.lowered, target_options, inputs)
     original = source_reference(source, result, whole=whole) if result.is_ptq else reference
     progress("measure")
-    accuracy: Accuracy | None = None
+    scored: Scored | None = None
+    gate: GateOutcome | None = None
+    gate_notes: tuple[Note, ...] = ()
     if data is not None and parity.vectors:  # 0 where its runtime would not run it
-        accuracy = assess(graph, proof.runner(graph, model), original, data, artefact_inputs(graph, data.inputs))
+        codes = artefact_inputs(graph, data.inputs)
+        scored = assess(graph, result.annotated, proof.runner(graph, model), original, data, codes)
+        hashes = source.sha256, hashlib.sha256(model).hexdigest()
+        gate, gate_notes = _gate(options, gate_asked, scored, data, hashes, artefact.proven_name)
+    elif gate_asked is not None:
+        gate_notes = (Note("gate", "--data", "the settings ask for a gate, which needs --data", Level.WARNING),)
+    accuracy = None if scored is None else scored.accuracy
     footprint = proof.footprint(model, artefact.proven_name)
     return Conversion(
         options=options,
         source=source,
         normalized=normalized,
-        pipeline=replace(result, notes=(*result.notes, *beside.notes)),
+        pipeline=replace(result, notes=(*result.notes, *beside.notes, *gate_notes)),
         graph=graph,
         artefact=_with_files(artefact, beside),
         parity=replace(parity, checks=(*parity.checks, *beside.checks)),
@@ -124,21 +137,55 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
         containers=measure_containers(target, proof, result.lowered, target_options, artefact),
         runtimes=proof.runtimes(graph, model, parity, inputs),
         footprint=footprint,
-        budget=None if limits is None else _budget(options, limits, source, model, footprint, accuracy),
         layer_noise=tuple(layer_noise(graph, result.annotated, inputs)) if parity.vectors else (),
+        budget=None if limits is None else _budget(options, limits, source, model, footprint, accuracy, gate),
+        gate=gate,
         dropped_samples=sum(samples.dropped for samples in (calibration, data) if samples is not None),
     )
 
 
-def _limits(options: ConvertOptions) -> tuple[Limit, ...] | None:
-    """Returns the budget's limits; None, at no cost, where nothing speaks of a budget."""
+def _sections(options: ConvertOptions) -> Mapping[str, Mapping[str, Any]] | None:
+    """Returns the settings; None, at no cost, where nothing speaks of any."""
     project = Path("pyproject.toml")
     named = options.config is not None or options.baseline is not None or options.update_baseline
     if not (named or Path("kwsq.toml").is_file() or (project.is_file() and b"tool.kwsq" in project.read_bytes())):
         return None
-    from kwsq.converter.budget_stage import limits_of
+    from kwsq.converter.settings import read_settings
 
-    return limits_of(options)
+    return read_settings(options.config)
+
+
+def _limits(sections: Mapping[str, Mapping[str, Any]] | None) -> tuple[Limit, ...] | None:
+    if sections is None:
+        return None
+    from kwsq.converter.budget import read_budget
+
+    return read_budget(sections.get("budget", {}))
+
+
+def _gate_asked(
+    options: ConvertOptions, sections: Mapping[str, Mapping[str, Any]] | None
+) -> tuple[GateConfig, bool] | None:
+    """Returns the gate's settings, checked before any work; None without labelled data."""
+    if options.data is None and "gate" not in (sections or {}):
+        return None
+    from kwsq.converter.gate_stage import settings_of
+
+    return settings_of(sections)
+
+
+def _gate(
+    options: ConvertOptions,
+    asked: tuple[GateConfig, bool] | None,
+    scored: Scored,
+    data: Samples,
+    hashes: tuple[str, str],
+    artefact_name: str,
+) -> tuple[GateOutcome | None, tuple[Note, ...]]:
+    from kwsq.converter.gate_stage import gate_of
+
+    assert asked is not None, "there are labelled data"
+    return gate_of(options, asked, scored, data, hashes, artefact_name)
 
 
 def _budget(
@@ -148,6 +195,7 @@ def _budget(
     model: bytes,
     footprint: MemoryReport,
     accuracy: Accuracy | None,
+    gate: GateOutcome | None,
 ) -> Budget:
     from kwsq.converter.budget_stage import budget_of
 
@@ -156,6 +204,8 @@ def _budget(
         metrics["ram_peak"] = footprint.plan.high_water_bytes
     if accuracy is not None:
         metrics["accuracy"] = accuracy.artefact_top1
+    if gate is not None and gate.false_discovery_rate is not None:
+        metrics["fdr"] = gate.false_discovery_rate
     return budget_of(options, source.sha256, model, metrics, limits)
 
 

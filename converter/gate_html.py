@@ -24,7 +24,12 @@ def gate_page(report: Json) -> str:
     result = report["result"]
     verdict, sources = result["verdict"], result["sources"]
     title = f"kwsq gate: {verdict['status']}, {sources['candidate']['file']} against {sources['reference']['file']}"
-    return page(title, _header(result) + _checks(result) + _det(result) + _notes(result) + _footer(report))
+    return page(title, _header(result) + gate_sections(result) + _footer(report))
+
+
+def gate_sections(result: Json) -> str:
+    """Returns checks, DET plot and notes of a gate's result."""
+    return _checks(result) + _det(result) + _notes(result)
 
 
 def _header(result: Json) -> str:
@@ -34,9 +39,14 @@ def _header(result: Json) -> str:
     return (
         f"<header><h1>{text(sources['candidate']['file'])}</h1>"
         f'<p class="soft">against {text(sources["reference"]["file"])}; {text(size)}</p>'
-        f'<p class="verdict {_CLASSES[verdict["status"]]}">{text(verdict["status"])}</p>'
+        f"{verdict_badge(verdict['status'])}"
         f"{f'<ul>{reasons}</ul>' if reasons else ''}</header>\n"
     )
+
+
+def verdict_badge(status: str) -> str:
+    """Returns a verdict as the page shows it."""
+    return f'<p class="verdict {_CLASSES[status]}">{text(status)}</p>'
 
 
 def _checks(result: Json) -> str:

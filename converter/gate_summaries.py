@@ -30,13 +30,14 @@ def gate_blocks(report: Json) -> list[Block]:
         Line(f"{verdict['status']}  {printable(names)}", _STYLES[verdict["status"]]),
         *(Line(f"  {printable(reason)}") for reason in verdict["reasons"]),
         Line(f"  {size}; false reject rate {point['target_frr']:.2%}, threshold {point['frozen_threshold']:.6g}"),
-        _checks(result["checks"]),
+        checks_table(result["checks"]),
         _models(point),
         *(Line(f"note: {printable(note)}", "warning") for note in result["notes"]),
     ]
 
 
-def _checks(checks: list[Json]) -> Table:
+def checks_table(checks: list[Json]) -> Table:
+    """Returns a row per check."""
     rows = []
     for check in checks:
         measured = check["point"] is not None

@@ -74,7 +74,7 @@ def section(title: str, body: str, lead: str = "") -> str:
 def _header(result: Json) -> str:
     verdict, model = result["verdict"], result["model"]
     state = "pass" if verdict["passed"] else "fail"
-    badge = "Parity proven" if verdict["passed"] else "Failed: no artefact was kept"
+    badge = _BADGES[verdict["status"]]
     reasons = "".join(f"<li>{text(reason)}</li>" for reason in verdict["reasons"])
     how = "quantized after training (PTQ)" if model["quantization"] == "ptq" else "quantized during training (QAT)"
     dialects = ", ".join(model["dialects"])
@@ -88,6 +88,27 @@ def _header(result: Json) -> str:
         f'<p class="verdict {state}">{badge}</p>'
         f"{f'<ul class=fail>{reasons}</ul>' if reasons else ''}{_cards(result)}</header>\n"
     )
+
+
+_BADGES = {
+    "pass": "Parity proven",
+    "fail": "Failed: no artefact was kept",
+    "inconclusive": "Gate inconclusive: no artefact was kept",
+}
+
+
+def _gate(result: Json) -> str:
+    """Returns the gate on --data, its verdict first."""
+    gate = result["gate"]
+    if gate is None:
+        return ""
+    from kwsq.converter.gate_html import gate_sections, verdict_badge
+
+    counts = "" if gate["enforced"] else " For information only: the settings have no [gate]."
+    reasons = "".join(f"<li>{text(reason)}</li>" for reason in gate["verdict"]["reasons"])
+    lead = f"The source against the artefact on the labelled data.{counts}"
+    listed = f"<ul>{reasons}</ul>" if reasons else ""
+    return section("Gate", verdict_badge(gate["verdict"]["status"]) + listed, lead) + gate_sections(gate)
 
 
 def _cards(result: Json) -> str:
@@ -266,6 +287,7 @@ def _footer(report: Json) -> str:
 
 _SECTIONS: Sequence[Callable[[Json], str]] = (
     _header,
+    _gate,
     _parity,
     _notes,
     _flash,

@@ -32,6 +32,7 @@ from kwsq.targets.base import Artefact
 
 if TYPE_CHECKING:
     from kwsq.converter.budget_stage import Budget
+    from kwsq.converter.gate_stage import GateOutcome
 
 SCHEMA_VERSION = 1
 LITERT_REFERENCE, LITERT_DEFAULT = "LiteRT, reference kernels", "LiteRT, default kernels"
@@ -114,6 +115,7 @@ class Conversion:
         footprint: of the artefact.
         budget: what became of the limits in the settings; None without settings.
         layer_noise: distance of every layer from the quantised source.
+        gate: what the gate says on `--data`; None without data, or where they allow no gate.
         dropped_samples: samples of `--calibration` and `--data` that did not fill a batch.
     """
 
@@ -131,6 +133,7 @@ class Conversion:
     footprint: MemoryReport
     budget: Budget | None = None
     layer_noise: tuple[Json, ...] = ()
+    gate: GateOutcome | None = None
     dropped_samples: int = 0
 
     def failures(self) -> list[str]:
@@ -139,6 +142,8 @@ class Conversion:
         floor, accuracy = self.options.min_accuracy, self.accuracy
         if floor is not None and accuracy is not None and accuracy.artefact_top1 < floor:
             reasons.append(f"top-1 accuracy {accuracy.artefact_top1:.2%} is below --min-accuracy {floor:.2%}")
+        if self.gate is not None:
+            reasons += self.gate.failures()
         if self.budget is not None:
             reasons += self.budget.failures()
         refused = [
@@ -148,8 +153,12 @@ class Conversion:
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 when the artefact must not be kept."""
-        return 1 if self.failures() else 0
+        """0, or where the artefact must not be kept 1, or 3 for nothing but an inconclusive gate."""
+        return 1 if self.failures() else 3 if self.doubts() else 0
+
+    def doubts(self) -> list[str]:
+        """Returns why the gate that the settings ask for is inconclusive."""
+        return [] if self.gate is None else self.gate.doubts()
 
 
 def build_report(conversion: Conversion) -> Json:
@@ -177,6 +186,7 @@ def build_report(conversion: Conversion) -> Json:
             "activations": activations_section(graph),
             "ptq": [record.to_json() for record in result.ptq_records],
             "footprint": _footprint(conversion).to_json(),
+            "gate": None if conversion.gate is None else conversion.gate.to_json(),
             "budget": [] if conversion.budget is None else [line.to_json() for line in conversion.budget.lines],
             "notes": _notes(conversion),
         },
@@ -192,14 +202,18 @@ def _footprint(conversion: Conversion) -> MemoryReport:
 def _verdict(conversion: Conversion) -> Json:
     failures, options = conversion.failures(), conversion.options
     name, bits = options.model.name, conversion.pipeline.weight_bits
-    outcome = "no artefact is kept" if failures else "parity proven"
+    code = conversion.exit_code
     return {
-        "passed": not failures,
-        "status": "fail" if failures else "pass",
-        "exit_code": conversion.exit_code,
-        "headline": f"{name} to {options.target} at {bits}-bit weights: {outcome}",
-        "reasons": failures,
+        "passed": not code,
+        "status": {0: "pass", 1: "fail", 3: "inconclusive"}[code],
+        "exit_code": code,
+        "headline": f"{name} to {options.target} at {bits}-bit weights: {_outcome(code)}",
+        "reasons": failures or conversion.doubts(),
     }
+
+
+def _outcome(exit_code: int) -> str:
+    return {0: "parity proven", 1: "no artefact is kept", 3: "the gate is inconclusive, no artefact is kept"}[exit_code]
 
 
 def _artefact(conversion: Conversion) -> Json:

@@ -78,6 +78,8 @@ def check_keys(table: Mapping[str, Any], known: Collection[str], where: str) -> 
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        return _classes(name, value)
     options = get_args(hint) or (hint,)
     if get_origin(hint) is not None and all(isinstance(option, str) for option in options):
         good = value in options
@@ -91,3 +93,10 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         )
         raise UsageError(Problem(f"settings, [gate] {name}", repr(value), expected, "correct the value"))
     return float(value) if float in options and isinstance(value, int) else value
+
+
+def _classes(name: str, value: Any) -> tuple[int, ...]:
+    if not (isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)):
+        expected = "a list of classes, such as [1, 2]"
+        raise UsageError(Problem(f"settings, [gate] {name}", repr(value), expected, "correct the value"))
+    return tuple(value)

@@ -25,6 +25,7 @@ def conversion_blocks(report: Json, directory: str) -> list[Block]:
         *(Line(f"beside      {f['file']}, {number(f['bytes'], 'B')}: {f['what']}") for f in artefact["beside"]),
         Line(f"quantized   {_quantized(result)}"),
         *_accuracy_lines(result["accuracy"]),
+        *_gate(result["gate"]),
         *_budget(result["budget"]),
         *_notes(result["notes"]),
         _widths_table(result["weights"]),
@@ -51,6 +52,23 @@ def _accuracy_lines(accuracy: Json) -> list[Block]:
     source, artefact = accuracy["source_top1"], accuracy["artefact_top1"]
     text = f"accuracy    source {source:.2%}, artefact {artefact:.2%} top-1 on {accuracy['samples']:,} samples"
     return [Line(text)]
+
+
+def _gate(gate: Json | None) -> list[Block]:
+    """Returns the gate's verdict and checks; the reasons of one that counts stand at the top already."""
+    if gate is None:
+        return []
+    from kwsq.converter.gate_summaries import checks_table
+
+    counts = "" if gate["enforced"] else " (for information: no [gate] in the settings)"
+    style = {"PASS": "good", "FAIL": "bad"}.get(gate["verdict"]["status"], "warning")
+    reasons = [] if gate["enforced"] else gate["verdict"]["reasons"]
+    return [
+        Line(f"gate        {gate['verdict']['status']}{counts}", style),
+        *(Line(f"  - {printable(reason)}") for reason in reasons),
+        checks_table(gate["checks"]),
+        *(Line(f"  note: {printable(note)}") for note in gate["notes"]),
+    ]
 
 
 def _budget(lines: Sequence[Json]) -> list[Block]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kwsq.converter.det.trials import Trials
+from kwsq.converter.det.trials import FloatArray, Trials
 
 BYTE_LEVELS = 256
 TOP_SHARE_MAX = 0.05
@@ -29,6 +29,13 @@ class Saturation:
             f"scores are probabilities with {self.levels} distinct levels, and {self.top_share:.1%} of the keyword "
             "trials hold the largest one; score the logits under the softmax or sigmoid (kwsq-convert --drop-softmax)"
         )
+
+
+def is_probability(outputs: FloatArray) -> bool:
+    """Returns whether rows are those of a softmax, as far as int8 steps show it."""
+    in_range = (outputs >= 0).all() and (outputs <= 1).all()
+    # Each of C classes is off by half a step of 1/256 at most.
+    return bool(in_range and np.abs(outputs.sum(axis=1) - 1.0).max() <= 0.5 * outputs.shape[1] / 256 + 1e-3)
 
 
 def saturation(trials: Trials) -> Saturation | None:

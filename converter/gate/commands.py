@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kwsq.converter.gate.checks import Classified
+from kwsq.converter.gate.class_trials import ClassTrials
+from kwsq.converter.gate.config import GateConfig
 from kwsq.converter.gate.decision import decide
 from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.converter.gate.plan import PlanRequest, plan
-from kwsq.converter.gate.report import checked_report, gate_report, rejudge
+from kwsq.converter.gate.report import KIND, checked_report, gate_report, rejudge
 from kwsq.converter.gate.score_files import evalset_sha256, is_score_file, join, read_scores
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes
@@ -20,7 +21,6 @@ from kwsq.converter.settings import gate_config, read_settings
 from kwsq.ir.errors import Problem, UsageError
 
 Json = dict[str, Any]
-Compared = tuple[PairedTrials, Classified | None, Json]
 
 
 def compare(
@@ -44,17 +44,21 @@ def compare(
     Raises:
         KwsqError: an option, a file or a model is unfit.
     """
-    settings = gate_config(read_settings(config), flags)
+    settings = gate_config(read_settings(config), {**flags, "keywords": keywords or None})
     if reference is None or candidate is None:
         missing = " and ".join(n for n, p in (("--reference", reference), ("--candidate", candidate)) if p is None)
         raise UsageError(Problem("kwsq gate", f"no {missing}", "both models or score files", "add the option"))
-    pairs, classified, sources = _compared(reference, candidate, data, keywords)
-    return gate_report(decide(pairs, settings, classified), sources)
+    trials, sources = _compared(reference, candidate, data, settings, by_option=bool(keywords))
+    if isinstance(trials, PairedTrials):
+        return gate_report(decide(trials, settings), sources)
+    return gate_report(decide(trials.pairs, settings, trials.classified, trials.streams), sources)
 
 
-def _compared(reference: Path, candidate: Path, data: Path | None, keywords: tuple[int, ...]) -> Compared:
+def _compared(
+    reference: Path, candidate: Path, data: Path | None, config: GateConfig, *, by_option: bool
+) -> tuple[PairedTrials | ClassTrials, Json]:
     if is_score_file(reference) and is_score_file(candidate):
-        if data is not None or keywords:
+        if data is not None or by_option:
             found = "--data or --keyword with score files"
             raise UsageError(Problem("kwsq gate", found, "score files alone", "leave them out, or name two models"))
         first, second = read_scores(reference, "--reference"), read_scores(candidate, "--candidate")
@@ -63,13 +67,13 @@ def _compared(reference: Path, candidate: Path, data: Path | None, keywords: tup
             "candidate": {"file": second.name, "sha256": second.sha256},
             "evalset": {"file": None, "sha256": evalset_sha256(first)},
         }
-        return join(first, second), None, sources
+        return join(first, second), sources
     from kwsq.converter.gate.model_pairs import scored_pair
 
     if data is None:
         found = "no --data"
         raise UsageError(Problem("kwsq gate", found, "labelled inputs to run the models on", "add --data EVAL.npz"))
-    return scored_pair(reference, candidate, data, keywords)
+    return scored_pair(reference, candidate, data, config)
 
 
 def judge_again(report: Path, config: Path | None, flags: Mapping[str, Any]) -> Json:
@@ -85,7 +89,7 @@ def judge_again(report: Path, config: Path | None, flags: Mapping[str, Any]) -> 
 
 
 def read_report(path: Path) -> Json:
-    """Returns a gate's report.
+    """Returns a gate's report, also out of the report of a conversion with `--data`.
 
     Raises:
         UsageError: not JSON, or another document.
@@ -95,7 +99,17 @@ def read_report(path: Path) -> Json:
         document = json.loads(read_file(path, "report"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UsageError(Problem(where, str(error), "JSON", "name a report of kwsq gate")) from error
-    return checked_report(document, where)
+    return checked_report(_of_conversion(document), where)
+
+
+def _of_conversion(document: Any) -> Any:
+    """Returns the gate's part of a conversion report, any other document as it is."""
+    result = document.get("result") if isinstance(document, dict) else None
+    gate = result.get("gate") if isinstance(result, dict) and "kind" not in document else None
+    if not isinstance(gate, dict):
+        return document
+    inner = {name: value for name, value in gate.items() if name != "enforced"}
+    return {**document, "kind": KIND, "result": inner}
 
 
 def plan_for(numbers: tuple[int, int, float, float, float, int], config: Path | None, flags: Mapping[str, Any]) -> Json:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 from kwsq.converter.det.operating_point import check_target
+from kwsq.converter.det.streaming import LOCKOUT_SECONDS
 from kwsq.ir.errors import Problem, UsageError
 
 DEFAULT_TARGET_FRR = 0.05
 BAND_POINTS = 9
 SEED_MAX = 2**64 - 1
 PERCENT = 100.0
+FRAMES_MAX, LOCKOUT_MAX_SECONDS = 10_000, 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,9 @@ class GateConfig:
         replicates: bootstrap resamples.
         seed: of the resamples.
         keyword_rate: keyword utterances per hour in use, for the false discovery rate at that rate; None leaves it out.
+        keywords: classes that are keywords, for models; none pools every class.
+        smoothing_frames: for recordings, length of the moving average over past scores.
+        lockout_seconds: for recordings, time after a detection during which nothing is detected.
         on_inconclusive: "fail" ends with exit code 3, "warn" with 0.
     """
 
@@ -51,11 +56,23 @@ class GateConfig:
     replicates: int = 2000
     seed: int = 0
     keyword_rate: float | None = None
+    keywords: tuple[int, ...] = ()
+    smoothing_frames: int = 1
+    lockout_seconds: float = LOCKOUT_SECONDS
     on_inconclusive: Literal["fail", "warn"] = "fail"
 
     def to_json(self) -> dict[str, object]:
         """Returns the settings as a JSON-ready dictionary."""
-        return asdict(self)
+        return {**asdict(self), "keywords": list(self.keywords)}
+
+    @classmethod
+    def from_json(cls, settings: Mapping[str, Any]) -> Self:
+        """Returns the settings that `to_json` wrote.
+
+        Raises:
+            TypeError: an unknown name, or keywords that are no list.
+        """
+        return cls(**{**settings, "keywords": tuple(settings.get("keywords", ()))})
 
 
 MARGINS = (
@@ -90,6 +107,9 @@ def check_config(config: GateConfig) -> GateConfig:
         "replicates": (100 <= config.replicates <= 100_000, "100 to 100000"),
         "seed": (0 <= config.seed <= SEED_MAX, "0 to 2**64 - 1"),
         "keyword_rate": (config.keyword_rate is None or config.keyword_rate > 0, "utterances per hour above 0"),
+        "keywords": (all(keyword >= 0 for keyword in config.keywords), "classes from 0"),
+        "smoothing_frames": (1 <= config.smoothing_frames <= FRAMES_MAX, f"1 to {FRAMES_MAX}"),
+        "lockout_seconds": (0 < config.lockout_seconds <= LOCKOUT_MAX_SECONDS, f"above 0, to {LOCKOUT_MAX_SECONDS}"),
         "on_inconclusive": (config.on_inconclusive in ("fail", "warn"), "fail or warn"),
     }
     wrong = [(name, text) for name, (good, text) in allowed.items() if not good]

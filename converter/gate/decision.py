@@ -12,12 +12,14 @@ from kwsq.converter.gate.checks import (
     accuracy_checks,
     frozen_accepts_check,
     frozen_frr_check,
+    latency_check,
     matched_checks,
     skipped,
 )
 from kwsq.converter.gate.comparison import Comparison
 from kwsq.converter.gate.config import GateConfig
 from kwsq.converter.gate.pairs import PairedTrials
+from kwsq.converter.gate.streams import StreamPair
 from kwsq.converter.gate.verdict import Check, Status, overall
 
 EXIT_CODES = {Status.PASS: 0, Status.FAIL: 1, Status.INCONCLUSIVE: 3}
@@ -58,13 +60,16 @@ def exit_code(status: Status, on_inconclusive: str) -> int:
     return EXIT_CODES[status]
 
 
-def decide(pairs: PairedTrials, config: GateConfig, classified: Classified | None = None) -> Decision:
+def decide(
+    pairs: PairedTrials, config: GateConfig, classified: Classified | None = None, streams: StreamPair | None = None
+) -> Decision:
     """Returns the verdict.
 
     Args:
         pairs: trials scored by both models.
         config: settings.
         classified: which samples each model classifies rightly, None where there are no classes.
+        streams: scores along recordings, None where there are clips only.
 
     Raises:
         UsageError: a setting is out of range.
@@ -75,10 +80,16 @@ def decide(pairs: PairedTrials, config: GateConfig, classified: Classified | Non
         checks.append(skipped("P4.top1", "loss of top-1 accuracy", "needs a model pair and labelled data"))
     else:
         checks += accuracy_checks(comparison, classified)
-    checks.append(skipped("P5.latency", "shift of the detection latency", "needs scores of continuous audio"))
+    if streams is None:
+        needed = "needs a model pair and --data with recording and hop_seconds"
+        checks.append(skipped("P5.latency", "shift of the detection latency", needed))
+    else:
+        before, after, group = streams.latencies(comparison.threshold)
+        checks.append(latency_check(before, after, streams.detector.hop_seconds, config, group))
     if pairs.is_identical:
         same_classes = classified is not None and np.array_equal(classified.reference, classified.candidate)
         exact = {"P1.fa_ratio", "P1.relative_fdr", "P2.frr", "P3.fa_ratio"} | ({"P4.top1"} if same_classes else set())
+        exact |= {"P5.latency"} if streams is not None and streams.is_identical else set()
         checks = [_degenerate(check) if check.id in exact else check for check in checks]
     return Decision(comparison, tuple(checks), tuple(_notes(pairs)))
 

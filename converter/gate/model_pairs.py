@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kwsq.converter.data import InputSpec, Samples, read_samples
-from kwsq.converter.det.saturation import BYTE_LEVELS
-from kwsq.converter.det.trials import FloatArray, IntArray
-from kwsq.converter.gate.checks import Classified
-from kwsq.converter.gate.pairs import PairedTrials
+from kwsq.converter.det.trials import FloatArray
+from kwsq.converter.gate.class_trials import ClassTrials, class_trials, softmax_lint
+from kwsq.converter.gate.columns import read_columns
+from kwsq.converter.gate.config import GateConfig
 from kwsq.converter.input_file import read_file
 from kwsq.ir.errors import Problem, UnsupportedModelError, UsageError
 
@@ -42,16 +42,14 @@ class Runnable:
     run: Callable[[Array], FloatArray]
 
 
-def scored_pair(
-    reference: Path, candidate: Path, data: Path, keywords: tuple[int, ...]
-) -> tuple[PairedTrials, Classified, Json]:
-    """Returns trials of two models, which samples each classifies rightly, and what was compared.
+def scored_pair(reference: Path, candidate: Path, data: Path, config: GateConfig) -> tuple[ClassTrials, Json]:
+    """Returns trials of two models, and what was compared.
 
     Args:
         reference: `.onnx` or `.tflite` of one input and one output.
         candidate: the same.
-        data: `.npz` of inputs, classes y and, if known, `group` or `speaker` and `duration` per sample.
-        keywords: classes that are keywords; none pools every class.
+        data: `.npz` of inputs, classes y and what `read_columns` looks for.
+        config: for the keyword classes and the detector.
 
     Raises:
         UsageError: the data do not fit a model, or the models' classes differ.
@@ -59,19 +57,18 @@ def scored_pair(
     """
     models = load_runnable(reference, "--reference"), load_runnable(candidate, "--candidate")
     samples = [read_samples(data, "--data", [model.spec], labelled=True) for model in models]
-    outputs = [_outputs(model, each) for model, each in zip(models, samples, strict=True)]
+    outputs = _outputs(models[0], samples[0]), _outputs(models[1], samples[1])
     labels = samples[0].labels
     assert labels is not None, "read_samples was asked for labels"
-    _check_classes(outputs, labels, keywords)
-    group, duration = _columns(data, labels.size)
-    classified = Classified(outputs[0].argmax(1) == labels, outputs[1].argmax(1) == labels, group)
-    pairs = _pooled(outputs, labels, keywords, group, duration)
+    columns = read_columns(data, labels.size, samples[0].dropped)
+    right = outputs[0].argmax(1) == labels, outputs[1].argmax(1) == labels
+    trials = class_trials(outputs, right, labels, columns, config)
     evalset = hashlib.sha256(read_file(data, "--data")).hexdigest()
     sources = {
-        name: {"file": model.name, "sha256": model.sha256, "runtime": model.runtime, "lint": _lint(scores)}
+        name: {"file": model.name, "sha256": model.sha256, "runtime": model.runtime, "lint": softmax_lint(scores)}
         for name, model, scores in zip(("reference", "candidate"), models, outputs, strict=True)
     }
-    return pairs, classified, {**sources, "evalset": {"file": data.name, "sha256": evalset}}
+    return trials, {**sources, "evalset": {"file": data.name, "sha256": evalset}}
 
 
 def load_runnable(path: Path, flag: str) -> Runnable:
@@ -152,80 +149,3 @@ def _outputs(model: Runnable, samples: Samples) -> FloatArray:
     if not np.isfinite(outputs).all():
         raise UsageError(Problem(model.name, "NaN or infinite outputs", "finite scores", "repair the model"))
     return outputs
-
-
-def _check_classes(outputs: list[FloatArray], labels: IntArray, keywords: tuple[int, ...]) -> None:
-    counts = [scores.shape[1] for scores in outputs]
-    if counts[0] != counts[1] or counts[0] < 2:
-        found = f"{counts[0]} and {counts[1]} outputs"
-        raise UsageError(Problem("models", found, "the same classes, at least two", "name two models of one task"))
-    if labels.max(initial=0) >= counts[0]:
-        found = f"labels up to {int(labels.max())} for {counts[0]} classes"
-        raise UsageError(Problem("--data, labels 'y'", found, "one class per output", "check the labels"))
-    wrong = [keyword for keyword in keywords if not 0 <= keyword < counts[0]]
-    if wrong:
-        raise UsageError(Problem("--keyword", str(wrong[0]), f"0 to {counts[0] - 1}", "correct the class"))
-
-
-def log_odds(outputs: FloatArray, keyword: int) -> FloatArray:
-    """Returns the log odds of a class against all others; docs/gate.md (11).
-
-    Args:
-        outputs: (n, classes) logits, or the probabilities of a softmax: both give the same odds.
-        keyword: the class.
-    """
-    others = np.delete(outputs, keyword, axis=1)
-    if is_probability(outputs):
-        # 0 has no logarithm; half the smallest share seen keeps the order.
-        least = 0.5 * float(outputs[outputs > 0].min())
-        odds = np.log(np.maximum(outputs[:, keyword], least)) - np.log(np.maximum(others.sum(axis=1), least))
-        return np.asarray(odds, np.float64)
-    top = others.max(axis=1)
-    return np.asarray(outputs[:, keyword] - top - np.log(np.exp(others - top[:, None]).sum(axis=1)))
-
-
-def is_probability(outputs: FloatArray) -> bool:
-    """Returns whether rows are those of a softmax, as far as int8 steps show it."""
-    in_range = (outputs >= 0).all() and (outputs <= 1).all()
-    # Each of C classes is off by half a step of 1/256 at most.
-    return bool(in_range and np.abs(outputs.sum(axis=1) - 1.0).max() <= 0.5 * outputs.shape[1] / 256 + 1e-3)
-
-
-def _lint(outputs: FloatArray) -> str | None:
-    levels = int(np.unique(outputs).size)
-    if not is_probability(outputs) or levels > BYTE_LEVELS:
-        return None
-    return f"its softmax has {levels} levels: scores saturate; gate a model that emits logits (--drop-softmax)"
-
-
-def _pooled(
-    outputs: list[FloatArray], labels: IntArray, keywords: tuple[int, ...], group: IntArray | None, duration: FloatArray
-) -> PairedTrials:
-    """Returns a trial per sample and keyword; those of one sample are never independent, so they form a group."""
-    classes = keywords or tuple(sorted(set(labels.tolist())))
-    label = np.concatenate([labels == keyword for keyword in classes])
-    scores = [np.concatenate([log_odds(each, keyword) for keyword in classes]) for each in outputs]
-    if group is None and len(classes) > 1:
-        group = np.arange(labels.size)
-    groups = None if group is None else np.tile(group, len(classes))
-    return PairedTrials.of(label, scores[0], scores[1], np.tile(duration, len(classes)), groups)
-
-
-def _columns(data: Path, samples: int) -> tuple[IntArray | None, FloatArray]:
-    """Returns group and duration of each sample, where the archive has them."""
-    group: IntArray | None = None
-    duration = np.ones(samples)
-    try:
-        with np.load(data, allow_pickle=False) as arrays:
-            for name in ("speaker", "group"):
-                if name in arrays.files:
-                    group = np.unique(arrays[name].reshape(-1), return_inverse=True)[1].astype(np.int64)
-            if "duration" in arrays.files:
-                duration = np.asarray(arrays["duration"], np.float64).reshape(-1)
-    except ValueError as error:
-        remedy = "save texts as numpy strings"
-        raise UsageError(Problem("--data, group or duration", str(error), "plain arrays", remedy)) from error
-    if duration.size != samples or (group is not None and group.size != samples):
-        found = f"{duration.size} durations, {samples if group is None else group.size} groups for {samples} samples"
-        raise UsageError(Problem("--data", found, "one of each per sample", "save one value per sample"))
-    return group, duration

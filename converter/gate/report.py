@@ -155,7 +155,7 @@ def checked_report(document: object, where: str) -> Json:
         Status(result["verdict"]["status"])
         checks = [_check(entry) for entry in result["checks"]]
         _check_numbers(checks)
-        check_config(GateConfig(**result["settings"]))
+        check_config(GateConfig.from_json(result["settings"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = f"a damaged report: {type(error).__name__} {error}"
         raise UsageError(Problem(where, found, "a report of kwsq gate", "run the gate again")) from error
@@ -184,7 +184,7 @@ def rejudge(report: Json, where: str, settings: Mapping[str, Any]) -> Json:
         UsageError: a setting that enters the bounds.
     """
     result = report["result"]
-    before = GateConfig(**result["settings"])
+    before = GateConfig.from_json(result["settings"])
     checks = [_check(entry) for entry in result["checks"]]
     fixed = [name for name, value in settings.items() if name not in MARGINS and getattr(before, name) != value]
     if fixed:
@@ -216,7 +216,9 @@ def _judged_again(check: Check, before: GateConfig, config: GateConfig) -> Check
         return accuracy_floor((before.min_accuracy or 0.0) - (check.point or 0.0), config)
     if check.status is Status.SKIPPED:
         return check
-    check = replace(check, margin=margin_of(check.margin_setting, config))
+    # A margin in hops stands in seconds, so it is scaled; the others are what the setting says.
+    scale = check.margin / margin_of(check.margin_setting, before)
+    check = replace(check, margin=scale * margin_of(check.margin_setting, config))
     if check.upper is None and check.lower is None:
         return check
     again = judged(replace(check, reason="", needed=None), config.confidence)

@@ -176,7 +176,7 @@ def test_names_from_the_model_stay_text(hostile: tuple[Outcome, Path], report: d
 def test_a_failure_is_told_at_the_top(report: dict[str, Any]) -> None:
     failed = copy.deepcopy(report)
     verdict = failed["result"]["verdict"]
-    verdict["passed"], verdict["reasons"] = False, ["w1[3]: code 5, expected <4>"]
+    verdict.update(passed=False, status="fail", reasons=["w1[3]: code 5, expected <4>"])
     page = render_html(failed)
     assert "Parity proven" not in page
     assert page.index("w1[3]: code 5, expected &lt;4&gt;") < page.index("<h2>Parity")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cli_runs import Outcome, float_dense, kwsq, kwsq_convert
 
-from kwsq.converter.gate.model_pairs import log_odds
+from kwsq.converter.gate.class_trials import log_odds
 from kwsq.converter.gate.simulate import ScoreModel
 
 HEADER = "trial_id,label,group,duration,score"
