@@ -23,10 +23,13 @@ class Baseline:
     """Measurements of one model.
 
     Args:
-        target: what it was converted for, with the container: "neon int8".
+        target: what it was converted for, with the container: "neon int8"; or what a gate compared.
         source_sha256, artefact_sha256: of the model and of what it became.
         evalset_sha256: of `--data`, None without.
         metrics: metric to value.
+
+    For a conversion the source is what is released, so it may differ from the baseline's. For a gate it is the approved
+    model everything is measured against, so it may not.
     """
 
     target: str
@@ -34,6 +37,11 @@ class Baseline:
     artefact_sha256: str
     evalset_sha256: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def reference_sha256(self) -> str | None:
+        """Hash of the model that must be the same in a later comparison, None for a conversion."""
+        return self.source_sha256 if self.target.startswith("gate ") else None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the file's contents."""
@@ -85,15 +93,19 @@ def comparable(baseline: Baseline, now: Baseline, path: Path) -> Mapping[str, fl
     """Returns the baseline's metrics after checking that they mean the same thing now.
 
     Raises:
-        UsageError: another target or container, or another evaluation set under a metric measured on it.
+        UsageError: another target or container, another evaluation set under a metric measured on it, or a gate
+            against another reference.
     """
-    where, remedy = f"baseline {str(path)!r}", "compare like with like, or renew it with --update-baseline"
+    where, remedy = f"baseline {str(path)!r}", "name another with --baseline, or renew it with --update-baseline"
     if baseline.target != now.target:
         raise UsageError(Problem(where, f"measured for {baseline.target}", now.target, remedy))
     on_data = [name for name in ON_DATA if name in baseline.metrics and name in now.metrics]
     if on_data and baseline.evalset_sha256 != now.evalset_sha256:
         found = f"{on_data[0]} measured on data with SHA-256 {baseline.evalset_sha256}"
         raise UsageError(Problem(where, found, f"the data of --data, {now.evalset_sha256}", remedy))
+    if now.reference_sha256 != baseline.reference_sha256:
+        found = f"measured against a reference with SHA-256 {baseline.reference_sha256}"
+        raise UsageError(Problem(where, found, f"the reference of this gate, {now.reference_sha256}", remedy))
     return baseline.metrics
 
 

@@ -60,21 +60,34 @@ def budget_of(
         evalset_sha256=None if options.data is None else hashlib.sha256(read_file(options.data, "--data")).hexdigest(),
         metrics=metrics,
     )
-    return Budget(_judged(options, limits, now), now)
+    return Budget(judged_against(limits, now, options.baseline, update=options.update_baseline), now)
 
 
-def _judged(options: ConvertOptions, limits: tuple[Limit, ...], now: Baseline) -> tuple[BudgetLine, ...]:
-    path = baseline_path(options)
-    if options.update_baseline:
+def judged_against(
+    limits: tuple[Limit, ...], now: Baseline, baseline: Path | None, *, update: bool
+) -> tuple[BudgetLine, ...]:
+    """Returns what became of every limit.
+
+    Args:
+        limits: of `read_budget`.
+        now: what was measured.
+        baseline: the file named; None for kwsq-baseline.json where there is one.
+        update: whether it is being renewed, so that changes are not judged.
+
+    Raises:
+        UsageError: no baseline or one of something else, or a limit on what was not measured.
+    """
+    path = baseline_path(baseline)
+    if update:
         return judge_budget(limits, now.metrics, None)
-    if options.baseline is None and not path.is_file():
+    if baseline is None and not path.is_file():
         return judge_budget(limits, now.metrics, {})
     return judge_budget(limits, now.metrics, comparable(read_baseline(path), now, path))
 
 
-def baseline_path(options: ConvertOptions) -> Path:
+def baseline_path(baseline: Path | None) -> Path:
     """Returns the baseline's file: the one named, else kwsq-baseline.json in the working directory."""
-    return options.baseline or Path(FILE_NAME)
+    return baseline or Path(FILE_NAME)
 
 
 def renew(options: ConvertOptions, budget: Budget) -> None:
@@ -83,4 +96,4 @@ def renew(options: ConvertOptions, budget: Budget) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    write_baseline(budget.now, baseline_path(options))
+    write_baseline(budget.now, baseline_path(options.baseline))

@@ -28,6 +28,8 @@ def gate(
     keyword_rate: options.KeywordRate = None,
     seed: options.GateSeed = None,
     on_inconclusive: options.OnInconclusive = None,
+    baseline: options.Baseline = None,
+    update_baseline: options.UpdateBaseline = False,
     output: options.ReportFile = None,
     force: options.ForceFile = False,
     as_json: options.AsJson = False,
@@ -51,7 +53,8 @@ def gate(
     def action() -> int:
         from kwsq.converter.gate.commands import compare
 
-        report = compare(reference, candidate, data, tuple(keyword or ()), config, flags)
+        measured = (baseline, update_baseline)
+        report = compare(reference, candidate, data, tuple(keyword or ()), config, flags, measured)
         return _publish_gate(report, output, force=force, as_json=as_json, quiet=quiet)
 
     finish(action, verbose=verbose)

@@ -1,7 +1,6 @@
 """Reading `--calibration` and `--data`: arrays by input name from an `.npz` that nobody vouches for.
 
-Members are checked against their headers before an array is made: a few bytes of zip can promise terabytes,
-    and pickled
+Members are checked against their headers before an array is made: a few bytes of zip can promise terabytes, and pickled
 objects would run code.
 """
 
@@ -9,10 +8,10 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -181,14 +180,32 @@ class _Archive:
             raise UsageError(Problem(where, str(error), "a numeric array", "write it with numpy.savez")) from error
 
 
-def _read_array(stream: IO[bytes], member_bytes: int) -> Array:
+def check_headers(archive: zipfile.ZipFile, names: Collection[str]) -> None:
+    """Checks that members do not promise more than they hold, before NumPy makes room for it.
+
+    Raises:
+        ValueError: one does.
+    """
+    for info in archive.infolist():
+        if info.filename.removesuffix(".npy") in names:
+            with archive.open(info) as stream:
+                shape, _, dtype = _header(stream)
+            size_bytes = math.prod(shape) * dtype.itemsize
+            if size_bytes > info.file_size and not dtype.hasobject:
+                raise ValueError(f"{info.filename}: {size_bytes} bytes by its header, {info.file_size} in the archive")
+
+
+def _header(stream: IO[bytes]) -> tuple[Shape, bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(stream)
     if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
-    else:
-        raise ValueError(f"array format {version}, where 1.0 and 2.0 are read")
+        return np.lib.format.read_array_header_1_0(stream)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(stream)
+    raise ValueError(f"array format {version}, where 1.0 and 2.0 are read")
+
+
+def _read_array(stream: IO[bytes], member_bytes: int) -> Array:
+    shape, fortran, dtype = _header(stream)
     if dtype.hasobject or dtype.kind not in "biuf":
         raise ValueError(f"{dtype} elements, where numbers are read")
     size_bytes = math.prod(shape) * dtype.itemsize

@@ -29,7 +29,7 @@ def gate_page(report: Json) -> str:
 
 def gate_sections(result: Json) -> str:
     """Returns checks, DET plot and notes of a gate's result."""
-    return _checks(result) + _det(result) + _notes(result)
+    return _checks(result) + _budget(result) + _det(result) + _notes(result)
 
 
 def _header(result: Json) -> str:
@@ -61,6 +61,16 @@ def _checks(result: Json) -> str:
     headers = ("check", "", "worse in", "measured", f"lower {confidence}", f"upper {confidence}", "margin", "method")
     lead = "Positive is worse. PASS: the upper bound is below the margin. Bounds are one-sided."
     return section("Checks", table(headers, rows, frozenset({3, 4, 5, 6})), lead)
+
+
+def _budget(result: Json) -> str:
+    lines = result.get("budget", {}).get("lines", ())
+    keys = ("measured", "limit", "baseline")
+    rows = [
+        (line["metric"], *("" if line[key] is None else f"{line[key]:,g}" for key in keys), line["status"])
+        for line in lines
+    ]
+    return section("Budget", table(("metric", *keys, ""), rows, frozenset({1, 2, 3}))) if rows else ""
 
 
 def _det(result: Json) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from kwsq.converter.gate.report import amount
 from kwsq.converter.safe_text import printable
+from kwsq.converter.summaries import budget_table
 from kwsq.converter.terminal import Block, Line, Table, name_cell
 
 Json = Mapping[str, Any]
@@ -32,6 +33,7 @@ def gate_blocks(report: Json) -> list[Block]:
         Line(f"  {size}; false reject rate {point['target_frr']:.2%}, threshold {point['frozen_threshold']:.6g}"),
         checks_table(result["checks"]),
         _models(point),
+        *_budget(result.get("budget")),
         *(Line(f"note: {printable(note)}", "warning") for note in result["notes"]),
     ]
 
@@ -57,6 +59,16 @@ def _models(point: Json) -> Table:
         rows.append((name_cell(name), f"{point[name]['threshold']:.6g}", *numbers, *shares))
     headers = ("at matched FRR", "threshold", "FR", "TA", "FA", *(title for title, _ in _RATES))
     return Table("", headers, tuple(rows))
+
+
+def _budget(budget: Json | None) -> list[Block]:
+    if budget is None:
+        return []
+    skipped = ", ".join(map(printable, budget["not_measured_here"]))
+    missing = (
+        [Line(f"note: limits on {skipped} are judged where they are measured, by kwsq-convert")] if skipped else []
+    )
+    return [*budget_table(budget["lines"]), *missing]
 
 
 def plan_blocks(facts: Json) -> list[Block]:

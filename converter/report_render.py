@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kwsq.converter.footprint_summaries import memory_facts
-from kwsq.converter.gate_render import Format
+from kwsq.converter.gate_render import Format, check_cases, check_table
 from kwsq.converter.html import render_html
 from kwsq.converter.junit import Case, Outcome, document
 from kwsq.converter.markdown import capped, folded, markdown_table, shown
@@ -17,7 +17,7 @@ from kwsq.converter.summaries import conversion_blocks, largest_difference
 from kwsq.converter.terminal import number, plain
 
 Json = Mapping[str, Any]
-_SIGNS = {"pass": "✅", "fail": "❌", "warn": "⚠️", "off": "⏭"}
+_SIGNS = {"pass": "✅", "fail": "❌", "warn": "⚠️", "off": "⏭", "inconclusive": "❔"}
 _COLUMNS = {
     "activation_ram_bytes": "activation RAM",
     "runtime_ram_bytes": "runtime RAM",
@@ -58,12 +58,18 @@ def markdown(report: Json) -> str:
     warnings = [note for note in result["notes"] if note["level"] == "warning"]
     lines += [f"- ⚠️ {shown(note['where'])}: {shown(note['text'])}" for note in warnings]
     lines += ["", *_footprint_table(result["footprint"]), "", *_budget_table(result["budget"])]
+    if gate := result["gate"]:
+        lines += folded(f"Gate: {gate['verdict']['status']}{_counts(gate)}", check_table(gate["checks"]))
     lines += folded("Parity", _parity_table(result["parity"]))
     lines += folded("SQNR by layer", _noise_table(result["layer_noise"]))
     lines += folded("Weights", _weights_table(result["weights"]))
     lines += folded("Operators", _layers_table(result["footprint"]["layers"]))
     lines += [f"Artefact: {shown(artefact['file'])}, sha256 {shown(artefact['sha256'])}"]
     return capped(lines)
+
+
+def _counts(gate: Json) -> str:
+    return "" if gate["enforced"] else " (for information)"
 
 
 def _facts(result: Json) -> list[str]:
@@ -147,13 +153,15 @@ def _layers_table(layers: list[Json]) -> list[str]:
 
 
 def junit(report: Json) -> str:
-    """Returns JUnit XML: a test case per parity check, per limit of the budget, and one for the verdict."""
+    """Returns JUnit XML: a test case per parity check, gate check and limit of the budget, and one for the verdict."""
     result = report["result"]
     verdict = result["verdict"]
     passed = Outcome.PASSED if verdict["passed"] else Outcome.FAILED
     reasons = "; ".join(verdict["reasons"]) or verdict["headline"]
     cases = [Case("kwsq.convert", "verdict", passed, verdict["status"], reasons)]
     cases += [_parity_case(check) for check in result["parity"]["checks"]]
+    if gate := result["gate"]:
+        cases += check_cases(gate, lenient=gate["settings"]["on_inconclusive"] == "warn")
     cases += [_budget_case(line) for line in result["budget"]]
     return document(result["options"]["model"], cases)
 

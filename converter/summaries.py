@@ -26,7 +26,7 @@ def conversion_blocks(report: Json, directory: str) -> list[Block]:
         Line(f"quantized   {_quantized(result)}"),
         *_accuracy_lines(result["accuracy"]),
         *_gate(result["gate"]),
-        *_budget(result["budget"]),
+        *budget_table(result["budget"]),
         *_notes(result["notes"]),
         _widths_table(result["weights"]),
         _layers_table(result["footprint"]["layers"]),
@@ -71,7 +71,8 @@ def _gate(gate: Json | None) -> list[Block]:
     ]
 
 
-def _budget(lines: Sequence[Json]) -> list[Block]:
+def budget_table(lines: Sequence[Json]) -> list[Block]:
+    """Returns a row per limit of the budget."""
     if not lines:
         return []
     rows = tuple(

@@ -17,6 +17,7 @@ from kwsq.converter.gate.bootstrap import (
 )
 from kwsq.converter.gate.comparison import GROUPS_MIN, Comparison
 from kwsq.converter.gate.config import PERCENT, GateConfig, band_targets
+from kwsq.converter.gate.few_groups import ACCEPTS_LEAST, failing, matched_changes, without_each
 from kwsq.converter.gate.intervals import (
     EDWARDS,
     Interval,
@@ -40,7 +41,9 @@ def matched_checks(comparison: Comparison) -> tuple[Check, Check]:
     share = _blank("P1.relative_fdr", "false discovery rate at matched FRR", "ratio", "relative_fdr_margin", config)
     reason, needed = comparison.matched_obstacle()
     if reason:
-        return replace(accepts, reason=reason, needed=needed), replace(share, reason=reason, needed=needed)
+        found = replace(accepts, reason=reason, needed=needed), replace(share, reason=reason, needed=needed)
+        # The obstacles come in order: this one means that the others are out of the way.
+        return _few_matched(comparison, found) if reason == comparison.few_groups() else found
     targets = band_targets(target, config.frr_band)
     drawn = matched_resamples(comparison.pairs, targets, config.replicates, config.seed, stream=P1_STREAM)
     hits = comparison.positives * (1.0 - target)
@@ -53,6 +56,19 @@ def matched_checks(comparison: Comparison) -> tuple[Check, Check]:
         ),
         _ratio(replace(share, method=method), comparison, (shares[0], shares[1]), _discovery(drawn), floor),
     )
+
+
+def _few_matched(comparison: Comparison, checks: tuple[Check, Check]) -> tuple[Check, Check]:
+    """Returns P1 of few groups: FAIL or open."""
+    pairs, config = comparison.pairs, comparison.config
+    changes = matched_changes(pairs, comparison.target_frr, config.frr_band)
+    points = changes(np.ones(pairs.label.size, np.bool_))
+    values = np.array([changes(pairs.cluster != group) for group in np.unique(pairs.cluster)])
+    first, second = (
+        failing(_counted(check, comparison), points[i], values[:, i], config.confidence, ratio=True)
+        for i, check in enumerate(checks)
+    )
+    return first, second
 
 
 def _discovery(drawn: MatchedResamples) -> tuple[FloatArray, FloatArray]:
@@ -138,10 +154,12 @@ def _difference(
     check = replace(check, point=(gained - lost) / before.size, method="Tango score interval")
     bounds = difference_interval(gained, lost, before.size, config.confidence, EDWARDS)
     if group is not None:
+        change = after.astype(np.int64) - before.astype(np.int64)
         if np.unique(group).size < GROUPS_MIN:
             reason = f"{np.unique(group).size} groups; resampling needs {GROUPS_MIN}"
-            return replace(check, reason=reason)
-        change = after.astype(np.int64) - before.astype(np.int64)
+            values = without_each(group, lambda kept: float(change[kept].mean()))
+            point, check = float(change.mean()), replace(check, reason=reason, positives=before.size)
+            return failing(check, point, values, config.confidence, ratio=False)
         rows = np.stack([change, np.ones_like(change)], axis=1)
         drawn = resampled_totals(rows, group, config.replicates, config.seed, stream=stream)
         rates = drawn[:, 0] / np.maximum(drawn[:, 1], 1.0)
@@ -161,7 +179,12 @@ def frozen_accepts_check(comparison: Comparison) -> Check:
     reason = comparison.few_groups()
     if common + lost == 0 or reason:
         empty = "the reference makes no false accept here: a ratio has no meaning"
-        return replace(check, reason=reason or empty, needed=None if reason else comparison.for_false_accepts())
+        if common + lost == 0:
+            return replace(check, reason=empty, needed=comparison.for_false_accepts())
+        cluster = comparison.pairs.cluster[chosen]
+        values = without_each(cluster, lambda kept: _frozen_change(before[kept], after[kept]))
+        check = _counted(replace(check, reason=reason), comparison)
+        return failing(check, _frozen_change(before, after), values, config.confidence, ratio=True)
     score = ratio_interval(common, gained, lost, config.confidence, EDWARDS)
     rows = np.stack([before, after], axis=1).astype(np.int64)
     drawn = resampled_totals(rows, comparison.pairs.cluster[chosen], config.replicates, config.seed, stream=P3_STREAM)
@@ -178,6 +201,11 @@ def frozen_accepts_check(comparison: Comparison) -> Check:
     if settled.status is Status.INCONCLUSIVE and settled.needed is None:
         return replace(settled, needed=comparison.for_false_accepts())
     return settled
+
+
+def _frozen_change(before: BoolArray, after: BoolArray) -> float:
+    accepts = int(before.sum())
+    return int(after.sum()) / accepts - 1.0 if accepts >= ACCEPTS_LEAST else math.nan
 
 
 def latency_check(
@@ -241,9 +269,12 @@ def margin_of(setting: str, config: GateConfig) -> float:
     return value / PERCENT if setting.endswith("_pp") else value
 
 
+def _counted(check: Check, comparison: Comparison) -> Check:
+    return replace(check, positives=comparison.positives, negatives=comparison.negatives)
+
+
 def _settled(check: Check, comparison: Comparison) -> Check:
-    counted = replace(check, positives=comparison.positives, negatives=comparison.negatives)
-    return judged(counted, comparison.config.confidence)
+    return judged(_counted(check, comparison), comparison.config.confidence)
 
 
 def _bootstrap_method(comparison: Comparison) -> str:

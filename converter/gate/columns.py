@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kwsq.converter.data import check_headers
 from kwsq.converter.det.trials import FloatArray, IntArray
 from kwsq.ir.errors import Problem, UsageError
 
@@ -70,6 +71,7 @@ def _arrays(data: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         with zipfile.ZipFile(data) as archive:
             sizes = {info.filename.removesuffix(".npy"): info.file_size for info in archive.infolist()}
+            check_headers(archive, wanted)
         large = [name for name in wanted if sizes.get(name, 0) > MAX_COLUMN_BYTES]
         if large:
             expected = f"at most {MAX_COLUMN_BYTES} bytes"

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kwsq.converter.baseline import Baseline
+from kwsq.converter.budget import read_budget
 from kwsq.converter.gate.class_trials import ClassTrials
 from kwsq.converter.gate.config import GateConfig
 from kwsq.converter.gate.decision import decide
@@ -15,6 +17,7 @@ from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.converter.gate.plan import PlanRequest, plan
 from kwsq.converter.gate.report import KIND, checked_report, gate_report, rejudge
 from kwsq.converter.gate.score_files import evalset_sha256, is_score_file, join, read_scores
+from kwsq.converter.gate_budget import MODELS, SCORES, GateBudget, judged_again
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes
 from kwsq.converter.settings import gate_config, read_settings
@@ -30,6 +33,7 @@ def compare(
     keywords: tuple[int, ...],
     config: Path | None,
     flags: Mapping[str, Any],
+    baseline: tuple[Path | None, bool] = (None, False),
 ) -> Json:
     """Returns the report on two score files, or on two models and labelled data.
 
@@ -40,18 +44,44 @@ def compare(
         keywords: classes that are keywords, for models; none pools every class.
         config: settings file.
         flags: settings given on the command line, None where not given.
+        baseline: file of the baseline, None for the usual one where there is one, and whether to renew it.
 
     Raises:
         KwsqError: an option, a file or a model is unfit.
     """
-    settings = gate_config(read_settings(config), {**flags, "keywords": keywords or None})
+    sections = read_settings(config)
+    settings = gate_config(sections, {**flags, "keywords": keywords or None})
+    limits = read_budget(sections.get("budget", {}))
     if reference is None or candidate is None:
         missing = " and ".join(n for n, p in (("--reference", reference), ("--candidate", candidate)) if p is None)
         raise UsageError(Problem("kwsq gate", f"no {missing}", "both models or score files", "add the option"))
     trials, sources = _compared(reference, candidate, data, settings, by_option=bool(keywords))
     if isinstance(trials, PairedTrials):
-        return gate_report(decide(trials, settings), sources)
-    return gate_report(decide(trials.pairs, settings, trials.classified, trials.streams), sources)
+        decision, target, metrics = decide(trials, settings), SCORES, dict[str, float]()
+    else:
+        decision = decide(trials.pairs, settings, trials.classified, trials.streams)
+        target, metrics = MODELS, {**_sizes(candidate), "accuracy": float(trials.classified.candidate.mean())}
+    rate = decision.comparison.candidate.matched.false_discovery_rate
+    metrics |= {} if rate is None else {"fdr": rate}
+    approved, released, evalset = (sources[name]["sha256"] for name in ("reference", "candidate", "evalset"))
+    budget = GateBudget(limits, Baseline(target, approved, released, evalset, metrics), *baseline)
+    report = gate_report(decision, sources, budget.section())
+    if budget.update and report["result"]["verdict"]["exit_code"] == 0:
+        budget.renew()
+    return report
+
+
+def _sizes(candidate: Path) -> dict[str, float]:
+    """Returns what a `.tflite` costs, nothing for other files, whose cost is not that of what is flashed."""
+    data = read_file(candidate, "--candidate")
+    if data[4:8] != b"TFL3":
+        return {}
+    from kwsq.converter.tflite_footprint import measure
+    from kwsq.targets.neon.reader import read
+
+    footprint = measure(read(data, candidate.name))
+    memory = {} if footprint.plan is None else {"ram_peak": footprint.plan.high_water_bytes}
+    return {"flash_total": len(data), "macs": footprint.macs, **memory}
 
 
 def _compared(
@@ -85,7 +115,12 @@ def judge_again(report: Path, config: Path | None, flags: Mapping[str, Any]) -> 
     sections = read_settings(config)
     settings = gate_config(sections, flags)
     named = [*sections.get("gate", {}), *(name for name, value in flags.items() if value is not None)]
-    return rejudge(read_report(report), f"report {report.name!r}", {name: getattr(settings, name) for name in named})
+    document = read_report(report)
+    budget = document["result"].get("budget")
+    if budget is not None and "budget" in sections:
+        budget = judged_again(read_budget(sections["budget"]), budget)
+    values = {name: getattr(settings, name) for name in named}
+    return rejudge(document, f"report {report.name!r}", values, budget)
 
 
 def read_report(path: Path) -> Json:

@@ -9,6 +9,7 @@ from typing import Any
 
 from kwsq.converter.det import det_curve
 from kwsq.converter.det.trials import Trials
+from kwsq.converter.gate import few_groups
 from kwsq.converter.gate.checks import accuracy_floor, margin_of
 from kwsq.converter.gate.config import MARGINS, GateConfig, check_config
 from kwsq.converter.gate.decision import EXACT, Decision, exit_code
@@ -22,12 +23,13 @@ KIND = "gate"
 CURVE_POINTS = 200
 
 
-def gate_report(decision: Decision, sources: Mapping[str, Json]) -> Json:
+def gate_report(decision: Decision, sources: Mapping[str, Json], budget: Json | None = None) -> Json:
     """Returns the report of a decision.
 
     Args:
         decision: of the gate.
         sources: what was compared: "reference", "candidate" and "evalset", each with names and hashes.
+        budget: what became of the limits in the settings; None in a conversion, which has a budget of its own.
     """
     comparison, config = decision.comparison, decision.comparison.config
     groups = comparison.groups() if comparison.pairs.is_clustered else None
@@ -35,7 +37,7 @@ def gate_report(decision: Decision, sources: Mapping[str, Json]) -> Json:
     rate = config.keyword_rate
     return _document(
         {
-            "verdict": verdict_section(decision.checks, config),
+            "verdict": verdict_section(decision.checks, config, budget),
             "settings": config.to_json(),
             "sources": dict(sources),
             "trials": {
@@ -59,6 +61,7 @@ def gate_report(decision: Decision, sources: Mapping[str, Json]) -> Json:
                 },
             },
             "checks": [check.to_json() for check in decision.checks],
+            **({} if budget is None else {"budget": budget}),
             "det_curves": {
                 "reference": _curve(comparison.pairs.reference),
                 "candidate": _curve(comparison.pairs.candidate),
@@ -81,15 +84,13 @@ def _document(result: Json) -> Json:
     }
 
 
-def verdict_section(checks: tuple[Check, ...], config: GateConfig) -> Json:
-    """Returns the verdict with the reasons for anything but PASS."""
-    status = overall(checks)
+def verdict_section(checks: tuple[Check, ...], config: GateConfig, budget: Json | None = None) -> Json:
+    """Returns the verdict with the reasons for anything but PASS; a broken budget fails whatever the checks say."""
+    status, broken = overall(checks), [] if budget is None else budget["failures"]
     deciding = [check for check in checks if check.status is status and status is not Status.PASS]
-    return {
-        "status": status.value,
-        "exit_code": exit_code(status, config.on_inconclusive),
-        "reasons": [f"{check.id}: {sentence(check)}" for check in deciding],
-    }
+    reasons = [*(f"{check.id}: {sentence(check)}" for check in deciding), *broken]
+    status = Status.FAIL if broken else status
+    return {"status": status.value, "exit_code": exit_code(status, config.on_inconclusive), "reasons": reasons}
 
 
 def sentence(check: Check) -> str:
@@ -156,10 +157,22 @@ def checked_report(document: object, where: str) -> Json:
         checks = [_check(entry) for entry in result["checks"]]
         _check_numbers(checks)
         check_config(GateConfig.from_json(result["settings"]))
+        _check_budget(result.get("budget"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = f"a damaged report: {type(error).__name__} {error}"
         raise UsageError(Problem(where, found, "a report of kwsq gate", "run the gate again")) from error
     return document
+
+
+def _check_budget(budget: Any) -> None:
+    if budget is None:
+        return
+    numbers = [*budget["metrics"].values(), *(line["measured"] for line in budget["lines"])]
+    numbers += [value for line in budget["lines"] for value in (line["baseline"], line["limit"]) if value is not None]
+    texts = [*budget["failures"], *budget["warnings"], *budget["not_measured_here"]]
+    texts += [line[name] for line in budget["lines"] for name in ("metric", "status")]
+    if not all(isinstance(n, int | float) for n in numbers) or not all(isinstance(t, str) for t in texts):
+        raise TypeError("budget")
 
 
 def _check_numbers(checks: list[Check]) -> None:
@@ -172,13 +185,14 @@ def _check_numbers(checks: list[Check]) -> None:
             raise TypeError(f"texts of {check.id}")
 
 
-def rejudge(report: Json, where: str, settings: Mapping[str, Any]) -> Json:
+def rejudge(report: Json, where: str, settings: Mapping[str, Any], budget: Json | None = None) -> Json:
     """Returns a report with its verdicts under other margins; the bounds stay as they were measured.
 
     Args:
         report: of an earlier gate, as `checked_report` returned it.
         where: its name, for messages.
         settings: settings to replace, by name.
+        budget: the budget under the limits in force, None for none.
 
     Raises:
         UsageError: a setting that enters the bounds.
@@ -196,7 +210,8 @@ def rejudge(report: Json, where: str, settings: Mapping[str, Any]) -> Json:
     return _document(
         {
             **result,
-            "verdict": verdict_section(judged_again, config),
+            **({} if budget is None else {"budget": budget}),
+            "verdict": verdict_section(judged_again, config, budget),
             "settings": config.to_json(),
             "checks": [check.to_json() for check in judged_again],
         }
@@ -221,6 +236,8 @@ def _judged_again(check: Check, before: GateConfig, config: GateConfig) -> Check
     check = replace(check, margin=scale * margin_of(check.margin_setting, config))
     if check.upper is None and check.lower is None:
         return check
+    if check.method.startswith(few_groups.METHOD):
+        return few_groups.judged_low(check)
     again = judged(replace(check, reason="", needed=None), config.confidence)
     # Why exact differences are exact does not depend on the margin.
     return replace(again, reason=check.reason) if check.method == EXACT else again

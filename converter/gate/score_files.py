@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kwsq.converter.data import check_headers
 from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.converter.input_file import MAX_BYTES, read_file
 from kwsq.ir.errors import Problem, UsageError
@@ -118,6 +119,9 @@ def _from_csv(data: bytes, where: str) -> Columns:
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(Problem(where, str(error), "UTF-8 CSV", "write it as UTF-8 with a header line")) from error
     header, body = ([name.strip() for name in rows[0]], [row for row in rows[1:] if row]) if rows else ([], [])
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise UsageError(Problem(where, f"several columns {_some(repeated)}", "one of each", "remove all but one"))
     for number, row in enumerate(body, 1):
         if len(row) != len(header):
             found = f"{len(row)} fields in row {number}"
@@ -130,9 +134,10 @@ def _from_npz(data: bytes, where: str) -> Columns:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(info.file_size for info in archive.infolist()) > MAX_BYTES:
                 raise UsageError(Problem(where, f"more than {MAX_BYTES} bytes unpacked", "fewer", "check the file"))
+            check_headers(archive, COLUMNS)
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name].reshape(-1) for name in arrays.files if name in COLUMNS}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         remedy = "write it with numpy.savez, texts as numpy strings"
         raise UsageError(Problem(where, str(error), "an .npz of plain arrays", remedy)) from error
 
@@ -159,6 +164,8 @@ def _check_columns(columns: Columns, where: str) -> None:
 
 
 def _converted(name: str, values: npt.NDArray[np.generic], where: str) -> npt.NDArray[np.generic]:
+    if values.dtype.kind not in "biufUSO":
+        raise UsageError(Problem(f"{where}, column {name}", f"{values.dtype} values", "numbers or texts", "convert it"))
     if name not in ("label", "score", "duration"):
         return np.asarray(values, np.str_)
     try:
