@@ -70,7 +70,7 @@ def check_cases(result: Json, *, lenient: bool) -> list[Case]:
 
     Args:
         result: of the gate.
-        lenient: whether inconclusive checks pass; for a verdict that only informs, failing ones too.
+        lenient: whether inconclusive checks pass; where the verdict only informs, all do.
     """
     informs = not result.get("enforced", True)
     return [_case(check, lenient=lenient, informs=informs) for check in result["checks"]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kwsq.converter.budget_summary import budget_table
 from kwsq.converter.gate.report import amount
 from kwsq.converter.safe_text import printable
-from kwsq.converter.summaries import budget_table
 from kwsq.converter.terminal import Block, Line, Table, name_cell
 
 Json = Mapping[str, Any]
@@ -69,6 +69,19 @@ def _budget(budget: Json | None) -> list[Block]:
         [Line(f"note: limits on {skipped} are judged where they are measured, by kwsq-convert")] if skipped else []
     )
     return [*budget_table(budget["lines"]), *missing]
+
+
+def gate_of_conversion(gate: Json) -> list[Block]:
+    """Returns verdict and checks of a conversion; the reasons of a gate that counts stand at the top already."""
+    counts = "" if gate["enforced"] else " (for information: no [gate] in the settings)"
+    style = {"PASS": "good", "FAIL": "bad"}.get(gate["verdict"]["status"], "warning")
+    reasons = [] if gate["enforced"] else gate["verdict"]["reasons"]
+    return [
+        Line(f"gate        {gate['verdict']['status']}{counts}", style),
+        *(Line(f"  - {printable(reason)}") for reason in reasons),
+        checks_table(gate["checks"]),
+        *(Line(f"  note: {printable(note)}") for note in gate["notes"]),
+    ]
 
 
 def plan_blocks(facts: Json) -> list[Block]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kwsq.converter.gate.report import KIND as GATE
-from kwsq.converter.gate.report import checked_report
+from kwsq.converter.gate.report import checked_report, gate_document
 from kwsq.converter.input_file import read_file
 from kwsq.converter.json_schema import violations
 from kwsq.converter.safe_text import printable
@@ -51,7 +51,25 @@ def read_saved(path: Path) -> Json:
     if broken:
         expected, remedy = f"what {kinds[kind]} says", "use the report as kwsq wrote it"
         raise UsageError([Problem(where, printable(text, 200), expected, remedy) for text in broken], "damaged report")
-    return checked_report(document, where) if kind == GATE else dict(document)
+    if kind == GATE:
+        return checked_report(document, where)
+    _check_inner_gate(document, where)
+    return dict(document)
+
+
+def _check_inner_gate(document: Json, where: str) -> None:
+    """Checks the gate in a conversion's report as strictly as one by itself."""
+    inner = gate_document(document)
+    if inner is document:
+        return
+    broken = list(violations(inner, schema(GATE_SCHEMA)))[:MOST_VIOLATIONS]
+    broken = broken or list(_inconsistencies(inner["result"]))[:MOST_VIOLATIONS]
+    if broken:
+        expected, remedy = f"what {GATE_SCHEMA} says", "use the report as kwsq wrote it"
+        raise UsageError(
+            [Problem(f"{where}, gate", printable(text, 200), expected, remedy) for text in broken], "damaged report"
+        )
+    checked_report(inner, where)
 
 
 def is_gate(document: Any) -> bool:

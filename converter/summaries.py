@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kwsq.converter.budget_summary import budget_table
 from kwsq.converter.estimates import estimate_blocks
 from kwsq.converter.footprint_summaries import footprint_totals
 from kwsq.converter.safe_text import printable
@@ -55,37 +56,11 @@ def _accuracy_lines(accuracy: Json) -> list[Block]:
 
 
 def _gate(gate: Json | None) -> list[Block]:
-    """Returns the gate's verdict and checks; the reasons of one that counts stand at the top already."""
     if gate is None:
         return []
-    from kwsq.converter.gate_summaries import checks_table
+    from kwsq.converter.gate_summaries import gate_of_conversion
 
-    counts = "" if gate["enforced"] else " (for information: no [gate] in the settings)"
-    style = {"PASS": "good", "FAIL": "bad"}.get(gate["verdict"]["status"], "warning")
-    reasons = [] if gate["enforced"] else gate["verdict"]["reasons"]
-    return [
-        Line(f"gate        {gate['verdict']['status']}{counts}", style),
-        *(Line(f"  - {printable(reason)}") for reason in reasons),
-        checks_table(gate["checks"]),
-        *(Line(f"  note: {printable(note)}") for note in gate["notes"]),
-    ]
-
-
-def budget_table(lines: Sequence[Json]) -> list[Block]:
-    """Returns a row per limit of the budget."""
-    if not lines:
-        return []
-    rows = tuple(
-        (line["metric"], *(_figure(line[key]) for key in ("measured", "limit", "baseline")), line["status"])
-        for line in lines
-    )
-    return [Table("Budget", ("metric", "measured", "limit", "baseline", ""), rows)]
-
-
-def _figure(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4f}"
+    return gate_of_conversion(gate)
 
 
 def _notes(notes: Sequence[Json]) -> list[Block]:

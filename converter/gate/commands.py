@@ -15,7 +15,7 @@ from kwsq.converter.gate.config import GateConfig
 from kwsq.converter.gate.decision import decide
 from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.converter.gate.plan import PlanRequest, plan
-from kwsq.converter.gate.report import KIND, checked_report, gate_report, rejudge
+from kwsq.converter.gate.report import checked_report, gate_document, gate_report, rejudge
 from kwsq.converter.gate.score_files import evalset_sha256, is_score_file, join, read_scores
 from kwsq.converter.gate_budget import MODELS, SCORES, GateBudget, judged_again
 from kwsq.converter.input_file import read_file
@@ -134,17 +134,7 @@ def read_report(path: Path) -> Json:
         document = json.loads(read_file(path, "report"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UsageError(Problem(where, str(error), "JSON", "name a report of kwsq gate")) from error
-    return checked_report(_of_conversion(document), where)
-
-
-def _of_conversion(document: Any) -> Any:
-    """Returns the gate's part of a conversion report, any other document as it is."""
-    result = document.get("result") if isinstance(document, dict) else None
-    gate = result.get("gate") if isinstance(result, dict) and "kind" not in document else None
-    if not isinstance(gate, dict):
-        return document
-    inner = {name: value for name, value in gate.items() if name != "enforced"}
-    return {**document, "kind": KIND, "result": inner}
+    return checked_report(gate_document(document), where)
 
 
 def plan_for(numbers: tuple[int, int, float, float, float, int], config: Path | None, flags: Mapping[str, Any]) -> Json:

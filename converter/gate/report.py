@@ -142,6 +142,16 @@ def _curve(trials: Trials) -> Json:
     }
 
 
+def gate_document(document: Any) -> Any:
+    """Returns the gate's part of a conversion report as a report of its own, any other document as it is."""
+    result = document.get("result") if isinstance(document, dict) else None
+    gate = result.get("gate") if isinstance(result, dict) and "kind" not in document else None
+    if not isinstance(gate, dict):
+        return document
+    inner = {name: value for name, value in gate.items() if name != "enforced"}
+    return {**document, "kind": KIND, "schema_version": SCHEMA_VERSION, "result": inner}
+
+
 def checked_report(document: object, where: str) -> Json:
     """Returns the document if it is a gate's report.
 

@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 from cli_runs import Outcome, kwsq, kwsq_convert, left, samples, save
-from json_schema import violations
 from qdq_models import float_model
 
 from kwsq.converter import report as report_package
 from kwsq.converter.gate.model_pairs import load_runnable
+from kwsq.converter.json_schema import violations
 
 WITH_SOFTMAX = """(float[1,12] x, float[12,16] w1, float[16] b1, float[16,4] w2, float[4] b2) => (float[1,4] p)
 { h = Gemm(x, w1, b1) r = Relu(h) y = Gemm(r, w2, b2) p = Softmax<axis=1>(y) }"""
@@ -133,6 +133,25 @@ def test_a_conversions_report_is_judged_again(here: Path) -> None:
     after = json.loads(strict.stdout)["result"]
     assert [c["upper"] for c in after["checks"]] == [c["upper"] for c in before["checks"]]
     assert kwsq("gate", "judge", "out/report.json", "--fa-margin", 9, "--frr-margin", 50).code in (0, 1)
+
+
+def test_the_report_renders_and_a_damaged_gate_in_it_is_refused(here: Path) -> None:
+    model = network(here)
+    evaluation(here, model)
+    converted(here, model, 4)
+    path = here / "out" / "report.json"
+    assert "<h2>Gate</h2>" in kwsq("report", path, "--to", "html").stdout
+    assert "Gate: " in kwsq("report", path, "--to", "md").stdout
+    junit = kwsq("report", path, "--to", "junit").stdout
+    assert 'classname="kwsq.gate"' in junit
+    assert "<failure" not in junit  # without [gate] the verdict informs
+    for damage in ({"det_curves": {}}, {"operating_point": {}}, {"checks": [{}]}, {"settings": {"colour": 1}}):
+        document = json.loads(path.read_text("utf-8"))
+        document["result"]["gate"].update(damage)
+        (here / "r.json").write_text(json.dumps(document), encoding="utf-8")
+        for command in (("report", "r.json", "--to", "html"), ("gate", "judge", "r.json")):
+            if command[0] == "report" or damage.keys() & {"checks", "settings"}:
+                assert kwsq(*command).code == 2, (damage, command)
 
 
 def test_data_that_allow_no_gate_measure_accuracy_alone(here: Path) -> None:
