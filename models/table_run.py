@@ -128,7 +128,7 @@ def _finish(place: Workplace, row: Row) -> FinishedRow:
 
 
 def _scored(model: Any, clips: LabelledFeatures, place: Workplace, row: Row, cpu_seconds: int) -> FinishedRow:
-    from kwsq.converter.gate.model_pairs import log_odds
+    from kwsq.converter.gate.class_trials import log_odds
     from kwsq.models.artefact import scored_artefact
     from kwsq.models.export_onnx import export_onnx
     from kwsq.models.layers import layer_records
