@@ -199,6 +199,44 @@ def run(
     finish(action, verbose=verbose)
 
 
+def bisect(
+    model: options.OnnxModel,
+    wbits: options.WeightBits = None,
+    calibration: options.Calibration = None,
+    data: options.Data = None,
+    batch: options.Batch = None,
+    shape: options.Shapes = None,
+    inputs: options.Inputs = 64,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Find the layers whose quantization costs most: each alone, and all but each."""
+
+    def action() -> int:
+        chosen = ConvertOptions(
+            model,
+            "neon",
+            weight_bits=wbits,
+            calibration=calibration,
+            data=data,
+            batch=batch,
+            shapes=dict(parse_shape(text) for text in shape or ()),
+            parity_inputs=inputs,
+            seed=seed,
+        )
+        check_options(chosen)
+        from kwsq.converter.bisect_command import bisect_blocks, bisect_model
+
+        with _progress(quiet=quiet, verbose=verbose) as progress:
+            report = bisect_model(chosen, progress)
+        show_result(report, bisect_blocks(report), as_json=as_json)
+        return 0
+
+    finish(action, verbose=verbose)
+
+
 def ops(
     as_json: options.AsJson = False,
     markdown: options.Markdown = False,
@@ -234,6 +272,7 @@ def main() -> None:
     app.command()(inspect)
     app.command()(footprint)
     app.command()(run)
+    app.command()(bisect)
     app.command()(ops)
     app.command(epilog=EXIT_CODES)(lint)
     app.command()(attest)

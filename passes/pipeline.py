@@ -37,7 +37,7 @@ from kwsq.passes.widths import (
 
 if TYPE_CHECKING:
     from kwsq.passes.dialects import Normalized
-    from kwsq.passes.ptq import PtqOptions, PtqRecord
+    from kwsq.passes.ptq import PtqOptions, PtqRecord, PtqResult
 
 DEFAULT_WEIGHT_BITS = 8
 SEEDED_MARGIN = 0.15
@@ -99,6 +99,7 @@ class PipelineResult:
         weight_bits: the width shipped.
         notes: of all passes.
         ptq_records: ranges and schemes chosen after training.
+        unquantized: `annotated` with its float weights and no quantisers; None for a model quantised in training.
     """
 
     source: Graph
@@ -110,6 +111,7 @@ class PipelineResult:
     weight_bits: int
     notes: tuple[Note, ...]
     ptq_records: tuple[PtqRecord, ...] = field(default=())
+    unquantized: Graph | None = None
 
 
 def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -> PipelineResult:
@@ -143,8 +145,9 @@ def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -
     for step in FOLDING:
         graph = _run(step, graph, notes)
     _check_lowerable(graph)
-    graph, records, is_ptq = _post_train(graph, options, source_widths, notes)
-    annotated = graph
+    after = _post_train(graph, options, source_widths, notes)
+    is_ptq, records = after is not None, () if after is None else after.records
+    graph = annotated = graph if after is None else after.graph
     graph = _run(PlaceQuantizers(), graph, notes)
     observed = _observed_inputs(graph, options)
     graph = _run(_attach(graph, observed, options, is_ptq=is_ptq), graph, notes)
@@ -153,7 +156,18 @@ def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -
     notes += [*result.notes, *fed.notes]
     widths = weight_widths(annotated)
     bits = options.weight_bits or declared_bits(widths) or DEFAULT_WEIGHT_BITS
-    return PipelineResult(reference, annotated, fed.graph, is_ptq, source_widths, widths, bits, tuple(notes), records)
+    return PipelineResult(
+        reference,
+        annotated,
+        fed.graph,
+        is_ptq,
+        source_widths,
+        widths,
+        bits,
+        tuple(notes),
+        records,
+        after and after.prepared,
+    )
 
 
 def _run(step: Pass, graph: Graph, notes: list[Note]) -> Graph:
@@ -210,10 +224,11 @@ def _needs_post_training(graph: Graph) -> str:
 
 def _post_train(
     graph: Graph, options: PipelineOptions, widths: tuple[WeightWidth, ...], notes: list[Note]
-) -> tuple[Graph, tuple[PtqRecord, ...], bool]:
+) -> PtqResult | None:
+    """Returns what quantisation after training made of the graph, None where training left nothing to do."""
     reason = _needs_post_training(graph)
     if not reason:
-        return graph, (), False
+        return None
     annotated = any(isinstance(node.op, FakeQuant) for node in graph.nodes)
     if options.calibration is None and not annotated:
         raise UsageError(
@@ -234,7 +249,7 @@ def _post_train(
     notes.append(Note("ptq", graph.name, f"quantised after training at {bits} bits ({reason})", Level.INFO))
     result = quantize_float_graph(graph, _observed_inputs(graph, options), chosen)
     notes += result.notes
-    return result.graph, result.records, True
+    return result
 
 
 def _observed_inputs(graph: Graph, options: PipelineOptions) -> dict[str, FloatArray]:

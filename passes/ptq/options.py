@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from kwsq.ir.graph import Graph
 from kwsq.passes.base import PassResult
 
 RangeMethod = Literal["output", "minmax", "percentile", "mse"]
@@ -74,6 +75,8 @@ class PtqResult(PassResult):
 
     Args:
         records: one per tensor that received a grid, in the order of the choices.
+        prepared: the float graph that was quantised, its weights in the coordinates of the codes.
     """
 
     records: tuple[PtqRecord, ...] = ()
+    prepared: Graph | None = None

@@ -65,7 +65,7 @@ def quantize_float_graph(graph: Graph, calibration: Mapping[str, FloatArray], op
         *_few(prepared, clips),
         *(_why(choice) for choice in choices),
     )
-    return PtqResult(_emit(prepared, grids, choices), True, notes, tuple(records))
+    return PtqResult(_emit(prepared, grids, choices), True, notes, tuple(records), prepared)
 
 
 def _check(options: PtqOptions) -> None:
