@@ -87,8 +87,8 @@ def bisect(
         progress(f"layer {number} of {len(units)}: {unit.name}")
         others = tuple(other for other in units if other is not unit)
         alone, without = runner.figures(others, reference), runner.figures((unit,), reference)
-        parts = {"activations": len(unit.quantizers), "constants": len(unit.constants)}
-        rows.append({"layer": unit.name, **parts, "one_in": alone, "one_out": without})
+        row: Json = {"layer": unit.name, "activations": len(unit.quantizers), "constants": len(unit.constants)}
+        rows.append({**row, "one_in": alone, "one_out": without})
     rows.sort(key=lambda row: row["one_in"]["sqnr_db"])
     return {
         "output": output,

@@ -147,6 +147,7 @@ def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -
     _check_lowerable(graph)
     after = _post_train(graph, options, source_widths, notes)
     is_ptq, records = after is not None, () if after is None else after.records
+    floats = None if after is None else after.prepared
     graph = annotated = graph if after is None else after.graph
     graph = _run(PlaceQuantizers(), graph, notes)
     observed = _observed_inputs(graph, options)
@@ -166,7 +167,7 @@ def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -
         bits,
         tuple(notes),
         records,
-        after and after.prepared,
+        floats,
     )
 
 
