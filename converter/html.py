@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from kwsq.converter.budget_summary import HEADERS as BUDGET_HEADERS
+from kwsq.converter.budget_summary import budget_rows
 from kwsq.converter.estimates import HEADERS, estimate_rows
 from kwsq.converter.footprint_summaries import PURPOSES, memory_facts
 from kwsq.converter.html_tables import (
@@ -109,6 +111,12 @@ def _gate(result: Json) -> str:
     lead = f"The source against the artefact on the labelled data.{counts}"
     listed = f"<ul>{reasons}</ul>" if reasons else ""
     return section("Gate", verdict_badge(gate["verdict"]["status"]) + listed, lead) + gate_sections(gate)
+
+
+def _budget(result: Json) -> str:
+    lines = result["budget"]
+    rows = [(*row, line["status"]) for row, line in zip(budget_rows(lines), lines, strict=True)]
+    return section("Budget", table((*BUDGET_HEADERS, ""), rows, frozenset({1, 2, 3, 4}))) if rows else ""
 
 
 def _cards(result: Json) -> str:
@@ -288,6 +296,7 @@ def _footer(report: Json) -> str:
 _SECTIONS: Sequence[Callable[[Json], str]] = (
     _header,
     _gate,
+    _budget,
     _parity,
     _notes,
     _flash,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kwsq.converter.budget_summary import HEADERS, budget_rows
 from kwsq.converter.footprint_summaries import memory_facts
 from kwsq.converter.gate_render import Format, check_cases, check_table
 from kwsq.converter.html import render_html
@@ -95,15 +96,8 @@ def _footprint_table(footprint: Json) -> list[str]:
 def _budget_table(lines: list[Json]) -> list[str]:
     if not lines:
         return []
-    rows = [
-        (
-            f"{_SIGNS.get(line['status'], '')} {line['status']}",
-            line["metric"],
-            *tuple("" if line[key] is None else number(line[key]) for key in ("measured", "limit", "baseline")),
-        )
-        for line in lines
-    ]
-    return [*markdown_table(("", "budget", "measured", "limit", "baseline"), rows, left=2), ""]
+    rows = [(_status(line), *row) for line, row in zip(lines, budget_rows(lines), strict=True)]
+    return [*markdown_table(("", "budget", *HEADERS[1:]), rows, left=2), ""]
 
 
 def _status(line: Json) -> str:

@@ -259,3 +259,16 @@ def test_whatever_is_changed_a_report_is_rendered_or_refused(
                 cases_of(text)
     # The mutations reach both sides, or nothing was tested.
     assert min(refused, rendered) > 20
+
+
+def test_the_change_from_a_baseline_is_in_every_format(conversion: Json, tmp_path: Path) -> None:
+    changed = copy.deepcopy(conversion)
+    line = changed["result"]["budget"][0]
+    line["baseline"] = line["measured"] - 24
+    path = saved(tmp_path, changed)
+    for to in ("text", "md", "html"):
+        shown = kwsq("report", path, "--to", to).stdout.replace("\\", "")
+        assert "change" in shown
+        assert "+24 (+" in shown
+        assert "+24 (+" not in kwsq("report", saved(tmp_path, conversion), "--to", to).stdout.replace("\\", "")
+        path = saved(tmp_path, changed)
