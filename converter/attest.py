@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kwsq.converter.attested_gate import GateEvidence, gate_evidence
+from kwsq.converter.attested_gate import GateEvidence, gate_evidence, own_gate
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes
 from kwsq.converter.model_card import model_card
@@ -32,7 +32,7 @@ def attest(directory: Path, gate: Path | None = None) -> list[str]:
 
     Args:
         directory: of a passed conversion.
-        gate: report of `kwsq gate` on the artefact in it.
+        gate: report of `kwsq gate` on the artefact in it; None takes the gate of the conversion, if it ran one.
 
     Raises:
         UsageError: no conversion's output, a failed one, a file that is not what the manifest says, or a gate that
@@ -43,7 +43,8 @@ def attest(directory: Path, gate: Path | None = None) -> list[str]:
         remedy = "convert the model first; a failed conversion leaves nothing to attest"
         raise UsageError(Problem(f"directory {str(directory)!r}", "no proven artefact", "a passed conversion", remedy))
     manifest = _checked_manifest(directory)
-    evidence = None if gate is None else gate_evidence(gate, [report["result"]["artefact"]["sha256"]])
+    accepted = [report["result"]["artefact"]["sha256"]]
+    evidence = own_gate(report) if gate is None else gate_evidence(gate, accepted)
     files = {
         STATEMENT: json_bytes(statement(report, manifest, evidence)),
         BOM: json_bytes(bill_of_materials(report, manifest, evidence)),
@@ -86,7 +87,8 @@ def statement(report: Json, manifest: Json, gate: GateEvidence | None = None) ->
     passed += [f"budget: {line['metric']}" for line in lines if line["status"] == "pass"]
     if gate is not None:
         passed += gate.tests("PASS")
-        warned += gate.tests("INCONCLUSIVE")
+        # A failed gate reaches here only where the settings do not enforce it.
+        warned += gate.tests("INCONCLUSIVE", "FAIL")
     return {
         "_type": STATEMENT_TYPE,
         "subject": [

@@ -11,6 +11,7 @@ from typing import Any
 from kwsq.converter.gate.report import amount
 from kwsq.converter.input_file import read_file
 from kwsq.converter.markdown import markdown_table, shown
+from kwsq.converter.output import REPORT_JSON
 from kwsq.converter.saved_report import is_gate, read_saved
 from kwsq.ir.errors import Problem, UsageError
 
@@ -23,7 +24,7 @@ class GateEvidence:
 
     Args:
         file: name of its report.
-        sha256: of its report.
+        sha256: of its report; "" for the gate that a conversion ran itself, whose report is a subject already.
         result: the report's `result`.
     """
 
@@ -31,15 +32,15 @@ class GateEvidence:
     sha256: str
     result: Json
 
-    def tests(self, status: str) -> list[str]:
-        """Returns the checks that ended with a status, such as "PASS"."""
-        return [f"gate: {check['id']}" for check in self.result["checks"] if check["status"] == status]
+    def tests(self, *statuses: str) -> list[str]:
+        """Returns the checks that ended with one of the statuses, such as "PASS"."""
+        return [f"gate: {check['id']}" for check in self.result["checks"] if check["status"] in statuses]
 
     def resources(self) -> list[Json]:
         """Returns the report and the evaluation set as in-toto resource descriptors."""
         evalset = self.result["sources"]["evalset"]
         named = ((self.file, self.sha256), (evalset["file"] or "evaluation set", evalset["sha256"]))
-        return [{"name": name, "digest": {"sha256": digest}} for name, digest in named]
+        return [{"name": name, "digest": {"sha256": digest}} for name, digest in named if digest]
 
     def metrics(self) -> list[Json]:
         """Returns what was measured as CycloneDX performance metrics: worsenings with their one-sided bounds."""
@@ -77,6 +78,12 @@ _SHOWN = ("point", "lower", "upper", "margin")
 
 def _text(value: float | None) -> str:
     return "unbounded" if value is None else f"{value:.9g}"
+
+
+def own_gate(report: Json) -> GateEvidence | None:
+    """Returns the gate that a conversion ran on its own data; None where it had none."""
+    result = report["result"]["gate"]
+    return None if result is None else GateEvidence(REPORT_JSON, "", result)
 
 
 def gate_evidence(path: Path, accepted: Collection[str]) -> GateEvidence:

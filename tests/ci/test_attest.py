@@ -203,6 +203,23 @@ def test_an_inconclusive_gate_warns_and_a_failed_or_foreign_one_is_refused(out: 
     assert kwsq("attest", out, "--gate", out / "absent.json").code == 2
 
 
+def test_the_gate_of_the_conversion_is_not_forgotten(tmp_path: Path) -> None:
+    model, data, folder = quantized_dense(tmp_path), samples(tmp_path, 400), tmp_path / "out"
+    assert kwsq_convert(model, "--target", "neon", "--wbits", 4, "--data", data, "-o", folder).code == 0
+    gate = json.loads((folder / "report.json").read_text("utf-8"))["result"]["gate"]
+    predicate = written(folder)["model.intoto.json"]["predicate"]
+    judged = {f"gate: {c['id']}" for c in gate["checks"] if c["status"] != "SKIPPED"}
+    named = {*predicate["passedTests"], *predicate["warnedTests"]}
+    assert judged
+    assert judged == {name for name in named if name.startswith("gate: ")}
+    assert all(entry.keys() & {"uri", "digest"} for entry in predicate["configuration"])
+    assert any(
+        e.get("digest", {}).get("sha256") == hashlib.sha256(data.read_bytes()).hexdigest()
+        for e in predicate["configuration"]
+    )
+    assert "## Detection" in (folder / "MODEL_CARD.md").read_text("utf-8")
+
+
 def test_equal_bytes_again(out: Path) -> None:
     written(out)
     first = {name: (out / name).read_bytes() for name in NAMES}
