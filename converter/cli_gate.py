@@ -124,15 +124,21 @@ def gate_plan(
 def report(
     document: options.SavedReport,
     to: options.ReportFormat = "text",
+    figure: options.Figure = "sqnr",
     verbose: options.Verbose = False,
 ) -> None:
-    """Render a report of kwsq as text, Markdown for a job summary, JUnit XML or a page."""
+    """Render a report of kwsq as text, Markdown for a job summary, JUnit XML, a page or node data."""
 
     def action() -> int:
         from kwsq.converter.saved_report import is_gate, read_saved
 
         saved = read_saved(document)
-        if is_gate(saved):
+        if to == "model-explorer":
+            from kwsq.converter.manifest import json_bytes
+            from kwsq.converter.model_explorer import node_data
+
+            text = json_bytes(node_data(saved, figure)).decode()
+        elif is_gate(saved):
             from kwsq.converter.gate_render import render
 
             text = render(saved, to)

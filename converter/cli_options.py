@@ -155,7 +155,13 @@ FalseAcceptRate = Annotated[float, Option(metavar="F", help="The reference's fal
 Noise = Annotated[float, Option(metavar="SIGMA", help="What the candidate adds to a score, in s.d. of scores.")]
 Discordance = Annotated[float, Option(metavar="F", help="Share of keyword trials on which the models disagree.")]
 Runs = Annotated[int, Option(metavar="N", help="Simulated test sets.")]
-ReportFormat = Annotated[Literal["text", "md", "junit", "html"], Option("--to", help="What to write on stdout.")]
+ReportFormat = Annotated[
+    Literal["text", "md", "junit", "html", "model-explorer"],
+    Option("--to", help="What to write on stdout; model-explorer: node data, a figure per operator of a .tflite file."),
+]
+Figure = Annotated[
+    Literal["sqnr", "flash", "macs", "memory"], Option(help="With --to model-explorer: which figure of an operator.")
+]
 
 LintModels = Annotated[list[Path], Argument(metavar="MODEL...", help="ONNX models.", show_default=False)]
 LintTarget = Annotated[Literal["neon", "accel", "ethos-u"], Option(help="What they must convert for.")]
