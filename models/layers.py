@@ -21,8 +21,9 @@ from kwsq.models.layer_records import (
     SplicedDenseRecord,
 )
 from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
+from kwsq.models.linear_parameters import QuantizedBatchNorm, on_linear_grid
 from kwsq.models.quantizers import ActivationQuantizer, weight_quantizer
-from kwsq.models.schemes import WeightScheme
+from kwsq.models.schemes import WeightScheme, parameter_bits
 from kwsq.models.straight_through import WeightQuantizer
 
 
@@ -75,7 +76,7 @@ class QuantizedDense(tf_keras.layers.Layer):
 
     def __init__(self, units: int, *, scheme: WeightScheme, **options: Any) -> None:
         super().__init__(**options)
-        self.units = units
+        self.units, self.bias_bits = units, parameter_bits(scheme)
         self.quantizer = weight_quantizer(scheme)
 
     def build(self, input_shape: Any) -> None:
@@ -83,6 +84,8 @@ class QuantizedDense(tf_keras.layers.Layer):
         shape = (int(input_shape[-1]), self.units)
         self.parameter = self.add_weight(name="parameter", shape=shape, initializer="glorot_uniform")
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+        if self.bias_bits:
+            self.quantized = self.add_weight(name="quantized", shape=(), trainable=False, initializer="zeros")
         self.quantizer.build(shape)
         super().build(input_shape)
 
@@ -90,9 +93,26 @@ class QuantizedDense(tf_keras.layers.Layer):
         """Start from a float weight (C_in, units)."""
         self.parameter.assign(self.quantizer.adopt(weight))
 
+    def quantize(self) -> None:
+        """From now on round the bias to the scheme's width; nothing where that is float."""
+        if self.bias_bits:
+            self.quantized.assign(1.0)
+
+    def used_bias(self) -> Any:
+        """Return the bias as the layer adds it."""
+        if not self.bias_bits:
+            return self.bias
+        return tf.where(self.quantized > 0.0, on_linear_grid(self.bias, self.bias_bits), self.bias)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Map (N, C_in) to (N, units)."""
-        return tf.matmul(inputs, trained_weight(self.quantizer, self.parameter, training)) + self.bias
+        return tf.matmul(inputs, trained_weight(self.quantizer, self.parameter, training)) + self.used_bias()
+
+
+def batch_norm(scheme: WeightScheme, name: str) -> Any:
+    """Return a batch norm that stage 2 can quantize where the scheme says so."""
+    bits = parameter_bits(scheme)
+    return QuantizedBatchNorm(bits, name=name) if bits else tf_keras.layers.BatchNormalization(name=name)
 
 
 class MeanOverTime(tf_keras.layers.Layer):
@@ -113,7 +133,7 @@ def layer_records(model: Any) -> tuple[LayerRecord, ...]:
 
 
 def _layer_records(layer: Any) -> list[LayerRecord]:
-    if isinstance(layer, FixedPointInput | FixedPointLayer | FixedPointMean):
+    if isinstance(layer, FixedPointInput | FixedPointLayer | FixedPointMean | QuantizedBatchNorm):
         return layer.records()
     record = _layer_record(layer)
     return [] if record is None else [record]
@@ -128,7 +148,8 @@ def _layer_record(layer: Any) -> LayerRecord | None:
             weight = layer.quantizer.weight_tensor(layer.parameter)
             return Conv2DRecord(name, weight, layer.stride, layer.pads, layer.is_depthwise)
         case QuantizedDense():
-            return DenseRecord(name, layer.quantizer.weight_tensor(layer.parameter), layer.bias.numpy())
+            bias = tf.convert_to_tensor(layer.used_bias()).numpy()
+            return DenseRecord(name, layer.quantizer.weight_tensor(layer.parameter), bias)
         case tf_keras.layers.BatchNormalization():
             return _batch_norm_record(layer)
         case tf_keras.layers.ReLU():
@@ -189,6 +210,6 @@ def adopt_weights(target: Any, source: Any) -> None:
                 new.adopt(old.parameter.numpy())
                 new.bias.assign(old.bias)
             case tf_keras.layers.BatchNormalization():
-                new.set_weights(old.get_weights())
+                new.set_weights([*old.get_weights(), *new.get_weights()[len(old.weights) :]])
             case _:
                 continue

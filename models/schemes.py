@@ -21,6 +21,7 @@ class MaxAbs:
     """Plain straight-through weights: the step is max|w| / top code; for 1 bit mean|w| (Rastegari et al. 2016)."""
 
     bits: int
+    parameter_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +39,23 @@ class TwoStage:
         bits: width.
         cosine: weight of the absolute cosine penalty (ACosR) per weight, 0 for none.
         ramp_steps: steps over which the penalty grows to its weight.
+        parameter_bits: width of biases and batch norms in stage 2, 0 for float: `kwsq.models.linear_parameters`.
     """
 
     bits: int
     cosine: float = 0.0
     ramp_steps: int = 500
+    parameter_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedStep:
-    """Uniform weights with a trained step, after LSQ (Esser et al. 2020); `cosine` as in `TwoStage`."""
+    """Uniform weights with a trained step, after LSQ (Esser et al. 2020); options as in `TwoStage`."""
 
     bits: int
     cosine: float = 0.0
     ramp_steps: int = 500
+    parameter_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +174,8 @@ def weight_scheme(name: str, bits: int, **options: Any) -> WeightScheme:
 def uniform_grid(scheme: MaxAbs | Dorefa | TwoStage | LearnedStep) -> UniformGrid:
     """Return the codes of a uniform scheme: mid-tread from 3 bits on, DoReFa's always mid-rise."""
     return UniformGrid(scheme.bits, mid_rise=True) if isinstance(scheme, Dorefa) else UniformGrid.of(scheme.bits)
+
+
+def parameter_bits(scheme: WeightScheme) -> int:
+    """Return the width of biases and batch norms in stage 2, 0 where they stay float."""
+    return scheme.parameter_bits if isinstance(scheme, MaxAbs | TwoStage | LearnedStep) else 0

@@ -20,7 +20,8 @@ from kwsq.models.data import LabelledFeatures, load_split
 from kwsq.models.evaluate import accuracy
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.fitting import fit
-from kwsq.models.layers import adopt_weights, layer_records, set_schemes
+from kwsq.models.layers import QuantizedDense, adopt_weights, layer_records, set_schemes
+from kwsq.models.linear_parameters import QuantizedBatchNorm
 from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, WeightScheme
@@ -159,9 +160,14 @@ def calibration_sample(examples: LabelledFeatures, plan: Recipe, rng: np.random.
 
 
 def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> None:
-    """Set every activation range, in layer order, from what these features cause there, and switch it on."""
+    """Set every activation range, in layer order, from what these features cause there, and switch it on.
+
+    Biases and batch norms of a scheme that has few bits for them are quantized from here on.
+    """
     values = tf.constant(features)
     for layer in model.layers:
+        if isinstance(layer, QuantizedBatchNorm | QuantizedDense):
+            layer.quantize()
         if isinstance(layer, ActivationQuantizer):
             layer.calibrate(values.numpy(), percentile)
         values = layer(values, training=False)

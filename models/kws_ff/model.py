@@ -15,7 +15,7 @@ import tf_keras
 from kwsq.models.data import LABELS
 from kwsq.models.features import BANDS, SAMPLE_RATE_HZ, frame_count
 from kwsq.models.fixed_point import FEATURE_GAIN, FixedPointInput, FixedPointLayer, FixedPointMean
-from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense
+from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense, batch_norm
 from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.schemes import FixedPoint, WeightScheme
 
@@ -59,7 +59,7 @@ def _build_fixed_point(scheme: FixedPoint) -> Any:
 def _spliced_block(name: str, units: int, stride: int, scheme: WeightScheme) -> list[Any]:
     return [
         SplicedDense(units, taps=TAPS, stride=stride, scheme=scheme, name=name),
-        tf_keras.layers.BatchNormalization(name=f"{name}_norm"),
+        batch_norm(scheme, f"{name}_norm"),
         tf_keras.layers.ReLU(name=f"{name}_relu"),
         ActivationQuantizer(name=f"{name}_quantizer"),
     ]
