@@ -101,5 +101,5 @@ def test_eval_of_missing_data_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_options_of_a_scheme_are_taken_and_unknown_ones_refused() -> None:
     assert weight_scheme("s8bqat", 4, snap_steps=50) == Compressed(4, snap_steps=50)
-    with pytest.raises(UsageError, match="options of max_abs: none"):
+    with pytest.raises(UsageError, match="options of max_abs: parameter_bits"):
         weight_scheme("max_abs", 4, cosine=1.0)
