@@ -30,10 +30,10 @@ speakers, in {folds} speaker-disjoint folds: every clip is scored once by a mode
 {epochs} epochs; every other row starts from the float model of its seed and fold. Quantized rows are measured on the
 emitted artefact (kwsq-convert, target neon, LiteRT), float rows in ONNX Runtime on the exported file.
 
-What is quantized in a quantized row: all weights (per tensor while training), input, activations and logits (int8, while
-training too); by the conversion also biases (int32) and batch norms, whose gains go into the weight scales, one per
-channel. The artefact holds integers only. Rows that train bias, gain and batch norm quantized too, and fixed-point rows,
-are not in this protocol yet.
+What is quantized in a quantized row: all weights (per tensor while training), input, activations and logits (int8,
+while training too); by the conversion also biases (int32) and batch norms, whose gains go into the weight scales, one
+per channel. The artefact holds integers only. Rows that train bias, gain and batch norm quantized too, and fixed-point
+rows, are not in this protocol yet.
 
 **State: {finished} of {wanted} rows are finished.** A cell counts the seeds of which all folds are there; cells that
 lack rows are marked with the count, and an interval from one or two seeds does not hold the spread between seeds.
