@@ -78,12 +78,19 @@ def open_workplace(protocol: Path, data: Path, out: Path, rows: Path) -> Workpla
 def run(place: Workplace, report: Any) -> None:
     """Finish every row of the protocol."""
     while True:
-        finished = read_results(place.rows).rows.keys()
-        pending = [row for row in place.protocol.rows() if row not in finished]
+        pending = pending_rows(place)
         if not pending:
             return
         if not any(_attempt(place, row, report) for row in pending):
             time.sleep(RETRY_SECONDS)
+
+
+def pending_rows(place: Workplace) -> list[Row]:
+    """Return what is left to do, in order: unfinished rows, and float models they need whose weights are gone."""
+    finished, rows = read_results(place.rows).rows.keys(), list(place.protocol.rows())
+    needed = {place.protocol.float_row(row) for row in rows if row not in finished}
+    missing = {row for row in needed if not place.float_weights(row).exists()}
+    return [row for row in rows if row not in finished or row in missing]
 
 
 def _attempt(place: Workplace, row: Row, report: Any) -> bool:
@@ -93,11 +100,12 @@ def _attempt(place: Workplace, row: Row, report: Any) -> bool:
     with _claimed(place.out / "claims" / row.name) as mine:
         if not mine:
             return False
-        if row in read_results(place.rows).rows:  # finished between reading and claiming
+        if row not in pending_rows(place):  # finished between reading and claiming
             return True
         started = time.monotonic()
         finished = _finish(place, row)
-        append_line(place.rows, finished.to_json())
+        if row not in read_results(place.rows).rows:  # else only its weights were missing
+            append_line(place.rows, finished.to_json())
         labels = place.score_clips(row.fold).labels
         accuracy = 100.0 * float((finished.predicted == labels).mean())
         report(f"{row.name}: {accuracy:.2f} % of {labels.size}, {time.monotonic() - started:.0f} s, {finished.facts}")

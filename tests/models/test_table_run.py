@@ -12,8 +12,8 @@ from kwsq.models.data import SILENCE, LabelledFeatures
 from kwsq.models.folds import clip_groups, speaker_folds
 from kwsq.models.protocol import CONTROL, FLOAT, Method, Protocol, read_protocol
 from kwsq.models.recipe import NO_DISTILLATION, Phase
-from kwsq.models.result_rows import read_results
-from kwsq.models.table_run import Workplace, run
+from kwsq.models.result_rows import KEYWORDS, FinishedRow, append_line, read_results
+from kwsq.models.table_run import Workplace, pending_rows, run
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "kws_ff" / "table.toml"
 ONE, NO_TRAINING = Phase(1, 1e-3, 0.0), Phase(0, 0.0, 0.0)
@@ -62,6 +62,22 @@ def test_a_run_that_is_stopped_goes_on_and_gives_the_same_rows(tmp_path: Path) -
     run(place, shown.append)
     assert lines(place.rows) == whole
     assert len(shown) == 2  # the four finished rows were not trained again
+
+
+def test_a_float_model_whose_weights_are_gone_is_trained_again_where_it_is_needed(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    first = next(place.protocol.rows())
+    clips, codes = 24, np.zeros((24, len(KEYWORDS)), np.int8)
+    finished = FinishedRow(first, 1, np.zeros(clips, np.int64), codes, {})
+    append_line(place.rows, finished.to_json())
+    assert first in pending_rows(place)
+    place.float_weights(first).parent.mkdir(parents=True)
+    place.float_weights(first).touch()
+    assert first not in pending_rows(place)
+    for row in place.protocol.rows():
+        append_line(place.rows, replace(finished, row=row).to_json())
+    place.float_weights(first).unlink()
+    assert pending_rows(place) == []
 
 
 def test_a_model_is_not_scored_on_clips_it_was_trained_on(tmp_path: Path) -> None:
