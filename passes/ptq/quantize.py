@@ -19,11 +19,12 @@ from kwsq.passes.ptq.layer_weights import LayerChoice, WeightSearch
 from kwsq.passes.ptq.layers import own_biases
 from kwsq.passes.ptq.mean_layers import merge_means
 from kwsq.passes.ptq.options import PtqOptions, PtqRecord, PtqResult
-from kwsq.passes.ptq.output_loss import OutputLoss, find_heads
+from kwsq.passes.ptq.output_loss import Head, OutputLoss, find_heads
 from kwsq.passes.ptq.replay import Replay
 
 NAME = "ptq"
 FEW_CLIPS = 50
+SAME_ANSWER = 0.95
 PER_ROW_SCHEMES = ("auto", "per_channel")
 """With these a row's scale takes up the gain of its channel; one scale per tensor would have to span all gains."""
 
@@ -62,6 +63,7 @@ def quantize_float_graph(graph: Graph, calibration: Mapping[str, FloatArray], op
     notes = (
         *equalized,
         _summary(prepared, clips, final),
+        *_one_sided(prepared, heads, float_run),
         *_few(prepared, clips),
         *(_why(choice) for choice in choices),
     )
@@ -146,6 +148,22 @@ def _summary(graph: Graph, clips: int, loss: float) -> Note:
     return Note(
         NAME, graph.name, f"mean output loss {loss:.4f} on {clips} calibration clips (0: as in float, 1: unlike)"
     )
+
+
+def _one_sided(graph: Graph, heads: Sequence[Head], outputs: Mapping[str, FloatArray]) -> tuple[Note, ...]:
+    """Warns where the float network gives all clips the same answer, as it does on clips of one class."""
+    head = heads[0]
+    logits = outputs[head.tensor]
+    if head.kind != "softmax" or len(logits) < FEW_CLIPS:
+        return ()
+    classes, counts = np.unique(logits.argmax(axis=head.axis), return_counts=True)
+    if counts.max() < SAME_ANSWER * counts.sum():
+        return ()
+    text = (
+        f"class {classes[counts.argmax()]} is the float network's answer to {counts.max()} of {counts.sum()} "
+        "calibration inputs: ranges chosen on one class may not fit others; draw them from all classes"
+    )
+    return (Note(NAME, graph.name, text, Level.WARNING),)
 
 
 def _few(graph: Graph, clips: int) -> tuple[Note, ...]:

@@ -291,3 +291,18 @@ def test_few_clips_work_with_a_warning() -> None:
     assert "warning: model: only 3 calibration inputs" in texts(result)
     assert "warning" not in texts(quantized(graph))
     assert agreement(graph, result, clips(200, 2)) > 0.6
+
+
+def test_clips_of_one_class_are_warned_about() -> None:
+    """Whatever the input, the bias of one class wins; with it taken away the clips spread over the classes."""
+    for offset, warned in ((100.0, True), (0.0, False)):
+        model = Model()
+        x = model.input("x", (1, 12))
+        weight = model.constant(model.rng.normal(size=(CLASSES, 12)))
+        bias = model.constant(np.where(np.arange(CLASSES) == 2, offset, 0.0))
+        graph = model.graph(model.node(ops.Dense(), x, weight, bias))
+        inputs = np.random.default_rng(0).normal(size=(CLIPS, 12)).astype(np.float32)
+        result = quantize_float_graph(graph, {"x": inputs}, PtqOptions(8))
+        said = [note for note in result.notes if "draw them from all classes" in note.text]
+        assert bool(said) == warned
+        assert all("class 2" in note.text for note in said)
