@@ -13,8 +13,14 @@ from onnx import numpy_helper
 from kwsq.models.data import LabelledFeatures, load_split
 from kwsq.models.evaluate import accuracy, logits
 
-FOLDER = Path(__file__).resolve().parents[2] / "models" / "kws_ff"
+MODELS = Path(__file__).resolve().parents[2] / "models"
+FOLDER = MODELS / "kws_ff"
 FILES = ("kws_ff_float.onnx", "kws_ff_w4.onnx", "kws_ff_w5_codebook.onnx")
+OTHER_FILES = {
+    "kws_cnn": ("kws_cnn_float.onnx", "kws_cnn_w8.onnx", "kws_cnn_w4.onnx", "kws_cnn_w5_codebook.onnx"),
+    "ds_cnn": ("ds_cnn_float.onnx", "ds_cnn_w8.onnx", "ds_cnn_w4.onnx"),
+}
+OTHERS = [(folder, name) for folder, names in OTHER_FILES.items() for name in names]
 MOST_BYTES = 1_300_000
 
 
@@ -60,9 +66,28 @@ def test_logits_have_their_own_int8_scale(name: str) -> None:
     assert tensors(name)[last.input[2]].dtype == np.int8
 
 
-def card_accuracy(name: str) -> float:
+@pytest.mark.parametrize(("folder", "name"), OTHERS)
+def test_a_convolutional_file_is_small_valid_and_at_its_width(folder: str, name: str) -> None:
+    path = MODELS / folder / name
+    assert path.stat().st_size <= MOST_BYTES
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    largest = max(
+        (int(np.abs(values).max()) for key, values in stored.items() if key.endswith(".weight.codes")), default=0
+    )
+    assert largest == {"w8": 127, "w4": 7}.get(path.stem.removeprefix(f"{folder}_"), 0)
+    assert {values.size for key, values in stored.items() if key.endswith(".levels")} <= {32}
+
+
+@pytest.mark.parametrize("folder", OTHER_FILES)
+def test_no_committed_file_is_forgotten(folder: str) -> None:
+    assert {path.name for path in (MODELS / folder).glob("*.onnx")} == set(OTHER_FILES[folder])
+
+
+def card_accuracy(name: str, folder: Path = FOLDER) -> float:
     """The accuracy in percent that the card's table states for a file."""
-    card = (FOLDER / "CARD.md").read_text(encoding="utf-8")
+    card = (folder / "CARD.md").read_text(encoding="utf-8")
     row = next(line for line in card.splitlines() if line.startswith(f"| `{name}`"))
     return float(row.split("|")[3])
 
@@ -82,3 +107,13 @@ def test_the_card_states_the_accuracy_of_the_file(name: str, held_out: LabelledF
 def test_shuffled_labels_do_not_have_the_stated_accuracy(held_out: LabelledFeatures) -> None:
     wrong = replace(held_out, labels=np.roll(held_out.labels, 100))
     assert 100 * accuracy(FOLDER / FILES[1], wrong) < card_accuracy(FILES[1]) - 20
+
+
+@pytest.mark.parametrize(("folder", "features"), [("kws_cnn", "lfbe"), ("ds_cnn", "mfcc")])
+def test_the_convolutional_cards_state_the_accuracies(
+    folder: str, features: str, shared_dir: Path, tmp_path: Path
+) -> None:
+    clips = load_split(shared_dir / "data", tmp_path, dataset="gsc12", split="val", features=features)
+    for name in OTHER_FILES[folder]:
+        stated = card_accuracy(name, MODELS / folder)
+        assert abs(100 * accuracy(MODELS / folder / name, clips) - stated) < 0.156 + 0.01

@@ -1,0 +1,81 @@
+"""One recipe on one processor, one or several GPUs, or several workers: the strategy, and a step that spans it.
+
+Every worker runs the same command with its own TF_CONFIG, holds the same seed and so draws the same epoch; each replica
+takes its own rows of every global batch. With R replicas of equal shares, losses l_r and gradients summed over replicas,
+
+  (1) loss = (1 / R) sum_r l_r        (2) gradient = sum_r d(l_r / R)
+
+are those of the whole batch on one device, up to rounding, because each l_r is a mean over its share. Batch norms
+take their statistics over all replicas (`synchronize_norms`), as equations (1) and (2) need.
+
+Source: TensorFlow's guide "Distributed training"; the division of rows is ours.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tf_keras
+
+from kwsq.ir.errors import Problem, UsageError
+
+
+def chosen_strategy() -> Any:
+    """Return the strategy that the environment asks for; call once, before anything else uses TensorFlow.
+
+    Returns:
+        MultiWorkerMirroredStrategy where TF_CONFIG is set, MirroredStrategy on several GPUs, else the default.
+    """
+    if os.environ.get("TF_CONFIG"):
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if len(tf.config.list_logical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def synchronize_norms(model: Any) -> None:
+    """Make batch norms use the statistics of the whole batch; nothing changes where there is one replica."""
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return
+    for layer in model.layers:
+        if isinstance(layer, tf_keras.layers.BatchNormalization):
+            layer.synchronized, layer.fused = True, False
+
+
+def replica_loss(loss: Any) -> Any:
+    """Return what one replica differentiates: its share of equation (2)."""
+    return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def spanning_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a step over global batches, from one over a replica's rows.
+
+    Args:
+        step: (features, labels) to the mean loss of these rows, with an update by `replica_loss`'s gradient.
+
+    Returns:
+        A function of a global batch that gives equation (1); `step` itself where there is one replica.
+    """
+    strategy = tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return step
+
+    @tf.function(reduce_retracing=True)
+    def on_replicas(features: Any, labels: Any) -> Any:
+        return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(step, args=(features, labels)), axis=None)
+
+    def whole(features: Any, labels: Any) -> Any:
+        if len(labels) % replicas:
+            found = f"batch of {len(labels)} clips for {replicas} replicas"
+            raise UsageError(Problem("recipe: batch_size", found, "a multiple of the replicas", "correct the recipe"))
+        parts = [
+            strategy.experimental_distribute_values_from_function(
+                lambda context, array=array: tf.constant(array[context.replica_id_in_sync_group :: replicas])
+            )
+            for array in (features, labels)
+        ]
+        return on_replicas(*parts)
+
+    return whole

@@ -1,0 +1,133 @@
+"""Features in sharded TFRecord files, for corpora that no machine holds in memory.
+
+    FOLDER/clips-00000-of-00008.tfrecord      tf.train.Example: features (bytes), label (int64), speaker (bytes)
+    FOLDER/clips.json                         shape of one clip's features, clips per shard
+
+Clip i goes to shard i mod S, so that every shard is a sample of the whole. An epoch reads the shards in an order
+drawn from (seed, epoch), `CYCLE` at a time in turn, and shuffles through a buffer seeded alike: the same seed gives
+the same batches on any machine, for any number of reading threads. (TensorFlow's global seed, which training sets
+from the same seed, takes part in the shuffling.) Several workers read the same sequence of global
+batches, each its own rows of every batch.
+
+Source: the container is TensorFlow's TFRecord; the layout is ours.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from kwsq.ir.errors import Problem, UsageError
+
+INDEX = "clips.json"
+CYCLE = 4
+LabelledClip = tuple[NDArray[np.float32], int, str]
+
+
+def write_shards(clips: Iterable[LabelledClip], folder: Path, *, shards: int) -> int:
+    """Write clips one after another into `shards` files; only one clip is held in memory.
+
+    Args:
+        clips: features (frames, bands) float32 of one shape, label, speaker.
+        folder: created; must not hold an index already.
+        shards: number of files.
+
+    Returns:
+        The number of clips.
+
+    Raises:
+        UsageError: the folder holds shards, features differ in shape, or there is no clip.
+    """
+    if (folder / INDEX).exists():
+        raise UsageError(Problem(str(folder), "shards already", "an empty folder", "name another folder"))
+    folder.mkdir(parents=True, exist_ok=True)
+    writers = [tf.io.TFRecordWriter(str(folder / _shard_name(number, shards))) for number in range(shards)]
+    counts, shape = [0] * shards, None
+    for number, (features, label, speaker) in enumerate(clips):
+        shape = shape or features.shape
+        if features.shape != shape:
+            raise UsageError(Problem(f"clip {number}", str(features.shape), str(shape), "use one feature format"))
+        writers[number % shards].write(_example(features, label, speaker))
+        counts[number % shards] += 1
+    for writer in writers:
+        writer.close()
+    if shape is None:
+        raise UsageError(Problem(str(folder), "no clip", "at least one clip", "check what is written"))
+    # Last, and whole: a killed run leaves no index, and a folder without one is not read.
+    (folder / INDEX).write_text(json.dumps({"shape": list(shape), "clips": counts}) + "\n", encoding="utf-8")
+    return sum(counts)
+
+
+def _shard_name(number: int, shards: int) -> str:
+    return f"clips-{number:05}-of-{shards:05}.tfrecord"
+
+
+def _example(features: NDArray[np.float32], label: int, speaker: str) -> bytes:
+    stored = {
+        "features": tf.train.Feature(bytes_list=tf.train.BytesList(value=[features.astype("<f4").tobytes()])),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+        "speaker": tf.train.Feature(bytes_list=tf.train.BytesList(value=[speaker.encode()])),
+    }
+    return bytes(tf.train.Example(features=tf.train.Features(feature=stored)).SerializeToString(deterministic=True))
+
+
+def clip_count(folder: Path) -> int:
+    """Return how many clips a folder of shards holds."""
+    return int(sum(_index(folder)["clips"]))
+
+
+def _index(folder: Path) -> dict[str, list[int]]:
+    path = folder / INDEX
+    if not path.is_file():
+        remedy = "write the shards (again): an interrupted run leaves no index"
+        raise UsageError(Problem(str(path), "no such file", "the index of a folder of shards", remedy))
+    index: dict[str, list[int]] = json.loads(path.read_text(encoding="utf-8"))
+    return index
+
+
+def read_epoch(
+    folder: Path, *, seed: int, epoch: int, batch_size: int, worker: int = 0, workers: int = 1, buffer_clips: int = 4096
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Give one epoch's whole batches of one worker, in an order that (seed, epoch) decides.
+
+    Args:
+        folder: what `write_shards` wrote.
+        seed: of the run.
+        epoch: number of the epoch.
+        batch_size: clips of a global batch; a rest that does not fill one is dropped.
+        worker: number of this worker; it gets rows worker, worker + workers, ... of every global batch.
+        workers: their number; divides the batch size.
+        buffer_clips: clips held for shuffling.
+
+    Returns:
+        (batch_size / workers, frames, bands) float32 and (batch_size / workers,) int64, batch by batch.
+
+    Raises:
+        UsageError: there is no index, or the workers do not divide a batch evenly.
+    """
+    if batch_size % workers:
+        found = f"batch size {batch_size} for {workers} workers"
+        raise UsageError(Problem("recipe: batch_size", found, "a multiple of the workers", "correct the recipe"))
+    index = _index(folder)
+    order = np.random.default_rng([seed, epoch]).permutation(len(index["clips"]))
+    files = [str(folder / _shard_name(int(number), len(order))) for number in order]
+    data = tf.data.Dataset.from_tensor_slices(files)
+    data = data.interleave(tf.data.TFRecordDataset, cycle_length=CYCLE, num_parallel_calls=2, deterministic=True)
+    data = data.shuffle(buffer_clips, seed=_shuffle_seed(seed, epoch)).batch(batch_size, drop_remainder=True)
+    data = data.map(lambda batch: _parsed(batch[worker::workers], index["shape"]))
+    return iter(data.prefetch(2).as_numpy_iterator())
+
+
+def _shuffle_seed(seed: int, epoch: int) -> int:
+    return int(np.random.default_rng([seed, epoch, 1]).integers(1, 2**31))
+
+
+def _parsed(batch: Any, shape: list[int]) -> tuple[Any, Any]:
+    fields = {"features": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+    parsed = tf.io.parse_example(batch, fields)
+    values = tf.io.decode_raw(parsed["features"], tf.float32, little_endian=True)
+    return tf.reshape(values, [-1, *shape]), parsed["label"]
