@@ -53,10 +53,11 @@ def prepare_tensorflow(threads: int) -> None:
 
 
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files that take LFBE features.")],
+    models: Annotated[list[Path], typer.Argument(help="ONNX files of the zoo.")],
     data: Data,
     dataset: Annotated[str, typer.Option(help="Value of the manifest's set column.")] = "gsc12",
     split: Annotated[str, typer.Option(help="Value of the manifest's split column.")] = "val",
+    features: Annotated[str, typer.Option(help="What the models take: lfbe or mfcc.")] = "lfbe",
     cache: Annotated[Path, typer.Option(help="Folder for computed features.")] = Path(".cache/features"),
 ) -> None:
     """Print the accuracy of exported models in ONNX Runtime, graph optimisations off."""
@@ -64,7 +65,7 @@ def evaluate(
     from kwsq.models.evaluate import accuracy
 
     try:
-        examples = load_split(data, cache, dataset=dataset, split=split)
+        examples = load_split(data, cache, dataset=dataset, split=split, features=features)
     except KwsqError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from error

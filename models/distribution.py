@@ -1,12 +1,13 @@
 """One recipe on one processor, one or several GPUs, or several workers: the strategy, and a step that spans it.
 
-Every worker runs the same command with its own TF_CONFIG, holds the same seed and so draws the same epoch; each replica
-takes its own rows of every global batch. With R replicas of equal shares, losses l_r and gradients summed over replicas,
+Every worker runs the same command with its own TF_CONFIG, holds the same seed and so draws the same epoch; each
+replica takes its own rows of every global batch. With R replicas of equal shares and losses l_r,
 
   (1) loss = (1 / R) sum_r l_r        (2) gradient = sum_r d(l_r / R)
 
 are those of the whole batch on one device, up to rounding, because each l_r is a mean over its share. Batch norms
-take their statistics over all replicas (`synchronize_norms`), as equations (1) and (2) need.
+take their statistics over all replicas (`synchronize_norms`), as equations (1) and (2) need. Activation ranges, which
+follow minima and maxima of a batch, follow the mean of the replicas' instead: there several replicas differ from one.
 
 Source: TensorFlow's guide "Distributed training"; the division of rows is ours.
 """
@@ -45,7 +46,8 @@ def synchronize_norms(model: Any) -> None:
 
 def replica_loss(loss: Any) -> Any:
     """Return what one replica differentiates: its share of equation (2)."""
-    return loss / tf.distribute.get_strategy().num_replicas_in_sync
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    return loss if replicas == 1 else loss / replicas
 
 
 def spanning_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -20,6 +20,7 @@ import tf_keras
 
 from kwsq.models.augmentation import augment
 from kwsq.models.data import LabelledFeatures
+from kwsq.models.distribution import replica_loss, spanning_step
 from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe
 from kwsq.models.training_state import TrainingState
 
@@ -85,7 +86,7 @@ def _optimizer(model: Any, phase: Phase, steps_per_epoch: int) -> Any:
 
 
 def training_step(model: Any, optimizer: Any, distillation: Distillation, teacher: Any | None) -> Any:
-    """Return the traced step: (features, labels) to loss, with one update of the model.
+    """Return the traced step: (features, labels) to loss, with one update of the model, over all replicas.
 
     Args:
         model: trained.
@@ -101,11 +102,12 @@ def training_step(model: Any, optimizer: Any, distillation: Distillation, teache
             loss = _loss(features, logits, labels, distillation, teacher)
             if model.losses:
                 loss += tf.add_n(model.losses)
+            share = replica_loss(loss)
         variables = model.trainable_variables
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        optimizer.apply_gradients(zip(tape.gradient(share, variables), variables, strict=True))
         return loss
 
-    return step
+    return spanning_step(step)
 
 
 def _loss(features: Any, logits: Any, labels: Any, distillation: Distillation, teacher: Any | None) -> Any:

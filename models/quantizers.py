@@ -106,8 +106,9 @@ class ActivationQuantizer(tf_keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         """Create the range and the switch."""
-        self.low = self.add_weight(name="low", shape=(), trainable=False, initializer="zeros")
-        self.high = self.add_weight(name="high", shape=(), trainable=False, initializer="ones")
+        shared: dict[str, Any] = {"shape": (), "trainable": False, "aggregation": tf.VariableAggregation.MEAN}
+        self.low = self.add_weight(name="low", initializer="zeros", **shared)
+        self.high = self.add_weight(name="high", initializer="ones", **shared)
         self.enabled = self.add_weight(name="enabled", shape=(), trainable=False, initializer="zeros")
         super().build(input_shape)
 

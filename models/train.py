@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data import LabelledFeatures, load_split
+from kwsq.models.distribution import chosen_strategy, synchronize_norms
 from kwsq.models.evaluate import accuracy
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.fitting import fit
@@ -44,6 +45,7 @@ class TrainedModel:
 def train(recipe: Path, data: Path, out: Path, seed: int, *, show: Show = ignore_line) -> list[TrainedModel]:
     """Train a recipe and write the annotated ONNX files, `metrics.json` and `stages.json`.
 
+    Several workers run it with one recipe and seed, each with its own TF_CONFIG and output folder.
     A run that was killed goes on from the last finished epoch when started again, and ends in the same files.
 
     Args:
@@ -60,6 +62,7 @@ def train(recipe: Path, data: Path, out: Path, seed: int, *, show: Show = ignore
     Raises:
         UsageError: recipe or data cannot be used, or `out` holds the state of another recipe or seed.
     """
+    strategy = chosen_strategy()
     plan = read_recipe(recipe)
     build = architecture(plan.architecture)
     train_clips, report_clips = (
@@ -67,7 +70,8 @@ def train(recipe: Path, data: Path, out: Path, seed: int, *, show: Show = ignore
         for split in (plan.train_split, plan.report_split)
     )
     watch = RunFolder(out, plan, seed, report_clips, show)
-    models = trained_models(plan, build, train_clips, seed=seed, watch=watch)
+    with strategy.scope():
+        models = trained_models(plan, build, train_clips, seed=seed, watch=watch)
     return _export_all(models, plan, report_clips, out)
 
 
@@ -100,6 +104,7 @@ def train_float(plan: Recipe, build: Build, examples: LabelledFeatures, *, seed:
     """Train the float model from scratch."""
     tf_keras.utils.set_random_seed(seed)
     model = build(FloatWeights())
+    synchronize_norms(model)
     stage = Stage(model, plan, examples, np.random.default_rng([seed, 0]), watch)
     stage.run("float", plan.float_phase)
     return model
@@ -118,6 +123,7 @@ def train_variant(
     """Fine-tune one quantized model from the float one: weights first, then activations as well."""
     rng = np.random.default_rng([seed, 1])
     model = build(variant.scheme)
+    synchronize_norms(model)
     set_schemes(model, dict(variant.layers))
     adopt_weights(model, float_model)
     stage = Stage(model, plan, examples, rng, watch, teacher=float_model if plan.distillation.weight else None)

@@ -35,8 +35,8 @@ QUANTIZED = sorted(
 )
 # 99.9 % of the 208 clips is all of them.
 LEAST_AGREEMENT = 0.999
-# Against float biases, measured on these and on 643 recorded clips: 98.0 % (ds_cnn_w4, 13 of 643, margins of at most three
-# codes) to 100 %. The accumulators of a depthwise layer hold nine products, so that rounding its bias to one of their
+# Against float biases, measured on these and on 643 recorded clips: 98.0 % (ds_cnn_w4, 13 of 643, margins of at most
+# three codes) to 100 %. The accumulators of a depthwise layer hold nine products, so rounding its bias to one of their
 # steps weighs most there: logits of ds_cnn_w4 move by up to 12 codes, of the others by 1 (kws_ff, kws_cnn) to 4.
 LEAST_INTEGER_AGREEMENT = 0.97
 MOST_CODES_APART = {"kws_ff": 2, "kws_cnn": 2, "ds_cnn": 16}

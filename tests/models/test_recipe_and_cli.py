@@ -103,3 +103,9 @@ def test_options_of_a_scheme_are_taken_and_unknown_ones_refused() -> None:
     assert weight_scheme("s8bqat", 4, snap_steps=50) == Compressed(4, snap_steps=50)
     with pytest.raises(UsageError, match="options of max_abs: parameter_bits"):
         weight_scheme("max_abs", 4, cosine=1.0)
+
+
+@pytest.mark.parametrize(("architecture", "features"), [("kws_ff", "lfbe"), ("kws_cnn", "lfbe"), ("ds_cnn", "mfcc")])
+def test_every_architecture_has_a_recipe(architecture: str, features: str) -> None:
+    plan = read_recipe(Path(__file__).resolve().parents[2] / "models" / architecture / "recipe.toml")
+    assert (plan.architecture, plan.features) == (architecture, features)

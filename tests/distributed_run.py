@@ -1,0 +1,60 @@
+"""One worker of a small training run, as its own process: prints the loss of every epoch as JSON.
+
+    python distributed_run.py PORTS INDEX [unsynchronized]
+
+PORTS is a comma-separated list, one per worker; with one port there is no cluster.
+"""
+
+import json
+import os
+import sys
+
+PORTS, INDEX = sys.argv[1].split(","), int(sys.argv[2])
+if len(PORTS) > 1:
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in PORTS]}
+    os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": INDEX}})
+
+import numpy as np  # noqa: E402
+import tf_keras  # noqa: E402
+from keyword_cases import BANDS, FRAMES, synthetic_keywords  # noqa: E402
+
+from kwsq.models.distribution import chosen_strategy, synchronize_norms  # noqa: E402
+from kwsq.models.fitting import NO_DISTILLATION, training_step  # noqa: E402
+from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense  # noqa: E402
+from kwsq.models.quantizers import ActivationQuantizer  # noqa: E402
+from kwsq.models.schemes import TwoStage  # noqa: E402
+from kwsq.models.train import calibrate  # noqa: E402
+
+STEPS, BATCH = 4, 24
+
+
+def main() -> None:
+    """Train four steps with quantized weights, then two with quantized activations as well."""
+    examples = synthetic_keywords(STEPS * BATCH, seed=1)
+    with chosen_strategy().scope():
+        tf_keras.utils.set_random_seed(2)
+        layers = [
+            tf_keras.Input((FRAMES, BANDS)),
+            ActivationQuantizer(name="features_quantizer"),
+            SplicedDense(16, taps=5, stride=3, scheme=TwoStage(4), name="splice1"),
+            tf_keras.layers.BatchNormalization(name="splice1_norm"),
+            tf_keras.layers.ReLU(name="splice1_relu"),
+            MeanOverTime(name="mean"),
+            QuantizedDense(12, scheme=TwoStage(4), name="classifier"),
+        ]
+        model = tf_keras.Sequential(layers)
+        if "unsynchronized" not in sys.argv:
+            synchronize_norms(model)
+        optimizer = tf_keras.optimizers.SGD(0.05)
+        optimizer.build(model.trainable_variables)
+        step = training_step(model, optimizer, NO_DISTILLATION, None)
+        batches = [slice(start, start + BATCH) for start in range(0, STEPS * BATCH, BATCH)]
+        losses = [float(step(examples.features[batch], examples.labels[batch])) for batch in batches]
+        calibrate(model, examples.features, 100.0)
+        ranged = [float(step(examples.features[batch], examples.labels[batch])) for batch in batches[:2]]
+    weights = float(sum(np.abs(array).sum() for array in model.get_weights()))
+    sys.stdout.write(json.dumps({"losses": losses, "ranged": ranged, "weights": weights}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
