@@ -69,6 +69,7 @@ def convert(
     inputs: options.Inputs = 64,
     seed: options.Seed = 0,
     intermediates: options.Intermediates = False,
+    bisect: options.Bisect = False,
     config: options.Config = None,
     baseline: options.Baseline = None,
     update_baseline: options.UpdateBaseline = False,

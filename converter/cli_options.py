@@ -93,6 +93,7 @@ MinAccuracy = Annotated[
 Inputs = Annotated[int, Option(metavar="N", help="Input vectors parity is checked on.")]
 Seed = Annotated[int, Option(metavar="N", help="Seed of generated inputs.")]
 Intermediates = Annotated[bool, Option("--intermediates", help="Compare every inner tensor on every input.")]
+Bisect = Annotated[bool, Option("--bisect", help="Report what each layer's quantization costs (kwsq bisect).")]
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON alone on stdout.")]
 Markdown = Annotated[bool, Option("--markdown", help="Print docs/ops.md.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print the verdict alone.")]

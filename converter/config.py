@@ -56,6 +56,7 @@ class ConvertOptions:
         parity_inputs: number of input vectors parity is checked on.
         seed: seed of the generated inputs.
         intermediates: compare inner tensors too.
+        bisect: measure what each layer's quantization costs.
         config: settings file with `[budget]`; None looks for kwsq.toml and pyproject.toml.
         baseline: committed measurements; None for kwsq-baseline.json where there is one.
         update_baseline: write what was measured as the new baseline.
@@ -89,6 +90,7 @@ class ConvertOptions:
     parity_inputs: int = 64
     seed: int = 0
     intermediates: bool = False
+    bisect: bool = False
     config: Path | None = None
     baseline: Path | None = None
     update_baseline: bool = False
@@ -131,6 +133,7 @@ class ConvertOptions:
             "parity_inputs": self.parity_inputs,
             "seed": self.seed,
             "intermediates": self.intermediates,
+            "bisect": self.bisect,
         }
 
 

@@ -70,6 +70,11 @@ def convert(options: ConvertOptions, progress: Progress = lambda stage: None) ->
         # Before any work: a full directory is not worth a conversion.
         claimed = _claim(options, options.weight_bits or DEFAULT_WEIGHT_BITS)
     conversion = run_conversion(options, progress)
+    if options.bisect:
+        from kwsq.converter.bisect_command import bisection
+
+        found = bisection(conversion.source, conversion.normalized, conversion.pipeline, options, progress)
+        conversion = replace(conversion, bisection=found)
     directory = claimed or _claim(options, conversion.pipeline.weight_bits)
     progress("write")
     report = build_report(conversion)

@@ -206,6 +206,18 @@ def _noise(result: Json) -> str:
     return section("SQNR by layer", f"<figure>{bar_chart(bars)}</figure>", lead)
 
 
+def _bisection(result: Json) -> str:
+    found = result["bisection"]
+    if found is None:
+        return ""
+    from kwsq.converter.bisect_command import bisection_facts, bisection_table
+
+    headers, rows = bisection_table(found)
+    facts = "".join(f"<li>{text(fact)}</li>" for fact in bisection_facts(found))
+    lead = "SQNR of the output with each layer quantized alone, and with every layer but it; costliest alone first."
+    return section("Cost of each layer's quantization", f"<ul>{facts}</ul>{table(headers, rows)}", lead)
+
+
 def _bits(result: Json) -> str:
     bars = [
         Bar(
@@ -302,6 +314,7 @@ _SECTIONS: Sequence[Callable[[Json], str]] = (
     _flash,
     _memory,
     _noise,
+    _bisection,
     _bits,
     _sizes,
     _estimates,

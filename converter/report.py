@@ -115,6 +115,7 @@ class Conversion:
         footprint: of the artefact.
         budget: what became of the limits in the settings; None without settings.
         layer_noise: distance of every layer from the quantised source.
+        bisection: what each layer's quantisation costs; None unless asked for.
         gate: what the gate says on `--data`; None without data, or where they allow no gate.
         dropped_samples: samples of `--calibration` and `--data` that did not fill a batch.
     """
@@ -133,6 +134,7 @@ class Conversion:
     footprint: MemoryReport
     budget: Budget | None = None
     layer_noise: tuple[Json, ...] = ()
+    bisection: Json | None = None
     gate: GateOutcome | None = None
     dropped_samples: int = 0
 
@@ -178,6 +180,7 @@ def build_report(conversion: Conversion) -> Json:
             "boundary_transposes": boundary_section(graph),
             "parity": conversion.parity.to_json(),
             "layer_noise": [dict(row) for row in conversion.layer_noise],
+            "bisection": conversion.bisection,
             "float_distance": conversion.float_distance,
             "accuracy": dict(NOT_ASSESSED) if accuracy is None else accuracy.to_json(),
             "containers": [container.to_json() for container in conversion.containers],

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kwsq.converter.bisect_command import bisection_facts, bisection_table
 from kwsq.converter.budget_summary import HEADERS, budget_rows
 from kwsq.converter.footprint_summaries import memory_facts
 from kwsq.converter.gate_render import Format, check_cases, check_table
@@ -63,6 +64,7 @@ def markdown(report: Json) -> str:
         lines += folded(f"Gate: {gate['verdict']['status']}{_counts(gate)}", check_table(gate["checks"]))
     lines += folded("Parity", _parity_table(result["parity"]))
     lines += folded("SQNR by layer", _noise_table(result["layer_noise"]))
+    lines += _bisection(result["bisection"])
     lines += folded("Weights", _weights_table(result["weights"]))
     lines += folded("Operators", _layers_table(result["footprint"]["layers"]))
     lines += [f"Artefact: {shown(artefact['file'])}, sha256 {shown(artefact['sha256'])}"]
@@ -119,6 +121,14 @@ def _parity_table(parity: Json) -> list[str]:
 
 def _mismatch(mismatch: Json) -> str:
     return f"{mismatch['tensor']}: {mismatch['what']} {mismatch['found']}, expected {mismatch['expected']}"
+
+
+def _bisection(found: Json | None) -> list[str]:
+    if found is None:
+        return []
+    headers, rows = bisection_table(found)
+    facts = [f"- {shown(fact)}" for fact in bisection_facts(found)]
+    return folded("Cost of each layer's quantization", [*facts, "", *markdown_table(headers, rows)])
 
 
 def _noise_table(rows: list[Json]) -> list[str]:

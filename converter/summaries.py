@@ -35,6 +35,7 @@ def conversion_blocks(report: Json, directory: str) -> list[Block]:
         *estimate_blocks(artefact, result["footprint"]),
         *_parity_blocks(result["parity"]),
         *_noise_lines(result["layer_noise"]),
+        *_bisection(result["bisection"]),
         *footprint_totals(result["footprint"]),
     ]
 
@@ -142,6 +143,14 @@ def _parity_blocks(parity: Json) -> list[Block]:
             lines.append(Line(f"        first: {name_cell(first['tensor'])}{place}: {printable(found)}", "bad"))
     verdict = "parity PASSED" if parity["passed"] else "parity FAILED"
     return [*lines, Line(verdict, "good" if parity["passed"] else "bad")]
+
+
+def _bisection(found: Json | None) -> list[Block]:
+    if found is None:
+        return []
+    from kwsq.converter.bisect_command import bisection_blocks
+
+    return bisection_blocks(found)
 
 
 def _noise_lines(rows: Sequence[Json]) -> list[Block]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cli_runs import float_dense, kwsq, quantized_dense, samples
+from cli_runs import float_dense, kwsq, kwsq_convert, quantized_dense, samples
 
 from kwsq.converter.bisect import Samples, bisect, lift, units_of
 from kwsq.converter.config import ConvertOptions
@@ -150,3 +150,43 @@ def test_wrong_input_ends_as_everywhere(tmp_path: Path) -> None:
     assert kwsq("bisect", tmp_path / "none.onnx").code == 2
     (tmp_path / "broken.onnx").write_bytes(b"nonsense")
     assert kwsq("bisect", tmp_path / "broken.onnx").code == 5
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_report_of_a_conversion_holds_it(labelled: bool, tmp_path: Path) -> None:
+    model, data, out = quantized_dense(tmp_path), samples(tmp_path), tmp_path / "out"
+    flags = ["--data", data] if labelled else []
+    outcome = kwsq_convert(model, "--target", "neon", "--wbits", 4, "--bisect", *flags, "-o", out)
+    assert outcome.code == 0, outcome.stderr
+    found = json.loads((out / "report.json").read_text("utf-8"))["result"]["bisection"]
+    alone = json.loads(kwsq("bisect", model, "--wbits", 4, "--json", *flags).stdout)["result"]
+    assert found == {name: alone[name] for name in found}
+    assert (found["quantized"]["accuracy"] is not None) == labelled
+    first = found["layers"][0]["layer"]
+    assert "Layers, costliest alone first" in outcome.stdout
+    for to in ("text", "md", "html", "junit"):
+        rendered = kwsq("report", out / "report.json", "--to", to)
+        assert rendered.code == 0, rendered.stderr
+        assert (first in rendered.stdout.replace("\\", "")) or to == "junit"
+    assert "Cost of each layer" in (out / "report.html").read_text("utf-8")
+
+
+def test_without_being_asked_for_it_is_left_out(tmp_path: Path) -> None:
+    model, out = quantized_dense(tmp_path), tmp_path / "out"
+    assert kwsq_convert(model, "--target", "neon", "--wbits", 4, "-o", out).code == 0
+    assert json.loads((out / "report.json").read_text("utf-8"))["result"]["bisection"] is None
+    assert "Cost of each layer" not in (out / "report.html").read_text("utf-8")
+
+
+def test_a_damaged_part_of_the_report_is_refused_or_rendered(tmp_path: Path) -> None:
+    model, data, out = quantized_dense(tmp_path), samples(tmp_path), tmp_path / "out"
+    outcome = kwsq_convert(model, "--target", "neon", "--wbits", 4, "--bisect", "--data", data, "-o", out)
+    assert outcome.code == 0, outcome.stderr
+    whole = (out / "report.json").read_text("utf-8")
+    damage = [("accuracy", None, 0), ("sqnr_db", None, 2), ("accuracy", "x", 2), ("false_discovery_rate", None, 0)]
+    for key, value, code in damage:
+        report = json.loads(whole)
+        report["result"]["bisection"]["layers"][0]["one_in"][key] = value
+        (out / "report.json").write_text(json.dumps(report), encoding="utf-8")
+        for to in ("text", "md", "html"):
+            assert kwsq("report", out / "report.json", "--to", to).code == code, (key, value, to)
