@@ -22,16 +22,8 @@ from kwsq.models.layer_records import (
 )
 from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
 from kwsq.models.linear_parameters import QuantizedBatchNorm, on_linear_grid
-from kwsq.models.quantizers import ActivationQuantizer, weight_quantizer
+from kwsq.models.quantizers import ActivationQuantizer, trained_weight, weight_quantizer
 from kwsq.models.schemes import WeightScheme, parameter_bits
-from kwsq.models.straight_through import WeightQuantizer
-
-
-def trained_weight(quantizer: WeightQuantizer, parameter: Any, training: bool | None) -> Any:
-    """Return the weight of a free parameter; a training step is counted first."""
-    if training:
-        quantizer.advance(parameter)
-    return quantizer(parameter, training=training)
 
 
 class SplicedDense(tf_keras.layers.Layer):

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from kwsq.models.quantizers import weight_quantizer
+from kwsq.models.quantizers import trained_weight, weight_quantizer
 from kwsq.models.schemes import WeightScheme
 
 Pads = tuple[int, int, int, int]
@@ -85,9 +85,9 @@ class QuantizedConv2D(tf_keras.layers.Layer):
         """Start from a float weight of the parameter's shape."""
         self.parameter.assign(self.quantizer.adopt(weight))
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Map (N, T, F, C_in) to (N, ceil(T / stride), ceil(F / stride), units or C_in)."""
-        weight = self.quantizer(self.parameter)
+        weight = trained_weight(self.quantizer, self.parameter, training)
         if self.is_depthwise:
             return tf.nn.depthwise_conv2d(inputs, weight, strides=(1, *self.stride, 1), padding="SAME")
         return tf.nn.conv2d(inputs, weight, strides=self.stride, padding="SAME")

@@ -93,6 +93,13 @@ def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
             assert_never(scheme)
 
 
+def trained_weight(quantizer: WeightQuantizer, parameter: Any, training: bool | None) -> Any:
+    """Return the weight of a free parameter; a training step is counted first."""
+    if training:
+        quantizer.advance(parameter)
+    return quantizer(parameter, training=training)
+
+
 class ActivationQuantizer(tf_keras.layers.Layer):
     """Int8 activations, equation (1), once enabled; before that the identity.
 

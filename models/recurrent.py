@@ -14,8 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 from kwsq.models.layer_records import WeightTensor
-from kwsq.models.layers import trained_weight
-from kwsq.models.quantizers import weight_quantizer
+from kwsq.models.quantizers import trained_weight, weight_quantizer
 from kwsq.models.schemes import WeightScheme
 
 

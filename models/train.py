@@ -16,6 +16,7 @@ import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.accumulator_biases import round_biases
 from kwsq.models.data import LabelledFeatures, load_split
 from kwsq.models.distribution import chosen_strategy, synchronize_norms
 from kwsq.models.evaluate import accuracy
@@ -130,6 +131,7 @@ def train_variant(
     stage.run(f"{variant.name}-stage1", variant.stage1)
     calibrate(model, calibration_sample(examples, plan, rng), variant.activation_percentile)
     stage.run(f"{variant.name}-stage2", variant.stage2)
+    round_biases(model)
     return model
 
 

@@ -17,6 +17,10 @@ BIAS_CODES = 2.0**20
 """Bias code, at an input scale of 1, of a channel whose scale is taken from its bias: exact to 20 bits, and input
 scales from 2**-10 up leave it within BIAS_LIMIT (smaller ones take the scale from the bias again)."""
 
+NEAR_CODE = 1 / 64
+"""A bias this near a code in every channel was put there by training; float32 parameters of a folded batch norm leave
+no more of it. By chance it happens to one layer of n channels in 32**n."""
+
 
 def scale_from_bias(bias: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Returns weight scales for channels without weights, so that their bias keeps its precision.
@@ -38,7 +42,8 @@ class LayerCodes:
         bias: (C_out,) int32.
         bias_scale: float32, scale_x * scale_w.
         zeroed: channels whose codes were zeroed because their bias would not fit int32.
-        real_bias: (C_out,) float64 value that was rounded to `bias`; None where the source gave the codes.
+        real_bias: (C_out,) float64 value that was rounded to `bias`; None where the source gave the codes, as integers
+            or as values that lie on them.
     """
 
     codes: npt.NDArray[np.int8]
@@ -58,9 +63,9 @@ def integer_bias(
 ) -> LayerCodes:
     """Returns the layer with its bias on the grid scale_x * scale_w.
 
-    A bias the source already holds as codes on exactly that grid is kept code for code. A channel whose scale is so
-    small that its bias leaves int32 has lost its weights in any case: its codes become zero and its scale is taken
-    from the bias.
+    A bias the source already holds as codes on exactly that grid, or as values on them, is kept code for code. A
+    channel whose scale is so small that its bias leaves int32 has lost its weights in any case: its codes become zero
+    and its scale is taken from the bias.
 
     Args:
         codes: weight codes, axis 0 the output channel.
@@ -82,7 +87,9 @@ def integer_bias(
     # A product that underflows float32 has no bias scale; like an overflow, it means that the weights have vanished.
     over = (np.abs(quotient) > BIAS_LIMIT) | np.broadcast_to(bias_scale < np.finfo(np.float32).tiny, quotient.shape)
     if not over.any():
-        return LayerCodes(codes, weight_scale, _frozen(np.rint(quotient)), bias_scale, (), real)
+        nearest = np.rint(quotient)
+        is_given = bool(nearest.any()) and bool(np.all(np.abs(quotient - nearest) <= NEAR_CODE))
+        return LayerCodes(codes, weight_scale, _frozen(nearest), bias_scale, (), None if is_given else real)
     return _rescued(codes, weight_scale, np.float64(input_scale), real, over)
 
 

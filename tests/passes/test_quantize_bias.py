@@ -2,12 +2,13 @@
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kwsq.ir.graph import Tensor
 from kwsq.ir.quant import INT32, Affine, PerAxis
-from kwsq.passes.quantize_bias import BIAS_LIMIT, integer_bias, scale_from_bias
+from kwsq.passes.quantize_bias import BIAS_LIMIT, NEAR_CODE, integer_bias, scale_from_bias
 
 S_X = np.float32(0.05)
 S_W = np.array([0.01, 0.02], np.float32)
@@ -31,8 +32,21 @@ def test_nearest_code(values: list[float]) -> None:
     steps = np.array(values, np.float32) / (S_X.astype(np.float64) * S_W)
     assert np.abs(layer.bias - steps).max() <= 0.5
     np.testing.assert_array_equal(layer.bias_scale, (S_X * S_W).astype(np.float32))
-    assert layer.real_bias is not None
+    on_codes = np.rint(steps).any() and (np.abs(steps - np.rint(steps)) <= NEAR_CODE).all()
+    assert (layer.real_bias is None) == on_codes
     assert not layer.zeroed
+
+
+@pytest.mark.parametrize(("off", "is_given"), [(0.0, True), (0.01, True), (0.1, False)])
+def test_values_that_training_put_on_codes_are_codes_of_the_source(off: float, is_given: bool) -> None:
+    steps = np.array([7.0, -300.0 + off])
+    layer = integer_bias(CODES, S_W, S_X, real(steps * (S_X.astype(np.float64) * S_W)), 2)
+    np.testing.assert_array_equal(layer.bias, [7, -300])
+    assert (layer.real_bias is None) == is_given
+
+
+def test_zeros_are_no_sign_of_training() -> None:
+    assert integer_bias(CODES, S_W, S_X, real([0.0, 0.0]), 2).real_bias is not None
 
 
 def test_no_bias_is_zero() -> None:
@@ -56,10 +70,12 @@ def test_codes_on_one_scale_are_kept() -> None:
 
 
 def test_codes_on_another_grid_are_rounded_anew() -> None:
-    for tensor in (coded([100, -200], [0.001, 0.001]), coded([110, -190], [0.001, 0.001], zero_point=10)):
+    for tensor in (coded([100, -200], [0.0009, 0.001]), coded([110, -190], [0.0009, 0.001], zero_point=10)):
         layer = integer_bias(CODES, S_W, S_X, tensor, 2)
-        np.testing.assert_array_equal(layer.bias, [200, -200])
-        assert layer.real_bias is not None
+        np.testing.assert_array_equal(layer.bias, [180, -200])
+    layer = integer_bias(CODES, S_W, S_X, coded([100, -200], [0.0009, 0.0007]), 2)
+    np.testing.assert_array_equal(layer.bias, [180, -140])
+    assert integer_bias(CODES, S_W, S_X, coded([101, -200], [0.0009, 0.001]), 2).real_bias is not None
 
 
 def test_codes_around_a_zero_point_are_centred() -> None:
