@@ -18,6 +18,7 @@ def train(
     recipes: Annotated[list[Path], typer.Argument(help="Recipe files; models/*/recipe.toml is the whole zoo.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Output folder; each recipe gets a folder of its own in it.")],
+    weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's [start] names.")] = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
@@ -33,12 +34,18 @@ def train(
         raise typer.Exit(2) from error
     for recipe in recipes:
         try:
-            results = run(recipe, data, out / recipe.resolve().parent.name, seed, show=_show)
+            results = run(recipe, data, _folder(out, recipe), seed, weights=weights, show=_show)
         except KwsqError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(error.exit_code) from error
         for result in results:
             typer.echo(_line(result.file, result.accuracy, result.clips))
+
+
+def _folder(out: Path, recipe: Path) -> Path:
+    """A recipe's own folder: that of its architecture, and one more for recipes of another name."""
+    folder = out / recipe.resolve().parent.name
+    return folder if recipe.stem == "recipe" else folder / recipe.stem
 
 
 def _show(line: str) -> None:

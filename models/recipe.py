@@ -36,6 +36,19 @@ class Distillation:
             raise UsageError(Problem("recipe: distillation", str(self), expected, "correct the recipe"))
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The published float model that a recipe starts from; its file is no part of the project.
+
+    Args:
+        model: what the file is called where it was published.
+        sha256: of the file, 64 hexadecimal digits.
+    """
+
+    model: str
+    sha256: str
+
+
 NO_DISTILLATION = Distillation(weight=0.0, temperature=1.0)
 
 
@@ -75,6 +88,7 @@ class Recipe:
     variants: tuple[Variant, ...]
     distillation: Distillation = NO_DISTILLATION
     features: str = "lfbe"
+    start: Start | None = None
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -97,8 +111,14 @@ def _recipe(table: dict[str, Any]) -> Recipe:
     float_phase = Phase(**table.pop("float"))
     augmentation = _augmentation(table.pop("augmentation"))
     distillation = Distillation(**table.pop("distillation", asdict(NO_DISTILLATION)))
+    start = Start(**table.pop("start")) if "start" in table else None
     return Recipe(
-        float_phase=float_phase, augmentation=augmentation, distillation=distillation, variants=variants, **table
+        float_phase=float_phase,
+        augmentation=augmentation,
+        distillation=distillation,
+        variants=variants,
+        start=start,
+        **table,
     )
 
 

@@ -11,6 +11,7 @@ import tf_keras
 from kwsq.models.data import LabelledFeatures
 from kwsq.models.fitting import fit
 from kwsq.models.protocol import FLOAT, Method, Protocol, Row
+from kwsq.models.published_weights import PublishedLayer
 from kwsq.models.recipe import Recipe, Variant
 from kwsq.models.schemes import FloatWeights
 from kwsq.models.train import Build, architecture, train_float, train_variant
@@ -18,7 +19,13 @@ from kwsq.models.training_state import TrainingState, write_arrays
 from kwsq.models.watching import Unwatched
 
 
-def trained_row(protocol: Protocol, row: Row, examples: LabelledFeatures, float_weights: Path) -> Any:
+def trained_row(
+    protocol: Protocol,
+    row: Row,
+    examples: LabelledFeatures,
+    float_weights: Path,
+    start: tuple[PublishedLayer, ...] | None = None,
+) -> Any:
     """Train the model of a row on the clips of all folds but its own.
 
     Args:
@@ -26,6 +33,7 @@ def trained_row(protocol: Protocol, row: Row, examples: LabelledFeatures, float_
         row: which model.
         examples: the clips to train on.
         float_weights: cache of the float model; written by its own row, read by every other.
+        start: what the float model begins from, None for random weights.
 
     Returns:
         The Keras model.
@@ -37,7 +45,7 @@ def trained_row(protocol: Protocol, row: Row, examples: LabelledFeatures, float_
     if method.name == FLOAT:
         # The longest row by far: it alone keeps its state while it trains.
         state = TrainingState(float_weights.with_suffix(".state.npz"), row.name, every_epochs=10)
-        model = train_float(plan, build, examples, seed=seed, watch=KeepState(state))
+        model = train_float(plan, build, examples, seed=seed, start=start, watch=KeepState(state))
         write_arrays(float_weights, {f"w{i}": value for i, value in enumerate(model.get_weights())})
         return model
     float_model = _cached_float(build, float_weights)

@@ -24,6 +24,7 @@ from kwsq.models.cli import Data, prepare_tensorflow
 from kwsq.models.data import LabelledFeatures, load_split
 from kwsq.models.folds import clip_groups, speaker_folds, subset
 from kwsq.models.protocol import FLOAT, Protocol, Row, read_protocol
+from kwsq.models.published_weights import PublishedLayer, published_layers
 from kwsq.models.result_rows import (
     KEYWORDS,
     FinishedRow,
@@ -38,13 +39,14 @@ RETRY_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """Where a run reads and writes: protocol, clips with their folds, output folder and results file."""
+    """Where a run reads and writes: protocol, clips with their folds, output folder, results file, published layers."""
 
     protocol: Protocol
     examples: LabelledFeatures
     fold_of: NDArray[np.int64]
     out: Path
     rows: Path
+    start: tuple[PublishedLayer, ...] | None = None
 
     def float_weights(self, row: Row) -> Path:
         """The cached weights of the float model that a row starts from."""
@@ -59,13 +61,14 @@ class Workplace:
         return subset(self.examples, self.fold_of == fold)
 
 
-def open_workplace(protocol: Path, data: Path, out: Path, rows: Path) -> Workplace:
+def open_workplace(protocol: Path, data: Path, out: Path, rows: Path, weights: Path | None = None) -> Workplace:
     """Load everything a run needs, and state the folds in the results file where they are missing."""
     plan = read_protocol(protocol)
+    start = published_layers(plan.recipe, weights)
     examples = load_split(data, out / "cache", dataset=plan.recipe.dataset, split=None, features=plan.recipe.features)
     groups = clip_groups(examples)
     fold_of = speaker_folds(groups, plan.folds, plan.fold_seed)
-    place = Workplace(plan, examples, fold_of, out, rows)
+    place = Workplace(plan, examples, fold_of, out, rows, start)
     known, numbers = read_results(rows).folds, np.unique(np.array(groups), return_inverse=True)[1]
     for fold in range(plan.folds):
         if fold not in known:
@@ -130,7 +133,8 @@ def _finish(place: Workplace, row: Row) -> FinishedRow:
     from kwsq.models.row_training import trained_row  # TensorFlow, once there is something to train
 
     started = time.process_time()
-    model = trained_row(place.protocol, row, place.train_clips(row.fold), place.float_weights(row))
+    clips, float_weights = place.train_clips(row.fold), place.float_weights(row)
+    model = trained_row(place.protocol, row, clips, float_weights, place.start)
     cpu_seconds = round(time.process_time() - started)
     return _scored(model, place.score_clips(row.fold), place, row, cpu_seconds)
 
@@ -162,11 +166,12 @@ def main(
     data: Data,
     out: Annotated[Path, typer.Option(help="Output folder: features, float checkpoints, models.")],
     rows: Annotated[Path, typer.Option(help="Results file that finished rows are appended to.")],
+    weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's [start] names.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
     """Train and score every row of a protocol that is not finished; may be killed and started again."""
     prepare_tensorflow(threads)
-    run(open_workplace(protocol, data, out, rows), lambda line: typer.echo(line, err=True))
+    run(open_workplace(protocol, data, out, rows, weights), lambda line: typer.echo(line, err=True))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from kwsq.models.export_onnx import export_onnx
 from kwsq.models.fitting import fit
 from kwsq.models.layers import QuantizedDense, adopt_weights, layer_records, set_schemes
 from kwsq.models.linear_parameters import QuantizedBatchNorm
+from kwsq.models.published_start import adopt_published
+from kwsq.models.published_weights import PublishedLayer, published_layers
 from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, WeightScheme
@@ -43,7 +45,9 @@ class TrainedModel:
     clips: int
 
 
-def train(recipe: Path, data: Path, out: Path, seed: int, *, show: Show = ignore_line) -> list[TrainedModel]:
+def train(
+    recipe: Path, data: Path, out: Path, seed: int, *, weights: Path | None = None, show: Show = ignore_line
+) -> list[TrainedModel]:
     """Train a recipe and write the annotated ONNX files, `metrics.json` and `stages.json`.
 
     Several workers run it with one recipe and seed, each with its own TF_CONFIG and output folder.
@@ -55,6 +59,7 @@ def train(recipe: Path, data: Path, out: Path, seed: int, *, show: Show = ignore
         out: output folder; also holds the feature cache, the state of every stage and TensorBoard's events.
         seed: decides initial weights, order and augmentation; the same seed gives the same files on the
             same machine.
+        weights: the published model of a recipe that starts from one.
         show: called with one line per epoch and per finished stage.
 
     Returns:
@@ -65,14 +70,14 @@ def train(recipe: Path, data: Path, out: Path, seed: int, *, show: Show = ignore
     """
     strategy = chosen_strategy()
     plan = read_recipe(recipe)
-    build = architecture(plan.architecture)
+    build, start = architecture(plan.architecture), published_layers(plan, weights)
     train_clips, report_clips = (
         load_split(data, out / "cache", dataset=plan.dataset, split=split, features=plan.features)
         for split in (plan.train_split, plan.report_split)
     )
     watch = RunFolder(out, plan, seed, report_clips, show)
     with strategy.scope():
-        models = trained_models(plan, build, train_clips, seed=seed, watch=watch)
+        models = trained_models(plan, build, train_clips, seed=seed, start=start, watch=watch)
     return _export_all(models, plan, report_clips, out)
 
 
@@ -90,21 +95,37 @@ def architecture(name: str) -> Build:
 
 
 def trained_models(
-    plan: Recipe, build: Build, examples: LabelledFeatures, *, seed: int, watch: Watch = UNWATCHED
+    plan: Recipe,
+    build: Build,
+    examples: LabelledFeatures,
+    *,
+    seed: int,
+    start: tuple[PublishedLayer, ...] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> dict[str, Any]:
     """Train the float model and every variant; return Keras models by name ("float" first)."""
     tf.config.experimental.enable_op_determinism()
-    float_model = train_float(plan, build, examples, seed=seed, watch=watch)
+    float_model = train_float(plan, build, examples, seed=seed, start=start, watch=watch)
     models = {"float": float_model}
     for variant in plan.variants:
         models[variant.name] = train_variant(plan, variant, build, float_model, examples, seed=seed, watch=watch)
     return models
 
 
-def train_float(plan: Recipe, build: Build, examples: LabelledFeatures, *, seed: int, watch: Watch = UNWATCHED) -> Any:
-    """Train the float model from scratch."""
+def train_float(
+    plan: Recipe,
+    build: Build,
+    examples: LabelledFeatures,
+    *,
+    seed: int,
+    start: tuple[PublishedLayer, ...] | None = None,
+    watch: Watch = UNWATCHED,
+) -> Any:
+    """Train the float model, from random weights or from published ones."""
     tf_keras.utils.set_random_seed(seed)
     model = build(FloatWeights())
+    if start is not None:
+        adopt_published(model, start, examples.features)
     synchronize_norms(model)
     stage = Stage(model, plan, examples, np.random.default_rng([seed, 0]), watch)
     stage.run("float", plan.float_phase)
