@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kwsq.converter.parity import SourceReference
+from kwsq.converter.runtimes.onnx_source import EXECUTOR
 from kwsq.converter.runtimes.ort import OrtSession
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_float
@@ -19,7 +20,6 @@ from kwsq.passes.load import Source
 from kwsq.passes.pipeline import PipelineResult
 
 Array = npt.NDArray[Any]
-EXECUTOR = "kwsq's float executor"
 
 
 def source_reference(source: Source, result: PipelineResult, *, whole: bool) -> SourceReference:

@@ -189,29 +189,12 @@ def _tflite(data: bytes, path: str) -> Model:
 
 
 def _onnx(data: bytes, path: str) -> Model:
-    from kwsq.converter.runtimes.ort import OrtSession
+    from kwsq.converter.runtimes.onnx_source import source_runner
     from kwsq.passes.load import load_bytes
 
     source = load_bytes(data, path)
     ports = tuple(
         Port(InputSpec(t.name, tuple(int(n) for n in t.shape), str(np.dtype(t.dtype)))) for t in source.graph.inputs
     )
-    try:
-        session = OrtSession(source.data)
-    except UnsupportedModelError:
-        return Model("kwsq's float executor", ports, _float_executor(source))
-    return Model(session.name, ports, session.run)
-
-
-def _float_executor(source: Any) -> Callable[[Mapping[str, Array]], Mapping[str, Array]]:
-    """Runs what onnxruntime does not know: custom domains of quantizers."""
-    from kwsq.ir.execute import run_float
-    from kwsq.passes.dialects import normalize
-    from kwsq.passes.import_graph import import_graph
-
-    graph = import_graph(normalize(source).graph, source.opsets[""])
-    if graph.integer_io:
-        found = ", ".join(graph.integer_io)
-        expected, remedy = "real inputs and outputs beside a custom domain", "convert the model and run the artefact"
-        raise UnsupportedModelError(Problem(found, "integers", expected, remedy))
-    return lambda inputs: run_float(graph, {name: np.asarray(array, np.float32) for name, array in inputs.items()})
+    runtime, run = source_runner(source)
+    return Model(runtime, ports, run)

@@ -24,7 +24,7 @@ class ScoredArtefact:
         runtime: what ran it.
         model_bytes: size of the file.
         logits: (n, classes) float64 of the artefact.
-        source_logits: (n, classes) float32 of its ONNX source in ONNX Runtime.
+        source_logits: (n, classes) float32 of its ONNX source as written, see `kwsq.models.evaluate`.
     """
 
     runtime: str

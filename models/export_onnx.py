@@ -5,14 +5,16 @@ The graph takes `features` float32, (N, C, T), or (N, 1, T, C) where the network
 
   float     initializer
   uniform   INT8 codes -> Clip(low, high) -> DequantizeLinear(scale, zero point): the clip states the width
+  bipolar   FLOAT -1 and +1 -> BipolarQuant(scale) of QONNX, the one dialect with a word for 1-bit weights
   codebook  UINT8 indices -> Cast(INT32) -> Gather(INT8 levels) -> DequantizeLinear(scale), as in
             docs/codebook-dialect.md
 
 and activations as QuantizeLinear -> DequantizeLinear in int8. Batch norms stay unfolded. The bytes depend on
-the records alone: no time, host or library version enters.
+the records alone: no time, host or library version enters. 4-bit codes keep the clip too: ONNX's INT4 would state
+[-8, 7] where training had [-7, 7], and needs opset 21, which fewer tools read.
 
-Source: ONNX operator specification, opset 17; QCDQ is Brevitas' name for the clip form; the codebook dialect
-is ours.
+Source: ONNX operator specification, opset 17; QCDQ is Brevitas' name for the clip form; QONNX operator document
+BipolarQuant; the codebook dialect is ours.
 """
 
 from typing import Any, assert_never
@@ -42,6 +44,8 @@ OPSET = 17
 IR_VERSION = 8
 PRODUCER = "kwsq"
 INPUT, OUTPUT = "features", "logits"
+BIPOLAR_LEVELS = (-1, 1)
+QONNX_DOMAIN, QONNX_VERSION = "qonnx.custom_op.general", 2
 BITS_KEY = "kwsq.bits."
 ACCUMULATOR_KEY = "kwsq.accumulator"
 
@@ -64,6 +68,13 @@ class GraphWriter:
         self.nodes.append(helper.make_node(op, inputs, [output], name=f"{output}/{op}", **attributes))
         return output
 
+    @property
+    def opsets(self) -> list[onnx.OperatorSetIdProto]:
+        """The operator sets that the nodes written so far need."""
+        is_qonnx = any(node.domain == QONNX_DOMAIN for node in self.nodes)
+        standard = helper.make_opsetid("", OPSET)
+        return [standard, helper.make_opsetid(QONNX_DOMAIN, QONNX_VERSION)] if is_qonnx else [standard]
+
 
 def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], *, name: str) -> bytes:
     """Write a trained network as an annotated ONNX model.
@@ -81,8 +92,21 @@ def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], 
         tensor = _emit(writer, record, tensor)
     writer.nodes[-1].output[0] = OUTPUT
     model = _model(writer, _input_dims(records, input_shape), _classes(records), name)
-    onnx.checker.check_model(model, full_check=True)
+    onnx.checker.check_model(model)
+    onnx.checker.check_model(standard_twin(model), full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def standard_twin(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of standard operators only: of signs -1 and +1, BipolarQuant is their product with the scale.
+
+    For checks: of a model that holds another domain's operator, onnx.checker reports no shape that does not fit.
+    """
+    twin: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
+    for node in twin.graph.node:
+        if node.domain == QONNX_DOMAIN:
+            node.op_type, node.domain = "Mul", ""
+    return twin
 
 
 def _input_dims(records: tuple[LayerRecord, ...], input_shape: tuple[int, int]) -> list[int | str]:
@@ -96,8 +120,7 @@ def _model(writer: GraphWriter, input_dims: list[int | str], classes: int, name:
     features = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, input_dims)
     logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])
     graph = helper.make_graph(writer.nodes, name, [features], [logits], writer.initializers)
-    opsets = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
+    model = helper.make_model(graph, opset_imports=writer.opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
     helper.set_model_props(model, dict(sorted(writer.metadata.items())))
     return model
 
@@ -207,6 +230,8 @@ def emit_weight(writer: GraphWriter, name: str, weight: WeightTensor) -> str:
             return writer.constant(name, weight.values)
         case Affine():
             return _emit_uniform(writer, name, weight.values, spec)
+        case Codebook() if np.array_equal(spec.levels, BIPOLAR_LEVELS):
+            return _emit_bipolar(writer, name, weight.values, spec)
         case Codebook():
             return _emit_codebook(writer, name, weight.values, spec)
         case _:
@@ -219,6 +244,16 @@ def _emit_uniform(writer: GraphWriter, name: str, codes: NDArray[np.generic], sp
     high = writer.constant(f"{name}.high", np.array(spec.range.high, dtype=np.int8))
     clipped = writer.node("Clip", [stored, low, high], f"{name}.clipped")
     return _emit_dequantize(writer, name, clipped, spec, spec.zero_point.astype(np.int8))
+
+
+def _emit_bipolar(writer: GraphWriter, name: str, codes: NDArray[np.generic], spec: Codebook) -> str:
+    """Scales of QONNX broadcast against the weight: one number, or as many as the axis is long, of full rank."""
+    scale = spec.scale[0]
+    if isinstance(spec.granularity, PerAxis):
+        scale = spec.scale.reshape([-1 if axis == spec.granularity.axis else 1 for axis in range(codes.ndim)])
+    latent = writer.constant(f"{name}.signs", codes.astype(np.float32))
+    inputs = [latent, writer.constant(f"{name}.scale", np.asarray(scale))]
+    return writer.node("BipolarQuant", inputs, name, domain=QONNX_DOMAIN)
 
 
 def _emit_codebook(writer: GraphWriter, name: str, values: NDArray[np.generic], spec: Codebook) -> str:

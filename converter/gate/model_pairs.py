@@ -84,20 +84,20 @@ def load_runnable(path: Path, flag: str) -> Runnable:
 
 
 def _onnx(path: Path, data: bytes) -> Runnable:
-    from kwsq.converter.runtimes.ort import OrtSession
+    from kwsq.converter.runtimes.onnx_source import source_runner
     from kwsq.passes.load import load_bytes
 
     source = load_bytes(data, path.name, batch=1)
     graph = source.graph
     _check_single(path, len(graph.inputs), len(graph.outputs))
-    session, tensor = OrtSession(data), graph.inputs[0]
-    (output,) = session.outputs
+    runtime, run_source = source_runner(source)
+    tensor, output = graph.inputs[0], graph.outputs[0].name
 
     def run(inputs: Array) -> FloatArray:
-        return np.asarray(session.run({tensor.name: inputs})[output], np.float64).reshape(len(inputs), -1)
+        return np.asarray(run_source({tensor.name: inputs})[output], np.float64).reshape(len(inputs), -1)
 
     spec = InputSpec(tensor.name, tuple(tensor.shape), str(np.dtype(tensor.dtype)))
-    return Runnable(path.name, source.sha256, session.name, spec, run)
+    return Runnable(path.name, source.sha256, runtime, spec, run)
 
 
 def _tflite(path: Path, data: bytes) -> Runnable:

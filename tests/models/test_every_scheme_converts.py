@@ -1,26 +1,32 @@
 """Every weight scheme, trained a few steps, exported and converted on the exact path: what four executors say."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import tensorflow as tf
 import tf_keras
 from conversion import assert_faithful, codes_of, convert, real_of
 from keyword_cases import BANDS, FRAMES, synthetic_keywords
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
+from kwsq.converter.config import ConvertOptions
+from kwsq.converter.driver import run_conversion
 from kwsq.ir.execute.integer import run_integer
 from kwsq.models.data import LABELS
-from kwsq.models.export_onnx import export_onnx
-from kwsq.models.layer_records import DenseRecord
+from kwsq.models.evaluate import logits
+from kwsq.models.export_onnx import QONNX_DOMAIN, export_onnx
+from kwsq.models.layer_records import DenseRecord, SplicedDenseRecord
 from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense, adopt_weights, layer_records
 from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.schemes import FloatWeights, WeightScheme, weight_scheme
 from kwsq.models.train import calibrate
+from kwsq.targets.neon.reader import read
 
+ONE_BIT = ("two_stage", "learned_step", "max_abs", "dorefa")
 HELD_OUT = synthetic_keywords(48, seed=2)
 TRAINING = synthetic_keywords(96, seed=1)
 CASES = [
@@ -59,13 +65,6 @@ def float_model() -> Any:
     return model
 
 
-def by_onnxruntime(file: bytes) -> NDArray[np.float32]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"features": channels_first()})[0])
-
-
 def channels_first() -> NDArray[np.float32]:
     return np.ascontiguousarray(HELD_OUT.features.transpose(0, 2, 1))
 
@@ -76,12 +75,22 @@ def undecided(scores: NDArray[np.float32], step: float) -> NDArray[np.bool_]:
     return np.asarray(best[:, 0] - best[:, 1] <= 4 * step)
 
 
-@pytest.mark.parametrize(("name", "bits"), CASES)
-def test_four_executors_decide_alike(float_model: Any, name: str, bits: int) -> None:
+def trained(float_model: Any, name: str, bits: int) -> Any:
+    """Train a scheme a few steps, as a recipe would."""
     model = build(weight_scheme(name, bits))
     adopt_weights(model, float_model)
     fit(model, steps=4, rate=1e-3)
     calibrate(model, TRAINING.features, 100.0)
+    return model
+
+
+def is_qonnx(file: bytes) -> bool:
+    return QONNX_DOMAIN in {opset.domain for opset in onnx.load_from_string(file).opset_import}
+
+
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_four_executors_decide_alike(float_model: Any, name: str, bits: int, tmp_path: Path) -> None:
+    model = trained(float_model, name, bits)
     records = layer_records(model)
     file = export_onnx(records, (FRAMES, BANDS), name="small")
     converted = convert(onnx.load_from_string(file), None, weight_bits=bits)
@@ -93,8 +102,62 @@ def test_four_executors_decide_alike(float_model: Any, name: str, bits: int) -> 
     codes = codes_of(converted.graph, {"features": channels_first()})
     assert_faithful(converted, {"features": codes["features"][:8]})
     integers = real_of(converted.graph, dict(run_integer(converted.graph, codes)))["logits"]
-    runtime, keras = by_onnxruntime(file), model(HELD_OUT.features, training=False).numpy()
+    (tmp_path / "small.onnx").write_bytes(file)
+    runtime, keras = (
+        logits(tmp_path / "small.onnx", HELD_OUT.features),
+        model(HELD_OUT.features, training=False).numpy(),
+    )
     close = undecided(runtime, float(np.asarray(converted.graph["logits"].scale)[0]))
     for other in (integers.reshape(runtime.shape), keras):
         assert (close | (other.argmax(axis=1) == runtime.argmax(axis=1))).all()
     assert (integers.reshape(runtime.shape).argmax(axis=1) == runtime.argmax(axis=1)).mean() > 0.8
+    assert is_qonnx(file) == (name in ONE_BIT and bits == 1)
+
+
+def with_negated_sign(file: bytes, name: str) -> bytes:
+    """The file with the first stored sign of a weight turned."""
+    model = onnx.load_from_string(file)
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    signs = numpy_helper.to_array(stored).copy()
+    signs.flat[0] *= -1
+    stored.CopyFrom(numpy_helper.from_array(signs, name))
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("name", ONE_BIT)
+def test_every_one_bit_scheme_reaches_the_artefact_through_qonnx(float_model: Any, name: str, tmp_path: Path) -> None:
+    model = trained(float_model, name, 1)
+    records, path = layer_records(model), tmp_path / "w1.onnx"
+    path.write_bytes(export_onnx(records, (FRAMES, BANDS), name="w1"))
+    weights = {r.name: r.weight for r in records if isinstance(r, SplicedDenseRecord | DenseRecord)}
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    for layer, weight in weights.items():
+        assert stored[f"{layer}.weight.signs"].dtype == np.float32
+        np.testing.assert_array_equal(stored[f"{layer}.weight.signs"], weight.values.transpose())
+        assert stored[f"{layer}.weight.scale"].tobytes() == weight.spec.scale.tobytes()
+
+    # The driver's parity: the emitted bytes against the file read again, the integer reference and the QONNX source.
+    conversion = run_conversion(ConvertOptions(model=path, target="neon", weight_bits=1, parity_inputs=8))
+    assert conversion.exit_code == 0
+    emitted = {tensor.name: tensor for tensor in read(conversion.artefact.proven_bytes, "w1").main.tensors}
+    for layer, weight in weights.items():
+        codes = np.frombuffer(emitted[f"{layer}.weight"].data, np.int8)
+        # (K, C_in, C_out) and (C_in, C_out), channels of the output first.
+        np.testing.assert_array_equal(codes, np.moveaxis(weight.values, -1, 0).reshape(-1))
+        assert set(codes.tolist()) == {-1, 1}
+
+
+def test_a_turned_sign_is_noticed_before_and_after_conversion(float_model: Any, tmp_path: Path) -> None:
+    path, model = tmp_path / "w1.onnx", trained(float_model, "max_abs", 1)
+    file = export_onnx(layer_records(model), (FRAMES, BANDS), name="w1")
+    changed = with_negated_sign(file, "classifier.weight.signs")
+    plain, turned = (convert(onnx.load_from_string(each), None, weight_bits=1).graph for each in (file, changed))
+    codes = [np.asarray(graph["classifier.weight"].data) for graph in (plain, turned)]
+    assert (codes[0] != codes[1]).sum() == 1
+    scores = []
+    for each in (file, changed):
+        path.write_bytes(each)
+        scores.append(logits(path, HELD_OUT.features))
+    differs = scores[0] != scores[1]
+    assert differs[:, 0].any()
+    assert not differs[:, 1:].any()

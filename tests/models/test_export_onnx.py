@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from kwsq.ir.quant import UNQUANTIZED, Affine, Codebook, IntRange, PerAxis, dequantize
-from kwsq.models.export_onnx import GraphWriter, emit_weight, export_onnx
+from kwsq.models.evaluate import logits
+from kwsq.models.export_onnx import QONNX_DOMAIN, GraphWriter, emit_weight, export_onnx, standard_twin
 from kwsq.models.layer_records import (
     BatchNormRecord,
     DenseRecord,
@@ -63,7 +64,19 @@ def weight_cases() -> dict[str, WeightTensor]:
         "uniform per axis": WeightTensor(codes, Affine(per_axis, np.zeros(6), INT4, PerAxis(0))),
         "codebook per tensor": WeightTensor(chosen, codebook(levels.tolist(), bits=3)),
         "codebook per axis": WeightTensor(chosen, Codebook(levels, per_axis, 3, PerAxis(0))),
-        "1-bit": WeightTensor(np.sign(codes * 2 + 1).astype(np.int8), codebook([-1, 1], bits=1)),
+        "1-bit of other levels": WeightTensor(
+            np.where(codes > 0, 90, -40).astype(np.int8), codebook([-40, 90], bits=1)
+        ),
+    }
+
+
+def bipolar_cases() -> dict[str, WeightTensor]:
+    signs = np.random.default_rng(8).choice(np.array([-1, 1], np.int8), size=(6, 4, 5))
+    scales = np.array([0.1, 0.02, 0.3, 0.04, 0.5, 0.06])
+    return {
+        "per tensor": WeightTensor(signs, codebook([-1, 1], bits=1)),
+        "per axis": WeightTensor(signs, Codebook(np.array([-1, 1]), scales, 1, PerAxis(0))),
+        "along the second axis": WeightTensor(signs, Codebook(np.array([-1, 1]), scales[:4], 1, PerAxis(1))),
     }
 
 
@@ -71,6 +84,61 @@ def weight_cases() -> dict[str, WeightTensor]:
 def test_the_runtime_computes_exactly_the_grid_values(case: WeightTensor) -> None:
     assert not isinstance(case.spec, type(UNQUANTIZED))
     np.testing.assert_array_equal(run(weight_model(case).SerializeToString(), {}), dequantize(case.values, case.spec))
+
+
+@pytest.mark.parametrize("case", bipolar_cases().values(), ids=bipolar_cases().keys())
+def test_one_bit_weights_are_qonnx(case: WeightTensor) -> None:
+    model = weight_model(case)
+    quantizer, _ = model.graph.node
+    assert (quantizer.domain, quantizer.op_type) == ("qonnx.custom_op.general", "BipolarQuant")
+    latent, scale = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer)
+    # The meaning of BipolarQuant as its document states it.
+    computed = np.where(latent >= 0, np.float32(1), np.float32(-1)) * scale
+    assert not isinstance(case.spec, type(UNQUANTIZED))
+    np.testing.assert_array_equal(computed, dequantize(case.values, case.spec))
+    assert computed.dtype == scale.dtype == latent.dtype == np.float32
+
+
+def one_bit_network(spec: Codebook) -> tuple[LayerRecord, ...]:
+    signs = np.random.default_rng(9).choice(np.array([-1, 1], np.int8), size=(5, 3))
+    return MeanOverTimeRecord("mean"), DenseRecord("dense", WeightTensor(signs, spec), np.zeros(3, np.float32))
+
+
+def test_scales_along_an_axis_are_read_back(tmp_path: Path) -> None:
+    scales = np.array([0.5, 0.25, 0.125])
+    network = one_bit_network(Codebook(np.array([-1, 1]), scales, 1, PerAxis(0)))
+    path = tmp_path / "axis.onnx"
+    path.write_bytes(export_onnx(network, (7, 5), name="axis"))
+    features = np.random.default_rng(10).normal(size=(4, 7, 5)).astype(np.float32)
+    signs = network[1].weight.values  # type: ignore[union-attr]  # the dense layer of the two
+    # Means of 7 and dot products of 5 float32 terms of a few units.
+    np.testing.assert_allclose(logits(path, features), features.mean(axis=1) @ (signs * scales), atol=1e-5)
+
+
+def test_a_qonnx_weight_computes_what_its_twin_of_standard_operators_does(tmp_path: Path) -> None:
+    file = export_onnx(one_bit_network(codebook([-1, 1], bits=1)), (7, 5), name="w1")
+    features = np.random.default_rng(11).normal(size=(4, 7, 5)).astype(np.float32)
+    (tmp_path / "w1.onnx").write_bytes(file)
+    twin = standard_twin(onnx.load_from_string(file))
+    expected = run(twin.SerializeToString(), {"features": features.transpose(0, 2, 1)})
+    # Means of 7 and dot products of 5 float32 terms of a few units, in another order.
+    np.testing.assert_allclose(logits(tmp_path / "w1.onnx", features), expected, atol=1e-6)
+
+
+def test_the_checker_sees_around_a_qonnx_weight_only_in_the_twin() -> None:
+    model = onnx.load_from_string(export_onnx(one_bit_network(codebook([-1, 1], bits=1)), (7, 5), name="w1"))
+    onnx.checker.check_model(standard_twin(model), full_check=True)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4  # the weight gives three
+    onnx.checker.check_model(model, full_check=True)
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        onnx.checker.check_model(standard_twin(model), full_check=True)
+
+
+def test_only_files_of_one_bit_weights_name_the_qonnx_domain() -> None:
+    one_bit = onnx.load_from_string(export_onnx(one_bit_network(codebook([-1, 1], bits=1)), (7, 5), name="w1"))
+    assert [(opset.domain, opset.version) for opset in one_bit.opset_import] == [("", 17), (QONNX_DOMAIN, 2)]
+    other = onnx.load_from_string(export_onnx(network(), (9, 4), name="small"))
+    assert [opset.domain for opset in other.opset_import] == [""]
 
 
 def test_a_flipped_index_changes_the_weight() -> None:
