@@ -4,7 +4,7 @@ It acts on features, so that an epoch costs no waveform work:
 
   (1) shift: frames move by up to `max_shift_frames`, the uncovered end repeats the edge frame
   (2) gain:  E' = g E, with 10 log10 g uniform in +-`max_gain_db`
-  (3) noise: E' = E + h R, with R the energies of a clip labelled `_silence_`: |a + b|^2 without its cross
+  (3) noise: E' = E + h R, with R the energies of a clip of background noise: |a + b|^2 without its cross
              term, whose mean is zero for independent signals; h gives the drawn ratio of mean(E) to mean(h R)
   (4) SpecAugment: up to two bands of time and of frequency set to the clip's mean feature
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kwsq.models.data import SILENCE, Features, LabelledFeatures, Labels
+from kwsq.models.data import Features, LabelledFeatures, Labels
 from kwsq.models.features import energy_from_log, log_from_energy
 
 # Augmentation works on blocks that stay in the processor's cache; whole epochs at once are twice as slow.
@@ -57,7 +57,7 @@ def augment(examples: LabelledFeatures, settings: Augmentation, rng: np.random.G
         (N, frames, bands) float32 and (N,) int64, shuffled alike.
     """
     order = rng.permutation(len(examples.labels))
-    silence = np.flatnonzero(examples.labels == SILENCE)
+    silence = np.flatnonzero(examples.is_noise)
     noise = examples.features[silence if silence.size else order]
     features = np.empty_like(examples.features)
     for start in range(0, len(order), BLOCK_CLIPS):

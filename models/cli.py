@@ -4,12 +4,16 @@ Also run as `python -m kwsq.models.cli train RECIPE --data DIR --out DIR --seed 
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kwsq.ir.errors import KwsqError
+from kwsq.ir.errors import KwsqError, Problem, UsageError
+
+if TYPE_CHECKING:
+    from kwsq.models.data import LabelledFeatures
 
 Data = Annotated[Path, typer.Option(envvar="KWSQ_DATA", help="Folder with manifest.csv and the audio.")]
 
@@ -60,24 +64,47 @@ def prepare_tensorflow(threads: int) -> None:
 
 
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files of the zoo.")],
+    models: Annotated[list[Path], typer.Argument(help="ONNX files of the zoo, or what they were converted to.")],
     data: Data,
     dataset: Annotated[str, typer.Option(help="Value of the manifest's set column.")] = "gsc12",
     split: Annotated[str, typer.Option(help="Value of the manifest's split column.")] = "val",
     features: Annotated[str, typer.Option(help="What the models take: lfbe or mfcc.")] = "lfbe",
+    keyword: Annotated[list[str] | None, typer.Option(help="Word of a wake-word model's recipe, in its order.")] = None,
+    false_accept_rate: Annotated[float, typer.Option(help="Rate at which keywords missed are counted.")] = 0.01,
     cache: Annotated[Path, typer.Option(help="Folder for computed features.")] = Path(".cache/features"),
 ) -> None:
-    """Print the accuracy of exported models in ONNX Runtime, graph optimisations off."""
+    """Print the accuracy of exported models as written; of wake-word models also the share of keywords missed."""
     from kwsq.models.data import load_split
-    from kwsq.models.evaluate import accuracy
 
+    keywords = tuple(keyword or ())
     try:
-        examples = load_split(data, cache, dataset=dataset, split=split, features=features)
+        clips = load_split(data, cache, dataset=dataset, split=split, features=features, keywords=keywords)
+        for path in models:
+            for line in _evaluation(path, clips, keywords, false_accept_rate):
+                typer.echo(line)
     except KwsqError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from error
-    for path in models:
-        typer.echo(_line(path.name, accuracy(path, examples), len(examples.labels)))
+
+
+def _evaluation(
+    path: Path, clips: "LabelledFeatures", keywords: tuple[str, ...], false_accept_rate: float
+) -> Iterator[str]:
+    from kwsq.models.data import class_names
+    from kwsq.models.detection import keyword_trials, miss_rate
+    from kwsq.models.evaluate import logits
+
+    scores, names = logits(path, clips.features), class_names(keywords)
+    if scores.shape[1] != len(names):
+        expected, remedy = f"{len(names)}: {', '.join(names)}", "name the recipe's words with --keyword"
+        raise UsageError(Problem(path.name, f"{scores.shape[1]} outputs", expected, remedy))
+    yield _line(path.name, float((scores.argmax(axis=1) == clips.labels).mean()), len(clips.labels))
+    for number, word in enumerate(keywords, start=1):
+        missed = miss_rate(keyword_trials(scores, clips, number), false_accept_rate)
+        yield (
+            f"{path.name}  {word}: FRR {100 * missed.value:.2f} % [{100 * missed.low:.2f}, {100 * missed.high:.2f}] "
+            f"of {missed.keywords} at FAR {100 * false_accept_rate:g} % of {missed.others}"
+        )
 
 
 def _line(name: str, accuracy: float, clips: int) -> str:

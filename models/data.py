@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ Labels = NDArray[np.int64]
 LABELS = (
     "down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes", "_silence_", "_unknown_",
 )  # fmt: skip
+OTHER = "_other_"
 SILENCE = LABELS.index("_silence_")
 UNKNOWN = LABELS.index("_unknown_")
 CLIP_SAMPLES = 16_000
@@ -36,22 +37,61 @@ FRONT_ENDS: dict[str, FrontEnd] = {"lfbe": (lfbe, FeatureFormat()), "mfcc": (mfc
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One row of the manifest, or one second of the Speech Commands layout; `label` indexes LABELS."""
+    """One row of the manifest, or one second of the Speech Commands layout.
+
+    `label` is a class of the task (`class_names`), `word` what is said, as far as the data tell.
+    """
 
     file: str
     label: int
     speaker: str
     split: str
     start_sample: int = 0
+    word: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
-    """Features (N, frames, bands or coefficients) float32 with labels (N,) int64 and N speakers."""
+    """Labelled clips as features.
+
+    Args:
+        features: (N, frames, bands or coefficients) float32.
+        labels: (N,) int64 classes of the task.
+        speakers: N names.
+        noise: (N,) which clips hold background noise alone; None where class SILENCE says it.
+    """
 
     features: Features
     labels: Labels
     speakers: tuple[str, ...]
+    noise: NDArray[np.bool_] | None = None
+
+    @property
+    def is_noise(self) -> NDArray[np.bool_]:
+        """(N,) which clips hold background noise alone, and so have no voice."""
+        return np.asarray(self.labels == SILENCE) if self.noise is None else self.noise
+
+
+def class_names(keywords: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the classes of a task in the order of a network's outputs.
+
+    Args:
+        keywords: words to detect; none for the twelve classes.
+    """
+    return (OTHER, *keywords) if keywords else LABELS
+
+
+def class_of(word: str, label: int, keywords: tuple[str, ...]) -> int:
+    """Return the class of a clip: its label of the twelve, or with keywords which one it is, 0 for anything else.
+
+    Args:
+        word: what is said.
+        label: index into LABELS.
+        keywords: of the task.
+    """
+    if not keywords:
+        return label
+    return 1 + keywords.index(word) if word in keywords else 0
 
 
 def read_manifest(data: Path, *, dataset: str) -> tuple[Clip, ...]:
@@ -77,9 +117,16 @@ def read_manifest(data: Path, *, dataset: str) -> tuple[Clip, ...]:
         expected = f"rows whose label12 is one of {', '.join(LABELS)}"
         remedy = "name a set that stands in the manifest's set column"
         raise UsageError(Problem(str(path), f"no labelled clip of set {dataset!r}", expected, remedy))
-    clips = [Clip(row["file"], LABELS.index(row["label12"]), row["speaker"], row["split"]) for row in rows]
+    clips = [_clip(row) for row in rows]
     _require_disjoint_speakers(clips, path)
     return tuple(sorted(clips, key=lambda clip: clip.file))
+
+
+def _clip(row: dict[str, str]) -> Clip:
+    """A manifest need not say what is spoken; the labels of ten words and of silence do."""
+    label = LABELS.index(row["label12"])
+    word = row["label12"] if label != UNKNOWN else row.get("word") or row["label12"]
+    return Clip(row["file"], label, row["speaker"], row["split"], word=word)
 
 
 def _require_disjoint_speakers(clips: list[Clip], path: Path) -> None:
@@ -92,42 +139,63 @@ def _require_disjoint_speakers(clips: list[Clip], path: Path) -> None:
             raise UsageError(Problem(str(path), found, "each speaker in one split", remedy))
 
 
-def read_clips(data: Path, *, dataset: str) -> tuple[Clip, ...]:
+def read_clips(data: Path, *, dataset: str, keywords: tuple[str, ...] = ()) -> tuple[Clip, ...]:
     """Read the clips of a data folder: from its manifest, or else from the Speech Commands layout.
 
     Args:
         data: folder with `manifest.csv`, or with the two lists of the layout.
         dataset: value of the manifest's `set` column; the layout holds one data set, whatever its name.
+        keywords: of the task; every clip that says none of them is one class, everything else.
 
     Raises:
-        UsageError: the folder is neither, or a speaker stands in two splits.
+        UsageError: the folder is neither, a speaker stands in two splits, or nobody says a keyword.
     """
     if (data / "manifest.csv").is_file() or not has_layout(data):
-        return read_manifest(data, dataset=dataset)
-    recordings = read_recordings(data)
-    clips = [clip for split in ("train", "val", "test") for clip in _twelve_classes(data, recordings, split)]
+        clips = read_manifest(data, dataset=dataset)
+    else:
+        clips = _read_layout(data, keywords)
+    if missing := sorted(set(keywords) - {clip.word for clip in clips}):
+        expected, remedy = "clips of every keyword", "name words that the data set holds"
+        raise UsageError(Problem(str(data), f"no clip that says {missing[0]!r}", expected, remedy))
+    return tuple(replace(clip, label=class_of(clip.word, clip.label, keywords)) for clip in clips)
+
+
+def _read_layout(data: Path, keywords: tuple[str, ...]) -> tuple[Clip, ...]:
+    recordings, wanted = read_recordings(data), {*LABELS, *keywords}
+    clips = [clip for split in ("train", "val", "test") for clip in _drawn(data, recordings, split, wanted)]
     _require_disjoint_speakers(clips, data)
     return tuple(sorted(clips, key=lambda clip: (clip.file, clip.start_sample)))
 
 
-def _twelve_classes(data: Path, recordings: tuple[Recording, ...], split: str) -> list[Clip]:
-    """Ten words, and a tenth as many clips of each: other words drawn by hash, and silence.
+def _drawn(data: Path, recordings: tuple[Recording, ...], split: str, wanted: set[str]) -> list[Clip]:
+    """Every wanted word, and a tenth as many clips of each: other words drawn by hash, and silence.
 
     Source: the shares are those of the Speech Commands baseline (Warden 2018); the draw is ours.
     """
     here = [recording for recording in recordings if recording.split == split]
-    words = [recording for recording in here if recording.word in LABELS]
+    words = [recording for recording in here if recording.word in wanted]
     extras = -(-len(words) // 10)
-    others = hash_order([recording for recording in here if recording.word not in LABELS])[:extras]
+    others = hash_order([recording for recording in here if recording.word not in wanted])[:extras]
     noise = background_clips(data, split, extras, CLIP_SAMPLES)
     return [
-        *(Clip(word.file, LABELS.index(str(word.word)), word.speaker, split) for word in words),
-        *(Clip(other.file, UNKNOWN, other.speaker, split) for other in others),
-        *(Clip(piece.file, SILENCE, piece.speaker, split, piece.start_sample) for piece in noise),
+        *(Clip(said.file, _label(str(said.word)), said.speaker, split, word=str(said.word)) for said in words + others),
+        *(Clip(piece.file, SILENCE, piece.speaker, split, piece.start_sample, LABELS[SILENCE]) for piece in noise),
     ]
 
 
-def load_split(data: Path, cache: Path, *, dataset: str, split: str | None, features: str = "lfbe") -> LabelledFeatures:
+def _label(word: str) -> int:
+    return LABELS.index(word) if word in LABELS else UNKNOWN
+
+
+def load_split(
+    data: Path,
+    cache: Path,
+    *,
+    dataset: str,
+    split: str | None,
+    features: str = "lfbe",
+    keywords: tuple[str, ...] = (),
+) -> LabelledFeatures:
     """Load one split, or all clips, as features; from the cache where it holds these clips in this format.
 
     Args:
@@ -136,6 +204,7 @@ def load_split(data: Path, cache: Path, *, dataset: str, split: str | None, feat
         dataset: value of the manifest's `set` column.
         split: value of the manifest's `split` column, such as "train"; None for all clips.
         features: one of FRONT_ENDS.
+        keywords: of the task, none for the twelve classes.
 
     Returns:
         The split in manifest order (sorted by file name).
@@ -143,7 +212,7 @@ def load_split(data: Path, cache: Path, *, dataset: str, split: str | None, feat
     Raises:
         UsageError: the split is empty, or a file is not 16 kHz mono.
     """
-    clips = [clip for clip in read_clips(data, dataset=dataset) if split in (clip.split, None)]
+    clips = [clip for clip in read_clips(data, dataset=dataset, keywords=keywords) if split in (clip.split, None)]
     if not clips:
         found = f"no split {split!r} in set {dataset!r}"
         remedy = "name a split that stands in the manifest's split column (train, val or test in the layout)"
@@ -153,7 +222,8 @@ def load_split(data: Path, cache: Path, *, dataset: str, split: str | None, feat
     if not path.exists():
         _store(path, np.stack([compute(read_clip(data / clip.file, clip.start_sample)) for clip in clips]))
     labels = np.array([clip.label for clip in clips], dtype=np.int64)
-    return LabelledFeatures(np.load(path), labels, tuple(clip.speaker for clip in clips))
+    noise = np.array([clip.word == LABELS[SILENCE] for clip in clips])
+    return LabelledFeatures(np.load(path), labels, tuple(clip.speaker for clip in clips), noise)
 
 
 def front_end(name: str) -> FrontEnd:

@@ -4,10 +4,19 @@ With logits z, teacher logits u, temperature T and weight a:
 
   (1) loss = (1 - a) CE(label, z) + a T^2 KL(softmax(u / T) || softmax(z / T)) + what layers add
 
+Twelve classes of about equal size weigh every clip alike. A task of keywords is mostly everything else; there both
+means of (1) weigh a clip of class c, of which n_c of the N clips are, by
+
+  (2) w_c = N / (C n_c)
+
+which is the loss of a corpus with equally many clips of each of the C classes. Against weighing alike it adds a
+constant to a keyword's log odds, which the detection threshold takes up, and keeps steps from being everything
+else's alone. The weights come from the training clips only.
+
 Everything random comes from one NumPy generator, drawn once per epoch before its first step; weights, optimizer
 slots and that generator are therefore the whole state, and an epoch begun again is the same epoch.
 
-Source: (1) Hinton et al. 2015; the rest is common practice.
+Source: (1) Hinton et al. 2015; (2) after King and Zeng 2001; the rest is common practice.
 """
 
 from collections.abc import Callable
@@ -17,7 +26,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from numpy.typing import NDArray
 
+from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.augmentation import augment
 from kwsq.models.data import LabelledFeatures
 from kwsq.models.distribution import replica_loss, spanning_step
@@ -65,7 +76,9 @@ def fit(
     batch_size = min(plan.batch_size, len(examples.labels))
     steps = len(examples.labels) // batch_size
     optimizer = _optimizer(model, phase, steps)
-    step = training_step(model, optimizer, plan.distillation if teacher is not None else NO_DISTILLATION, teacher)
+    weights = class_weights(examples.labels, 1 + len(plan.keywords)) if plan.keywords else None
+    distillation = plan.distillation if teacher is not None else NO_DISTILLATION
+    step = training_step(model, optimizer, distillation, teacher, weights)
     done = 0 if state is None else state.restore(model, optimizer, rng)
     for epoch in range(done, phase.epochs):
         features, labels = augment(examples, plan.augmentation, rng)
@@ -85,7 +98,33 @@ def _optimizer(model: Any, phase: Phase, steps_per_epoch: int) -> Any:
     return optimizer
 
 
-def training_step(model: Any, optimizer: Any, distillation: Distillation, teacher: Any | None) -> Any:
+def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Equation (2).
+
+    Args:
+        labels: (N,) classes of the training clips.
+        classes: C.
+
+    Returns:
+        (C,) float32; over the clips, their mean is 1.
+
+    Raises:
+        UsageError: a class has no clip.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        found, expected = f"no training clip of class {int(counts.argmin())}", "clips of every class"
+        raise UsageError(Problem("recipe: keywords", found, expected, "name words that the training split holds"))
+    return np.asarray(labels.size / (classes * counts), dtype=np.float32)
+
+
+def training_step(
+    model: Any,
+    optimizer: Any,
+    distillation: Distillation,
+    teacher: Any | None,
+    weights: NDArray[np.float32] | None = None,
+) -> Any:
     """Return the traced step: (features, labels) to loss, with one update of the model, over all replicas.
 
     Args:
@@ -93,13 +132,14 @@ def training_step(model: Any, optimizer: Any, distillation: Distillation, teache
         optimizer: built on the model's trainable variables.
         distillation: weight and temperature of equation (1).
         teacher: gives the logits that are followed; not used where the weight is 0.
+        weights: (C,) weight of each class, equation (2); None where all clips weigh alike.
     """
 
     @tf.function(reduce_retracing=True)
     def step(features: Any, labels: Any) -> Any:
         with tf.GradientTape() as tape:
             logits = model(features, training=True)
-            loss = _loss(features, logits, labels, distillation, teacher)
+            loss = _loss(features, logits, labels, distillation, teacher, weights)
             if model.losses:
                 loss += tf.add_n(model.losses)
             share = replica_loss(loss)
@@ -110,15 +150,26 @@ def training_step(model: Any, optimizer: Any, distillation: Distillation, teache
     return spanning_step(step)
 
 
-def _loss(features: Any, logits: Any, labels: Any, distillation: Distillation, teacher: Any | None) -> Any:
+def _loss(
+    features: Any,
+    logits: Any,
+    labels: Any,
+    distillation: Distillation,
+    teacher: Any | None,
+    weights: NDArray[np.float32] | None,
+) -> Any:
     """Equation (1) without what layers add."""
-    truth = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    truth = _mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), labels, weights)
     if teacher is None or distillation.weight == 0.0:
         return truth
     heat = distillation.temperature
     target = tf.nn.softmax(tf.stop_gradient(teacher(features, training=False)) / heat)
     divergence = tf.nn.softmax_cross_entropy_with_logits(target, logits / heat) - _entropy(target)
-    return (1.0 - distillation.weight) * truth + distillation.weight * heat**2 * tf.reduce_mean(divergence)
+    return (1.0 - distillation.weight) * truth + distillation.weight * heat**2 * _mean(divergence, labels, weights)
+
+
+def _mean(losses: Any, labels: Any, weights: NDArray[np.float32] | None) -> Any:
+    return tf.reduce_mean(losses if weights is None else losses * tf.gather(weights, labels))
 
 
 def _entropy(target: Any) -> Any:

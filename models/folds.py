@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data import SILENCE, LabelledFeatures
+from kwsq.models.data import LabelledFeatures
 
 
 def clip_groups(examples: LabelledFeatures) -> tuple[str, ...]:
     """Return the group of each clip: its speaker; background noise has no voice, each clip is its own group."""
-    pairs = zip(examples.speakers, examples.labels, strict=True)
-    return tuple(f"{who}/{clip}" if label == SILENCE else who for clip, (who, label) in enumerate(pairs))
+    pairs = zip(examples.speakers, examples.is_noise, strict=True)
+    return tuple(f"{who}/{clip}" if is_noise else who for clip, (who, is_noise) in enumerate(pairs))
 
 
 def speaker_folds(groups: tuple[str, ...], folds: int, seed: int) -> NDArray[np.int64]:
@@ -45,4 +45,4 @@ def speaker_folds(groups: tuple[str, ...], folds: int, seed: int) -> NDArray[np.
 def subset(examples: LabelledFeatures, chosen: NDArray[np.bool_]) -> LabelledFeatures:
     """Return the chosen clips, in their order."""
     speakers = tuple(who for who, keep in zip(examples.speakers, chosen, strict=True) if keep)
-    return LabelledFeatures(examples.features[chosen], examples.labels[chosen], speakers)
+    return LabelledFeatures(examples.features[chosen], examples.labels[chosen], speakers, examples.is_noise[chosen])

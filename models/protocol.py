@@ -151,6 +151,9 @@ def read_protocol(path: Path) -> Protocol:
 
 def _protocol(table: dict[str, Any], path: Path) -> Protocol:
     recipe = read_recipe(path.parent / table.pop("recipe"))
+    if recipe.keywords:
+        expected, remedy = "a recipe of the twelve classes", "take the keywords out of the recipe"
+        raise UsageError(Problem(str(path), f"a recipe with keywords {recipe.keywords}", expected, remedy))
     entries = [dict(entry) for entry in table.pop("method")]
     control = {FLOAT: FLOAT} | {entry["name"]: entry.pop("control", CONTROL) for entry in entries}
     plain = Phase(0, 0.0, 0.0)

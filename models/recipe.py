@@ -75,7 +75,10 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides a training run except data folder, output folder and seed."""
+    """Everything that decides a training run except data folder, output folder and seed.
+
+    `keywords` are the words to detect against everything else; without any, the task is the twelve classes.
+    """
 
     architecture: str
     dataset: str
@@ -89,6 +92,19 @@ class Recipe:
     distillation: Distillation = NO_DISTILLATION
     features: str = "lfbe"
     start: Start | None = None
+    keywords: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse keywords that are no words or stand there twice."""
+        named = [word for word in self.keywords if isinstance(word, str) and word and not word.startswith("_")]
+        if not isinstance(self.keywords, tuple) or len(set(named)) != len(self.keywords):
+            expected = 'a list of different words, such as ["yes"]'
+            raise UsageError(Problem("recipe: keywords", repr(self.keywords), expected, "correct the recipe"))
+
+    @property
+    def name(self) -> str:
+        """What its files are called: the architecture and the keywords."""
+        return "_".join((self.architecture, *self.keywords))
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -112,12 +128,14 @@ def _recipe(table: dict[str, Any]) -> Recipe:
     augmentation = _augmentation(table.pop("augmentation"))
     distillation = Distillation(**table.pop("distillation", asdict(NO_DISTILLATION)))
     start = Start(**table.pop("start")) if "start" in table else None
+    keywords = table.pop("keywords", ())
     return Recipe(
         float_phase=float_phase,
         augmentation=augmentation,
         distillation=distillation,
         variants=variants,
         start=start,
+        keywords=tuple(keywords) if isinstance(keywords, list) else keywords,
         **table,
     )
 

@@ -6,6 +6,7 @@ Source: the order of stages is that of Zeng et al. 2022; every length and rate i
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.accumulator_biases import round_biases
-from kwsq.models.data import LabelledFeatures, load_split
+from kwsq.models.data import LABELS, LabelledFeatures, class_names, load_split
 from kwsq.models.distribution import chosen_strategy, synchronize_norms
 from kwsq.models.evaluate import accuracy
 from kwsq.models.export_onnx import export_onnx
@@ -70,10 +71,11 @@ def train(
     """
     strategy = chosen_strategy()
     plan = read_recipe(recipe)
-    build, start = architecture(plan.architecture), published_layers(plan, weights)
+    build = architecture(plan.architecture, len(class_names(plan.keywords)))
+    start = published_layers(plan, weights)
+    choice: dict[str, Any] = {"dataset": plan.dataset, "features": plan.features, "keywords": plan.keywords}
     train_clips, report_clips = (
-        load_split(data, out / "cache", dataset=plan.dataset, split=split, features=plan.features)
-        for split in (plan.train_split, plan.report_split)
+        load_split(data, out / "cache", split=split, **choice) for split in (plan.train_split, plan.report_split)
     )
     watch = RunFolder(out, plan, seed, report_clips, show)
     with strategy.scope():
@@ -81,8 +83,8 @@ def train(
     return _export_all(models, plan, report_clips, out)
 
 
-def architecture(name: str) -> Build:
-    """Return the builder of a named architecture.
+def architecture(name: str, classes: int = len(LABELS)) -> Build:
+    """Return the builder of a named architecture with so many outputs.
 
     Raises:
         UsageError: no such architecture.
@@ -90,8 +92,7 @@ def architecture(name: str) -> Build:
     if name not in ARCHITECTURES:
         expected = f"one of {', '.join(ARCHITECTURES)}"
         raise UsageError(Problem("recipe: architecture", repr(name), expected, "correct the recipe"))
-    build: Build = import_module(ARCHITECTURES[name]).build
-    return build
+    return partial(import_module(ARCHITECTURES[name]).build, classes=classes)
 
 
 def trained_models(
@@ -205,7 +206,7 @@ def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> N
 def _export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures, out: Path) -> list[TrainedModel]:
     results = []
     for name, model in models.items():
-        path = out / f"{plan.architecture}_{name}.onnx"
+        path = out / f"{plan.name}_{name}.onnx"
         path.write_bytes(export_onnx(layer_records(model), model.input_shape[1:], name=path.stem))
         results.append(TrainedModel(path.name, accuracy(path, held_out), len(held_out.labels)))
     facts = [asdict(result) for result in results]

@@ -22,11 +22,12 @@ CHANNELS = 64
 BLOCKS = 4
 
 
-def build(scheme: WeightScheme) -> Any:
+def build(scheme: WeightScheme, classes: int = len(LABELS)) -> Any:
     """Return the untrained network as a Sequential model over (N, 49, 10) features.
 
     Args:
         scheme: representation of every weight, first and last layer included.
+        classes: number of outputs.
 
     Returns:
         A built `tf_keras.Sequential`; activation quantizers are present and off.
@@ -40,7 +41,7 @@ def build(scheme: WeightScheme) -> Any:
         pointwise = QuantizedConv2D(CHANNELS, kernel=(1, 1), stride=(1, 1), scheme=scheme, name=f"pointwise{number}")
         layers += [*_with_norm(depthwise), *_with_norm(pointwise)]
     layers += [MeanOverMap(name="mean"), ActivationQuantizer(name="mean_quantizer")]
-    layers += [QuantizedDense(len(LABELS), scheme=scheme, name="classifier")]
+    layers += [QuantizedDense(classes, scheme=scheme, name="classifier")]
     layers += [ActivationQuantizer(name="logits_quantizer")]
     return tf_keras.Sequential(layers, name="ds_cnn")
 

@@ -22,11 +22,12 @@ FRAMES = frame_count(CLIP_SECONDS * SAMPLE_RATE_HZ)
 UNITS_KERNELS_STRIDES = ((24, 8, 4), (48, 3, 2), (64, 3, 2), (64, 3, 1))
 
 
-def build(scheme: WeightScheme) -> Any:
+def build(scheme: WeightScheme, classes: int = len(LABELS)) -> Any:
     """Return the untrained network as a Sequential model over (N, 98, 64) features.
 
     Args:
         scheme: representation of every weight, first and last layer included.
+        classes: number of outputs.
 
     Returns:
         A built `tf_keras.Sequential`; activation quantizers are present and off.
@@ -36,7 +37,7 @@ def build(scheme: WeightScheme) -> Any:
     for number, (units, kernel, stride) in enumerate(UNITS_KERNELS_STRIDES, start=1):
         layers += _block(f"conv{number}", units, kernel, stride, scheme)
     layers += [MeanOverMap(name="mean"), ActivationQuantizer(name="mean_quantizer")]
-    layers += [QuantizedDense(len(LABELS), scheme=scheme, name="classifier")]
+    layers += [QuantizedDense(classes, scheme=scheme, name="classifier")]
     layers += [ActivationQuantizer(name="logits_quantizer")]
     return tf_keras.Sequential(layers, name="kws_cnn")
 

@@ -25,34 +25,35 @@ TAPS = 5
 SPLICED_UNITS_AND_STRIDES = ((112, 3), (104, 1), (104, 1), (104, 1), (80, 1))
 
 
-def build(scheme: WeightScheme) -> Any:
+def build(scheme: WeightScheme, classes: int = len(LABELS)) -> Any:
     """Return the untrained network as a Sequential model over (N, 98, 64) features.
 
     Args:
         scheme: representation of every weight, first and last layer included.
+        classes: number of outputs.
 
     Returns:
         A built `tf_keras.Sequential`; activation quantizers are present and off.
     """
     if isinstance(scheme, FixedPoint):
-        return _build_fixed_point(scheme)
+        return _build_fixed_point(scheme, classes)
     layers: list[Any] = [tf_keras.Input((FRAMES, BANDS)), ActivationQuantizer(name="features_quantizer")]
     for number, (units, stride) in enumerate(SPLICED_UNITS_AND_STRIDES, start=1):
         layers += _spliced_block(f"splice{number}", units, stride, scheme)
     layers += [MeanOverTime(name="mean"), ActivationQuantizer(name="mean_quantizer")]
-    layers += [QuantizedDense(len(LABELS), scheme=scheme, name="classifier")]
+    layers += [QuantizedDense(classes, scheme=scheme, name="classifier")]
     layers += [ActivationQuantizer(name="logits_quantizer")]
     return tf_keras.Sequential(layers, name="kws_ff")
 
 
-def _build_fixed_point(scheme: FixedPoint) -> Any:
+def _build_fixed_point(scheme: FixedPoint, classes: int) -> Any:
     """The same network, batch norms folded, of fixed-point layers under the same names."""
     layers: list[Any] = [tf_keras.Input((FRAMES, BANDS)), FixedPointInput(name="features_quantizer")]
     for number, (units, stride) in enumerate(SPLICED_UNITS_AND_STRIDES, start=1):
         gain = FEATURE_GAIN if number == 1 else 1.0
         options: dict[str, Any] = {"taps": TAPS, "stride": stride, "input_gain": gain, "name": f"splice{number}"}
         layers.append(FixedPointLayer(units, scheme=scheme, **options))
-    layers += [FixedPointMean(name="mean"), FixedPointLayer(len(LABELS), scheme=scheme, relu=False, name="classifier")]
+    layers += [FixedPointMean(name="mean"), FixedPointLayer(classes, scheme=scheme, relu=False, name="classifier")]
     return tf_keras.Sequential(layers, name="kws_ff")
 
 

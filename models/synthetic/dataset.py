@@ -11,7 +11,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kwsq.models.data import CLIP_SAMPLES, LABELS, SILENCE, UNKNOWN, LabelledFeatures, front_end, read_clip
+from kwsq.models.data import (
+    CLIP_SAMPLES,
+    LABELS,
+    SILENCE,
+    UNKNOWN,
+    LabelledFeatures,
+    class_of,
+    front_end,
+    read_clip,
+)
 from kwsq.models.speech_commands import background_clips, read_recordings
 
 WAKE_WORD = "computer"
@@ -20,22 +29,25 @@ FILE = Path(__file__).with_name("keywords.npz")
 LOW_AND_STEP = {"lfbe": (-1.5, 1 / 8), "mfcc": (-180.0, 1.0)}
 
 
-def load_synthetic(split: str, *, features: str = "lfbe") -> LabelledFeatures:
+def load_synthetic(split: str, *, features: str = "lfbe", keywords: tuple[str, ...] = ()) -> LabelledFeatures:
     """Return one split of the committed set; needs neither audio nor TensorFlow.
 
     Args:
         split: "train" or "val"; no speaker is in both.
         features: "lfbe" (98, 64) or "mfcc" (49, 10).
+        keywords: of the task, such as WAKE_WORD; none for the twelve classes.
 
     Returns:
-        The clips in the order of the file; the wake word and the other words are `_unknown_`.
+        The clips in the order of the file; of the twelve classes, wake word and other words are `_unknown_`.
     """
     with np.load(FILE) as stored:
         chosen = stored["split"] == split
         low, step = LOW_AND_STEP[features]
         values = (low + step * stored[features][chosen].astype(np.float64)).astype(np.float32)
-        labels = np.array([_label(str(word)) for word in stored["word"][chosen]], dtype=np.int64)
-        return LabelledFeatures(values, labels, tuple(str(speaker) for speaker in stored["speaker"][chosen]))
+        words = [str(word) for word in stored["word"][chosen]]
+        labels = np.array([class_of(word, _label(word), keywords) for word in words], dtype=np.int64)
+        noise = np.array([word == SILENCE_WORD for word in words])
+        return LabelledFeatures(values, labels, tuple(str(speaker) for speaker in stored["speaker"][chosen]), noise)
 
 
 def synthetic_words(split: str) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""The wake-word task: kws_ff trained to tell one word from everything else."""
