@@ -20,15 +20,16 @@ from onnx import numpy_helper
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
 from kwsq.converter.gate.model_pairs import load_runnable
-from kwsq.models.data import LabelledFeatures, load_split
+from kwsq.models.data import LabelledFeatures, class_names, load_split
 from kwsq.models.evaluate import logits, model_layout
 from kwsq.models.quantizers import ActivationQuantizer
+from kwsq.models.recipe import read_recipe
 from kwsq.models.schemes import FloatWeights
 from kwsq.models.synthetic.dataset import load_synthetic
 from kwsq.models.train import architecture
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
-FEATURES = {"kws_ff": "lfbe", "kws_cnn": "lfbe", "ds_cnn": "mfcc"}
+FEATURES = {"kws_ff": "lfbe", "kws_cnn": "lfbe", "ds_cnn": "mfcc", "wake_word": "lfbe"}
 BITS = {"w8": 8, "w5": 5, "w4": 4}
 QUANTIZED = sorted(
     path.name for folder in FEATURES for path in (MODELS / folder).glob("*.onnx") if not path.stem.endswith("_float")
@@ -39,13 +40,13 @@ LEAST_AGREEMENT = 0.999
 # three codes) to 100 %. The accumulators of a depthwise layer hold nine products, so rounding its bias to one of their
 # steps weighs most there: logits of ds_cnn_w4 move by up to 12 codes, of the others by 1 (kws_ff, kws_cnn) to 4.
 LEAST_INTEGER_AGREEMENT = 0.97
-MOST_CODES_APART = {"kws_ff": 2, "kws_cnn": 2, "ds_cnn": 16}
+MOST_CODES_APART = {"kws_ff": 2, "kws_cnn": 2, "ds_cnn": 16, "wake_word": 2}
 # (taps, C_in, C_out), (K_t, K_f, C_in, C_out) and (C_in, C_out) of Keras, from the axes of ONNX.
 KERAS_AXES = {3: (2, 1, 0), 4: (2, 3, 1, 0), 2: (1, 0)}
 
 
 def folder_of(name: str) -> str:
-    return next(folder for folder in FEATURES if name.startswith(folder))
+    return next(folder for folder in FEATURES if (MODELS / folder / name).exists())
 
 
 def weight(tensors: dict[str, NDArray[np.generic]], layer: str) -> NDArray[np.float32]:
@@ -62,7 +63,8 @@ def keras_model(name: str) -> Any:
     """The committed file as a Keras model with fake quantization at inference."""
     stored = onnx.load(MODELS / folder_of(name) / name).graph.initializer
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
-    model = architecture(folder_of(name))(FloatWeights())
+    recipe = read_recipe(MODELS / folder_of(name) / "recipe.toml")
+    model = architecture(recipe.architecture, len(class_names(recipe.keywords)))(FloatWeights())
     for layer in model.layers:
         match layer:
             case ActivationQuantizer():
