@@ -17,7 +17,7 @@ import tf_keras
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.quant import INT8, UNQUANTIZED, Affine
-from kwsq.models.codebook_quantizers import CodebookQuantizer, CompressedQuantizer, SoftToHardQuantizer
+from kwsq.models.codebook_quantizers import CodebookQuantizer, CompressedQuantizer
 from kwsq.models.layer_records import WeightTensor
 from kwsq.models.schemes import (
     Compressed,
@@ -32,6 +32,7 @@ from kwsq.models.schemes import (
     WeightScheme,
     uniform_grid,
 )
+from kwsq.models.soft_assignment import SoftToHardQuantizer
 from kwsq.models.straight_through import Floats, WeightQuantizer, straight_through
 from kwsq.models.uniform_quantizers import (
     DorefaQuantizer,
