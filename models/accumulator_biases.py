@@ -18,8 +18,8 @@ import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.ir.quant import UNQUANTIZED
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.linear_parameters import QuantizedBatchNorm
-from kwsq.models.quantizers import ActivationQuantizer
 
 LARGEST_CODE = 2.0**30
 
@@ -43,7 +43,7 @@ def round_biases(model: Any) -> None:
             if steps is not None and not isinstance(layer, QuantizedBatchNorm):
                 _round_offset(layer, steps)
             steps = None
-        elif hasattr(layer, "parameter"):
+        elif hasattr(layer, "quantizer"):  # fixed-point layers have none: their biases are codes
             steps = _accumulator_steps(layer, input_scale)
             if steps is not None and hasattr(layer, "bias") and not getattr(layer, "bias_bits", 0):
                 layer.bias.assign(_rounded(layer.bias.numpy().astype(np.float64), steps))

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from kwsq.ir.errors import InternalError, Problem, UsageError
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.fixed_point import FixedPointInput, FixedPointLayer, FixedPointMean, adopt_fixed_point
 from kwsq.models.layer_records import (
     BatchNormRecord,
@@ -22,7 +23,7 @@ from kwsq.models.layer_records import (
 )
 from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
 from kwsq.models.linear_parameters import QuantizedBatchNorm, on_linear_grid
-from kwsq.models.quantizers import ActivationQuantizer, trained_weight, weight_quantizer
+from kwsq.models.quantizers import trained_weight, weight_quantizer
 from kwsq.models.schemes import WeightScheme, parameter_bits
 
 

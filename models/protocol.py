@@ -14,7 +14,14 @@ from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, read_recipe
-from kwsq.models.schemes import FloatWeights, WeightScheme, weight_scheme
+from kwsq.models.schemes import (
+    ActivationRanges,
+    FloatWeights,
+    WeightScheme,
+    activation_ranges,
+    all_parameters_are_quantized,
+    weight_scheme,
+)
 
 FLOAT, CONTROL = "float", "control"
 FLOAT_BITS = 32
@@ -33,6 +40,7 @@ class Method:
         distillation: of stages 1 and 2, from the float model.
         activation_percentile: share in percent of the calibration values kept at each end.
         options: of the weight scheme, such as the weight of a penalty.
+        activation_ranges: how the scales of activations come about.
     """
 
     name: str
@@ -43,6 +51,12 @@ class Method:
     distillation: Distillation
     activation_percentile: float = 100.0
     options: tuple[tuple[str, float], ...] = ()
+    activation_ranges: ActivationRanges = ActivationRanges.MOVING
+
+    @property
+    def quantizes_everything(self) -> bool:
+        """Whether biases, gains and batch norms are trained on few bits too."""
+        return self.weights != "float" and all_parameters_are_quantized(self.scheme(self.bits[0]))
 
     def scheme(self, bits: int) -> WeightScheme:
         """Return the representation of the weights at a width."""
@@ -112,7 +126,11 @@ class Protocol:
 
 def _deciding(method: Method) -> dict[str, Any]:
     """Everything of a method that decides its rows; the scheme's own defaults enter by its repr."""
-    return {key: value for key, value in asdict(method).items() if key != "bits"}
+    return {
+        key: value
+        for key, value in asdict(method).items()
+        if key != "bits" and (key, value) != ("activation_ranges", ActivationRanges.MOVING)  # see `_digest`
+    }
 
 
 _NOT_DECIDING = {"variants", "train_split", "report_split", "distillation"}
@@ -177,7 +195,16 @@ def _method(entry: dict[str, Any]) -> Method:
     stage1, stage2 = Phase(**entry.pop("stage1")), Phase(**entry.pop("stage2"))
     distillation = Distillation(**entry.pop("distillation", asdict(NO_DISTILLATION)))
     bits, options = tuple(entry.pop("bits")), tuple(sorted(entry.pop("options", {}).items()))
-    method = Method(bits=bits, options=options, stage1=stage1, stage2=stage2, distillation=distillation, **entry)
+    ranges = activation_ranges(entry.pop("activation_ranges", ActivationRanges.MOVING))
+    method = Method(
+        bits=bits,
+        options=options,
+        stage1=stage1,
+        stage2=stage2,
+        distillation=distillation,
+        activation_ranges=ranges,
+        **entry,
+    )
     if method.weights != "float":
         for width in bits:
             method.scheme(width)  # a width the scheme does not know is better refused before a night's run

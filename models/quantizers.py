@@ -1,22 +1,16 @@
-"""Fake quantizers for training: the weight quantizer of every scheme, and int8 activations.
-
-  (1) activation    y = scale * (clip(round(x / scale) + zero_point, -128, 127) - zero_point)
-                    dy/dx = 1 inside the range, else 0;  round() to nearest even
+"""The weight quantizer of every scheme.
 
 Every quantizer also states its result as codes with a `kwsq.ir.quant` grid; the exporter writes those, so
 training and converter cannot disagree on a grid.
-
-Source: (1) Jacob et al. 2018.
 """
 
 from typing import Any, assert_never
 
 import numpy as np
 import tensorflow as tf
-import tf_keras
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.ir.quant import INT8, UNQUANTIZED, Affine
+from kwsq.ir.quant import UNQUANTIZED
 from kwsq.models.codebook_quantizers import CodebookQuantizer, CompressedQuantizer
 from kwsq.models.layer_records import WeightTensor
 from kwsq.models.schemes import (
@@ -33,15 +27,13 @@ from kwsq.models.schemes import (
     uniform_grid,
 )
 from kwsq.models.soft_assignment import SoftToHardQuantizer
-from kwsq.models.straight_through import Floats, WeightQuantizer, straight_through
+from kwsq.models.straight_through import WeightQuantizer
 from kwsq.models.uniform_quantizers import (
     DorefaQuantizer,
     LearnedStepQuantizer,
     MaxAbsQuantizer,
     TwoStageQuantizer,
 )
-
-SMALLEST_SPAN = 1e-6
 
 
 class FloatWeightQuantizer(WeightQuantizer):
@@ -73,12 +65,17 @@ def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
     match scheme:
         case FloatWeights():
             return FloatWeightQuantizer()
-        case TwoStage(_, cosine, ramp_steps):
-            return TwoStageQuantizer(uniform_grid(scheme), cosine=cosine, ramp_steps=ramp_steps)
-        case LearnedStep(_, cosine, ramp_steps):
-            return LearnedStepQuantizer(uniform_grid(scheme), cosine=cosine, ramp_steps=ramp_steps)
+        case TwoStage() | LearnedStep():
+            kind = TwoStageQuantizer if isinstance(scheme, TwoStage) else LearnedStepQuantizer
+            return kind(
+                uniform_grid(scheme),
+                cosine=scheme.cosine,
+                ramp_steps=scheme.ramp_steps,
+                power_of_two=scheme.power_of_two,
+            )
         case MaxAbs() | Dorefa(1):
-            return MaxAbsQuantizer(uniform_grid(scheme))
+            power_of_two = isinstance(scheme, MaxAbs) and scheme.power_of_two
+            return MaxAbsQuantizer(uniform_grid(scheme), power_of_two=power_of_two)
         case Dorefa():
             return DorefaQuantizer(uniform_grid(scheme))
         case LloydMax(bits):
@@ -99,64 +96,3 @@ def trained_weight(quantizer: WeightQuantizer, parameter: Any, training: bool | 
     if training:
         quantizer.advance(parameter)
     return quantizer(parameter, training=training)
-
-
-class ActivationQuantizer(tf_keras.layers.Layer):
-    """Int8 activations, equation (1), once enabled; before that the identity.
-
-    The range is set by `calibrate` and, where `momentum` < 1, then follows the batches' minima and maxima.
-    Zero is always a grid value.
-    """
-
-    def __init__(self, momentum: float = 0.99, **options: Any) -> None:
-        super().__init__(**options)
-        self.momentum = momentum
-
-    def build(self, input_shape: Any) -> None:
-        """Create the range and the switch."""
-        shared: dict[str, Any] = {"shape": (), "trainable": False, "aggregation": tf.VariableAggregation.MEAN}
-        self.low = self.add_weight(name="low", initializer="zeros", **shared)
-        self.high = self.add_weight(name="high", initializer="ones", **shared)
-        self.enabled = self.add_weight(name="enabled", shape=(), trainable=False, initializer="zeros")
-        super().build(input_shape)
-
-    def calibrate(self, values: Floats, percentile: float) -> None:
-        """Set the range from values of any shape and switch on.
-
-        Args:
-            values: activations in real units.
-            percentile: share in percent kept at each end; 100 takes minimum and maximum.
-        """
-        low, high = np.percentile(values, [100.0 - percentile, percentile])
-        self.low.assign(min(low, 0.0))
-        self.high.assign(max(high, 0.0))
-        self.enabled.assign(1.0)
-
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return inputs on the int8 grid, or unchanged before calibration."""
-        if training:
-            self._follow(inputs)
-        scale, zero_point = self._grid()
-        shifted = inputs / scale + zero_point
-        codes = tf.clip_by_value(tf.round(inputs / scale) + zero_point, INT8.low, INT8.high)
-        inside = tf.clip_by_value(shifted, INT8.low, INT8.high)
-        exact = tf.stop_gradient((codes - zero_point) * scale)
-        return tf.where(self.enabled > 0.0, straight_through(exact, inside * scale), inputs)
-
-    def _follow(self, inputs: Any) -> None:
-        keep = tf.where(self.enabled > 0.0, self.momentum, 1.0)
-        self.low.assign(keep * self.low + (1.0 - keep) * tf.minimum(tf.reduce_min(inputs), 0.0))
-        self.high.assign(keep * self.high + (1.0 - keep) * tf.maximum(tf.reduce_max(inputs), 0.0))
-
-    def _grid(self) -> tuple[Any, Any]:
-        """Scale and zero point; no gradient, the range follows the data."""
-        scale = tf.maximum(self.high - self.low, SMALLEST_SPAN) / float(INT8.high - INT8.low)
-        zero_point = tf.clip_by_value(tf.round(INT8.low - self.low / scale), INT8.low, INT8.high)
-        return tf.stop_gradient(scale), tf.stop_gradient(zero_point)
-
-    def spec(self) -> Affine | None:
-        """Return the grid, or None before calibration."""
-        if self.enabled.numpy() == 0.0:
-            return None
-        scale, zero_point = self._grid()
-        return Affine.per_tensor(float(scale.numpy()), int(zero_point.numpy()), INT8)

@@ -7,7 +7,7 @@ from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.augmentation import Augmentation
-from kwsq.models.schemes import WeightScheme, weight_scheme
+from kwsq.models.schemes import ActivationRanges, WeightScheme, activation_ranges, weight_scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class Variant:
         stage1: weights quantized.
         stage2: activations too.
         layers: name of a layer -> its own scheme, such as one of another width.
+        activation_ranges: how the scales of activations come about.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Variant:
     stage1: Phase
     stage2: Phase
     layers: tuple[tuple[str, WeightScheme], ...] = ()
+    activation_ranges: ActivationRanges = ActivationRanges.MOVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +156,5 @@ def _variant(entry: dict[str, Any]) -> Variant:
         (name, weight_scheme(weights, bits, **options)) for name, bits in entry.pop("layer_bits", {}).items()
     )
     stage1, stage2 = Phase(**entry.pop("stage1")), Phase(**entry.pop("stage2"))
-    return Variant(scheme=scheme, stage1=stage1, stage2=stage2, layers=layers, **entry)
+    ranges = activation_ranges(entry.pop("activation_ranges", ActivationRanges.MOVING))
+    return Variant(scheme=scheme, stage1=stage1, stage2=stage2, layers=layers, activation_ranges=ranges, **entry)

@@ -51,7 +51,14 @@ def trained_row(
     float_model = _cached_float(build, float_weights)
     if method.weights == "float":
         return _continued(plan, method, float_model, build, examples, seed)
-    variant = Variant(method.name, method.scheme(row.bits), method.activation_percentile, method.stage1, method.stage2)
+    variant = Variant(
+        method.name,
+        method.scheme(row.bits),
+        method.activation_percentile,
+        method.stage1,
+        method.stage2,
+        activation_ranges=method.activation_ranges,
+    )
     return train_variant(plan, variant, build, float_model, examples, seed=seed)
 
 

@@ -1,9 +1,12 @@
 """How the weights of a model are represented while it trains: a closed set of choices, free of TensorFlow.
 
-Every scheme states its width and its grid; a recipe names one and may set its options.
+Every scheme states its width and its grid; a recipe names one and may set its options. An option that came later than
+the first finished rows of a table stays out of `repr`, of which their digests are made; where it is set, the digest has
+it from the recipe's options.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
@@ -18,10 +21,14 @@ class FloatWeights:
 
 @dataclass(frozen=True, slots=True)
 class MaxAbs:
-    """Plain straight-through weights: the step is max|w| / top code; for 1 bit mean|w| (Rastegari et al. 2016)."""
+    """Plain straight-through weights: the step is max|w| / top code; for 1 bit mean|w| (Rastegari et al. 2016).
+
+    Options as in `TwoStage`.
+    """
 
     bits: int
     parameter_bits: int = 0
+    power_of_two: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +47,14 @@ class TwoStage:
         cosine: weight of the absolute cosine penalty (ACosR) per weight, 0 for none.
         ramp_steps: steps over which the penalty grows to its weight.
         parameter_bits: width of biases and batch norms in stage 2, 0 for float: `kwsq.models.linear_parameters`.
+        power_of_two: whether the scale of the weight is a power of two.
     """
 
     bits: int
     cosine: float = 0.0
     ramp_steps: int = 500
     parameter_bits: int = 0
+    power_of_two: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,7 @@ class LearnedStep:
     cosine: float = 0.0
     ramp_steps: int = 500
     parameter_bits: int = 0
+    power_of_two: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +181,28 @@ def weight_scheme(name: str, bits: int, **options: Any) -> WeightScheme:
     return kind(bits, **options)
 
 
+class ActivationRanges(StrEnum):
+    """How the scale of int8 activations comes about in stage 2: equations (1) to (3) of `activation_quantizer`."""
+
+    MOVING = "moving"
+    POWER_OF_TWO = "power_of_two"
+    LEARNED = "learned"
+
+
+def activation_ranges(name: str) -> ActivationRanges:
+    """Return the kind of ranges a recipe names.
+
+    Raises:
+        UsageError: no such kind.
+    """
+    try:
+        return ActivationRanges(name)
+    except ValueError as error:
+        expected = f"one of {', '.join(ActivationRanges)}"
+        where = "recipe: variant.activation_ranges"
+        raise UsageError(Problem(where, repr(name), expected, "correct the recipe")) from error
+
+
 def uniform_grid(scheme: MaxAbs | Dorefa | TwoStage | LearnedStep) -> UniformGrid:
     """Return the codes of a uniform scheme: mid-tread from 3 bits on, DoReFa's always mid-rise."""
     return UniformGrid(scheme.bits, mid_rise=True) if isinstance(scheme, Dorefa) else UniformGrid.of(scheme.bits)
@@ -179,3 +211,8 @@ def uniform_grid(scheme: MaxAbs | Dorefa | TwoStage | LearnedStep) -> UniformGri
 def parameter_bits(scheme: WeightScheme) -> int:
     """Return the width of biases and batch norms in stage 2, 0 where they stay float."""
     return scheme.parameter_bits if isinstance(scheme, MaxAbs | TwoStage | LearnedStep) else 0
+
+
+def all_parameters_are_quantized(scheme: WeightScheme) -> bool:
+    """Return whether stage 2 leaves no trained parameter in float."""
+    return isinstance(scheme, FixedPoint) or parameter_bits(scheme) > 0

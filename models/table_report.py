@@ -3,6 +3,7 @@
 python -m kwsq.models.table_report models/kws_ff/table.toml --rows docs/results.jsonl > docs/results.md
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import numpy as np
 import typer
 
 from kwsq.models.data import SILENCE
-from kwsq.models.protocol import FLOAT, Protocol, read_protocol
+from kwsq.models.protocol import FLOAT, FLOAT_BITS, Protocol, read_protocol
 from kwsq.models.result_rows import Results, read_results
 from kwsq.models.table_statistics import Cell, Clips, Detection, Difference, accuracies, cells, detection, loss
 
@@ -30,10 +31,13 @@ speakers, in {folds} speaker-disjoint folds: every clip is scored once by a mode
 {epochs} epochs; every other row starts from the float model of its seed and fold. Quantized rows are measured on the
 emitted artefact (kwsq-convert, target neon, LiteRT), float rows in ONNX Runtime on the exported file.
 
-What is quantized in a quantized row: all weights (per tensor while training), input, activations and logits (int8,
-while training too); by the conversion also biases (int32) and batch norms, whose gains go into the weight scales, one
-per channel. The artefact holds integers only. Rows that train bias, gain and batch norm quantized too, and fixed-point
-rows, are not in this protocol yet.
+What is quantized: in all quantized rows the weights (per tensor while training), input, activations and logits (int8,
+while training too); every artefact holds integers only. Two tables say what else training sees.
+
+- *Weights*: biases and batch norms train in float. The conversion makes biases int32 and puts the gains of batch norms
+  into weight scales, one per channel.
+- *Everything*: from stage 2 on also biases and the gains of batch norms, 8 bits per tensor, their statistics fixed;
+  every scale is a power of two, so that biases are whole numbers of an accumulator's steps before the conversion.
 
 **State: {finished} of {wanted} rows are finished.** A cell counts the seeds of which all folds are there; cells that
 lack rows are marked with the count, and an interval from one or two seeds does not hold the spread between seeds.
@@ -68,19 +72,37 @@ def render(protocol: Protocol, results: Results, name: str) -> str:
         finished=sum(cell.finished for cell in table.values()),
         wanted=sum(cell.wanted for cell in table.values()),
     )
-    sections = [head, _main_table(protocol, table, clips), _comparisons(protocol, table, clips), _costs(table)]
+    weights_only, everything = _groups(protocol, table)
+    sections = [
+        head,
+        _main_table("Weights quantized", protocol, weights_only, clips),
+        _main_table("Everything quantized", protocol, everything, clips) if everything else "",
+        _comparisons(protocol, (weights_only, everything), clips),
+        _costs(table),
+    ]
     return "\n".join(section for section in sections if section)
 
 
-def _main_table(protocol: Protocol, table: Cells, clips: Clips) -> str:
+def _groups(protocol: Protocol, table: Cells) -> tuple[Cells, Cells]:
+    """Return the cells that quantize weights, and those that quantize everything with the controls of theirs.
+
+    The first group holds the float rows; where no method quantizes everything, the second is empty.
+    """
+    everything = {method.name for method in protocol.methods if method.quantizes_everything}
+    controls = {protocol.control_of(name) for name in everything}
+    second = {key: cell for key, cell in table.items() if key[0] in everything | controls}
+    return {key: cell for key, cell in table.items() if key[0] not in everything}, second
+
+
+def _main_table(title: str, protocol: Protocol, table: Cells, clips: Clips) -> str:
     lines = [
-        "## Accuracy and keyword detection",
+        f"## {title}",
         "",
         "| method | bits | rows | accuracy % | loss, points [95 %] | FRR % | FDR % | relative FDR % [95 %] |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for (name, bits), cell in table.items():
-        control = None if name == FLOAT else table[protocol.control_of(name), 32]
+        control = None if name == FLOAT else table[protocol.control_of(name), FLOAT_BITS]
         lines.append(" | ".join([f"| {name}", str(bits), _rows(cell), *_measures(clips, control, cell)]) + " |")
     return "\n".join([*lines, ""])
 
@@ -114,9 +136,18 @@ def _interval(found: Difference | None, digits: int = 2) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _comparisons(protocol: Protocol, table: Cells, clips: Clips) -> str:
-    """Every method against the plain ones at the same width; only pairs with a complete seed in common."""
-    lines = []
+def _comparisons(protocol: Protocol, groups: tuple[Cells, Cells], clips: Clips) -> str:
+    """Every method against the plain ones at the same width and of the same group."""
+    lines = [line for table in groups for line in _gains(protocol, table, clips)]
+    if not lines:
+        return ""
+    head = ["## Against the plain methods", "", "Accuracy of the first minus that of the second, in points.", ""]
+    columns = ["| method | plain method | bits | seeds | gain [95 %] | better? |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *columns, *lines, ""])
+
+
+def _gains(protocol: Protocol, table: Cells, clips: Clips) -> Iterator[str]:
+    """Yield a line for every pair with a complete seed in common."""
     for (name, bits), cell in table.items():
         for plain in protocol.baselines:
             other = table.get((plain, bits))
@@ -126,12 +157,7 @@ def _comparisons(protocol: Protocol, table: Cells, clips: Clips) -> str:
             gain = loss(clips, cell, other)
             if gain is not None:
                 beats = "yes" if gain.low > 0 else "worse" if gain.high < 0 else "not separated"
-                lines.append(f"| {name} | {plain} | {bits} | {gain.seeds} | {_interval(gain)} | {beats} |")
-    if not lines:
-        return ""
-    head = ["## Against the plain methods", "", "Accuracy of the first minus that of the second, in points.", ""]
-    columns = ["| method | plain method | bits | seeds | gain [95 %] | better? |", "|---|---|---|---|---|---|"]
-    return "\n".join([*head, *columns, *lines, ""])
+                yield f"| {name} | {plain} | {bits} | {gain.seeds} | {_interval(gain)} | {beats} |"
 
 
 def _costs(table: Cells) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.accumulator_biases import round_biases
+from kwsq.models.activation_quantizer import ActivationQuantizer, use_ranges
 from kwsq.models.data import LABELS, LabelledFeatures, class_names, load_split
 from kwsq.models.distribution import chosen_strategy, synchronize_norms
 from kwsq.models.evaluate import accuracy
@@ -27,7 +28,6 @@ from kwsq.models.layers import QuantizedDense, adopt_weights, layer_records, set
 from kwsq.models.linear_parameters import QuantizedBatchNorm
 from kwsq.models.published_start import adopt_published
 from kwsq.models.published_weights import PublishedLayer, published_layers
-from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, WeightScheme
 from kwsq.models.watching import UNWATCHED, RunFolder, Show, Watch, ignore_line
@@ -148,6 +148,7 @@ def train_variant(
     model = build(variant.scheme)
     synchronize_norms(model)
     set_schemes(model, dict(variant.layers))
+    use_ranges(model, variant.activation_ranges)
     adopt_weights(model, float_model)
     stage = Stage(model, plan, examples, rng, watch, teacher=float_model if plan.distillation.weight else None)
     stage.run(f"{variant.name}-stage1", variant.stage1)

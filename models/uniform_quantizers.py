@@ -12,6 +12,9 @@ largest one:
   (4) max-abs       r = v / scale,  scale = max|v| / top without gradient; dw/dv = 1
                     1 bit, and DoReFa's: scale = mean|v|
 
+Where scales are to be powers of two, that of (1) and (2) is the nearest one, straight-through, that of (4) the next one
+up, for 1 bit the nearest.
+
 Source: (1) our reconstruction, in the manner of Zeng et al. 2022 (tanh squashing after Strom et al. 2022); (2) Esser
 et al. 2020, on symmetric grids; (3) Zhou et al. 2016, whose grid spans [-1, 1]: the fixed gain is ours, so that a
 float model can be adopted; (4) common practice, its 1-bit case Rastegari et al. 2016.
@@ -24,6 +27,7 @@ import tensorflow as tf
 
 from kwsq.ir.uniform_grid import UniformGrid
 from kwsq.models.layer_records import WeightTensor
+from kwsq.models.powers_of_two import nearest_power, power_at_least
 from kwsq.models.regularizers import absolute_cosine, ramp
 from kwsq.models.straight_through import Floats, WeightQuantizer, straight_through
 
@@ -46,11 +50,20 @@ class UniformQuantizer(WeightQuantizer):
         grid: codes.
         cosine: weight of the penalty per weight.
         ramp_steps: steps over which it grows to that weight.
+        power_of_two: whether the scale is a power of two.
     """
 
-    def __init__(self, grid: UniformGrid, *, cosine: float = 0.0, ramp_steps: int = 1, **options: Any) -> None:
+    def __init__(
+        self,
+        grid: UniformGrid,
+        *,
+        cosine: float = 0.0,
+        ramp_steps: int = 1,
+        power_of_two: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self.grid, self.cosine, self.ramp_steps = grid, cosine, ramp_steps
+        self.grid, self.cosine, self.ramp_steps, self.power_of_two = grid, cosine, ramp_steps, power_of_two
 
     def ratio_and_scale(self, parameter: Any) -> tuple[Any, Any]:
         """Return r and scale of the weights, with the gradients that training is to see."""
@@ -62,6 +75,10 @@ class UniformQuantizer(WeightQuantizer):
         if training and self.cosine > 0.0:
             self.add_loss(self._penalty(ratio, scale))
         return straight_through(nearest_code(ratio, self.grid), ratio) * scale
+
+    def _trained_scale(self, scale: Any) -> Any:
+        """Return a trained scale as it is used."""
+        return straight_through(nearest_power(scale), scale) if self.power_of_two else scale
 
     def _penalty(self, ratio: Any, scale: Any) -> Any:
         factor = tf.cast(self.cosine * ramp(self.steps, self.ramp_steps), ratio.dtype)
@@ -91,13 +108,16 @@ class TwoStageQuantizer(UniformQuantizer):
         """
         sigmas = _SQUASH_SIGMAS.get(self.grid.bits, _WIDE_SQUASH_SIGMAS)
         span = np.float32(max(sigmas * float(weight.std()), SMALLEST_SCALE))
+        if self.power_of_two:  # a gain rounded afterwards would change the weight
+            span = np.float32(nearest_power(span / np.float32(self.grid.top)).numpy() * self.grid.top)
         squashed = np.clip(weight / span, -SQUASH_LIMIT, SQUASH_LIMIT)
         self.gain.assign(_fitted_gain(weight, squashed, self.grid) if self.grid.mid_rise else span)
         return np.asarray(np.arctanh(squashed), dtype=np.float32)
 
     def ratio_and_scale(self, parameter: Any) -> tuple[Any, Any]:
         """Equation (1)."""
-        return tf.tanh(parameter) * self.grid.top, self.gain / tf.cast(self.grid.top, self.gain.dtype)
+        scale = self._trained_scale(self.gain / tf.cast(self.grid.top, self.gain.dtype))
+        return tf.tanh(parameter) * self.grid.top, scale
 
 
 def _fitted_gain(weight: Floats, squashed: Floats, grid: UniformGrid) -> np.float32:
@@ -123,7 +143,7 @@ class LearnedStepQuantizer(UniformQuantizer):
     def ratio_and_scale(self, parameter: Any) -> tuple[Any, Any]:
         """Equation (2)."""
         shrink = 1.0 / np.sqrt(float(np.prod(parameter.shape)) * self.grid.top)
-        step = straight_through(self.step, self.step * shrink)
+        step = self._trained_scale(straight_through(self.step, self.step * shrink))
         return tf.clip_by_value(parameter / step, -float(self.grid.top), float(self.grid.top)), step
 
 
@@ -135,6 +155,8 @@ class MaxAbsQuantizer(UniformQuantizer):
         magnitude = tf.stop_gradient(tf.abs(parameter))
         reach = tf.reduce_mean(magnitude) if self.grid.bits == 1 else tf.reduce_max(magnitude)
         scale = tf.maximum(reach / tf.cast(self.grid.top, reach.dtype), SMALLEST_SCALE)
+        if self.power_of_two:
+            scale = nearest_power(scale) if self.grid.bits == 1 else power_at_least(scale)
         return parameter / scale, scale
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import tf_keras
 from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.augmentation import Augmentation
 from kwsq.models.data import LABELS
 from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense
-from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
 from kwsq.models.schemes import TwoStage, WeightScheme
 from kwsq.models.train import trained_models

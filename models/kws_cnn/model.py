@@ -10,11 +10,11 @@ from typing import Any
 
 import tf_keras
 
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.data import LABELS
 from kwsq.models.features import BANDS, SAMPLE_RATE_HZ, frame_count
 from kwsq.models.layers import QuantizedDense
 from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
-from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.schemes import WeightScheme
 
 CLIP_SECONDS = 1

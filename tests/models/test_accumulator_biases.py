@@ -10,13 +10,13 @@ from keyword_cases import synthetic_keywords
 from numpy.typing import NDArray
 
 from kwsq.models.accumulator_biases import round_biases
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.artefact import scored_artefact
 from kwsq.models.ds_cnn.model import build
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build as kws_ff
 from kwsq.models.layers import adopt_weights, layer_records
 from kwsq.models.linear_parameters import QuantizedBatchNorm
-from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.schemes import FloatWeights, weight_scheme
 from kwsq.models.train import calibrate
 

@@ -20,9 +20,9 @@ from onnx import numpy_helper
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
 from kwsq.converter.gate.model_pairs import load_runnable
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.data import LabelledFeatures, class_names, load_split
 from kwsq.models.evaluate import logits, model_layout
-from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.recipe import read_recipe
 from kwsq.models.schemes import FloatWeights
 from kwsq.models.synthetic.dataset import load_synthetic

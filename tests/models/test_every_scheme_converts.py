@@ -16,12 +16,12 @@ from onnx import numpy_helper
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
 from kwsq.ir.execute.integer import run_integer
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.data import LABELS
 from kwsq.models.evaluate import logits
 from kwsq.models.export_onnx import QONNX_DOMAIN, export_onnx
 from kwsq.models.layer_records import DenseRecord, SplicedDenseRecord
 from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense, adopt_weights, layer_records
-from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.schemes import FloatWeights, WeightScheme, weight_scheme
 from kwsq.models.train import calibrate
 from kwsq.targets.neon.reader import read

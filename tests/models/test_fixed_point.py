@@ -15,12 +15,12 @@ from kwsq.ir.execute.integer import run_integer
 from kwsq.ir.execute.narrow import METADATA_KEY, overflow_proofs, run_narrow
 from kwsq.ir.numerics.accumulator import Accumulator, saturating_sums
 from kwsq.ir.quant import Affine
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.data import LABELS
 from kwsq.models.export_onnx import ACCUMULATOR_KEY, export_onnx
 from kwsq.models.fixed_point import FEATURE_GAIN, FixedPointInput, FixedPointLayer, FixedPointMean
 from kwsq.models.layer_records import FakeQuantizeRecord
 from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense, adopt_weights, layer_records
-from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.schemes import FixedPoint, FloatWeights
 
 HELD_OUT = synthetic_keywords(48, seed=2)

@@ -18,13 +18,13 @@ from onnx import numpy_helper
 
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.ds_cnn.model import build as build_ds_cnn
 from kwsq.models.evaluate import model_layout
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_cnn.model import build as build_kws_cnn
 from kwsq.models.layers import QuantizedDense, adopt_weights, layer_records
 from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D, same_pads
-from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.schemes import FloatWeights, TwoStage
 from kwsq.models.synthetic.dataset import load_synthetic
 from kwsq.models.train import calibrate

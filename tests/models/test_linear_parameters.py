@@ -9,12 +9,13 @@ import tensorflow as tf
 from conversion import assert_faithful, codes_of, convert
 from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
+from kwsq.models.activation_quantizer import use_ranges
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build
-from kwsq.models.layer_records import BatchNormRecord, DenseRecord
+from kwsq.models.layer_records import BatchNormRecord, DenseRecord, FakeQuantizeRecord, SplicedDenseRecord
 from kwsq.models.layers import QuantizedDense, adopt_weights, layer_records
 from kwsq.models.linear_parameters import QuantizedBatchNorm, on_linear_grid
-from kwsq.models.schemes import FloatWeights, TwoStage
+from kwsq.models.schemes import ActivationRanges, FloatWeights, TwoStage
 from kwsq.models.train import calibrate
 
 
@@ -51,9 +52,9 @@ def test_a_quantized_batch_norm_is_near_the_plain_one_and_ignores_the_batch() ->
     layer.quantize()
     merged = layer(inputs, training=True).numpy()
     np.testing.assert_array_equal(merged, layer(inputs, training=False))
-    gain, offset = (array.numpy() for array in layer.gain_and_offset())
-    # A grid of step at most 2 max / 127 moves each by half a step.
-    step = np.abs(gain).max() / 127 * np.abs(inputs).max() + np.abs(offset).max() / 127
+    gain, bias = (np.abs(array.numpy()).max() for array in layer.gain_and_bias())
+    # A grid of step at most 2 max / 127 moves each by half a step: (g + dg)(x + b + db) - g (x + b).
+    step = gain / 127 * (np.abs(inputs).max() + bias + bias / 127) + gain * bias / 127
     assert 0 < np.abs(merged - plain).max() < 1.1 * step
 
 
@@ -69,7 +70,7 @@ def test_everything_of_kws_ff_is_on_few_bits_and_converts(everything: Any) -> No
     records = layer_records(everything)
     for record in records:
         if isinstance(record, BatchNormRecord):
-            assert (record.mean == 0).all()
+            assert (record.beta == 0).all()
             assert (record.variance == 1).all()
         for values in few_bit_values(record):
             np.testing.assert_array_equal(values, on_linear_grid(tf.constant(values), 8))
@@ -78,9 +79,51 @@ def test_everything_of_kws_ff_is_on_few_bits_and_converts(everything: Any) -> No
     assert_faithful(converted, codes_of(converted.graph, {"features": np.ascontiguousarray(held_out)}))
 
 
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_with_power_of_two_scales_every_bias_is_a_whole_number_of_accumulator_steps(bits: int) -> None:
+    source = build(FloatWeights())
+    for layer in source.layers:
+        if layer.name.endswith("_norm"):
+            rng = np.random.default_rng(bits)
+            width = layer.gamma.shape[0]
+            layer.gamma.assign(rng.uniform(0.5, 2.0, width))
+            layer.beta.assign(rng.normal(size=width))
+    source.layers[-2].bias.assign(np.random.default_rng(1).normal(size=12))
+    model = build(TwoStage(bits, parameter_bits=8, power_of_two=True))
+    adopt_weights(model, source)
+    use_ranges(model, ActivationRanges.POWER_OF_TWO)
+    calibrate(model, synthetic_keywords(24, seed=1).features, 100.0)
+    counted, step, input_scale = 0, 0.0, 0.0
+    for record in layer_records(model):
+        if isinstance(record, FakeQuantizeRecord):
+            input_scale = float(record.spec.scale[0])
+        elif isinstance(record, SplicedDenseRecord | DenseRecord):
+            step = input_scale * float(record.weight.spec.scale[0])
+        bias = bias_before_the_gain(record)
+        if bias is not None:
+            codes = bias.astype(np.float64) / step
+            np.testing.assert_array_equal(codes, np.rint(codes))
+            assert np.abs(codes).max() > 0
+            counted += 1
+    assert counted == 6
+
+
+def bias_before_the_gain(record: Any) -> Any:
+    if isinstance(record, BatchNormRecord):
+        return record.mean
+    return record.bias if isinstance(record, DenseRecord) else None
+
+
+def test_no_gain_is_coded_zero() -> None:
+    values = tf.constant([1.0, 1e-5, -1e-5, 0.0])
+    step = float(on_linear_grid(values, 8, has_zero=False)[1])
+    np.testing.assert_array_equal(on_linear_grid(values, 8, has_zero=False) / step, [64, 1, -1, 1])
+    assert (on_linear_grid(values, 8)[1:].numpy() == 0).all()
+
+
 def few_bit_values(record: Any) -> list[Any]:
     if isinstance(record, BatchNormRecord):
-        return [record.gamma, record.beta]
+        return [record.gamma, record.mean]
     return [record.bias] if isinstance(record, DenseRecord) else []
 
 

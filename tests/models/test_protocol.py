@@ -7,6 +7,14 @@ import pytest
 from kwsq.ir.errors import UsageError
 from kwsq.models.protocol import CONTROL, FLOAT, Protocol, read_protocol
 
+FIRST_DIGESTS = {
+    ("float", 32): "fad952fcf958",
+    ("control", 32): "886ec8d19322",
+    ("ste", 4): "c460e3b0e227",
+    ("two_stage", 4): "b93e3e552197",
+    ("learned_step", 4): "db744802918d",
+    ("two_stage_acosr", 4): "04777e8e98f7",
+}
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "kws_ff" / "table.toml"
 
 
@@ -66,6 +74,23 @@ def test_what_decides_a_row_is_in_its_digest(
     new_rows = {row.method for row in after - before}
     assert new_rows
     assert (FLOAT in new_rows) == float_changes
+
+
+def test_ranges_of_activations_are_in_the_digest_where_they_are_not_the_moving_ones(
+    shipped: Protocol, tmp_path: Path
+) -> None:
+    line = 'name = "dorefa"\n'
+    other = changed(tmp_path, line, line + 'activation_ranges = "learned"\n')
+    assert {row.method for row in set(other.rows()) - set(shipped.rows())} == {"dorefa"}
+    same = changed(tmp_path, line, line + 'activation_ranges = "moving"\n')
+    assert set(same.rows()) == set(shipped.rows())
+
+
+def test_options_that_came_later_leave_finished_rows_their_digest(shipped: Protocol) -> None:
+    """Of a row of each scheme, as it was written into the results file."""
+    digests = {(row.method, row.bits): row.digest for row in shipped.rows() if (row.seed, row.fold) == (0, 0)}
+    for key, digest in FIRST_DIGESTS.items():
+        assert digests[key] == digest
 
 
 def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path: Path) -> None:

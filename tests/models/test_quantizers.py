@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from kwsq.ir.quant import INT8, Affine, Codebook, dequantize, fake_quantize
+from kwsq.ir.quant import Affine, Codebook, dequantize
 from kwsq.ir.uniform_grid import UniformGrid
 from kwsq.models.codebook_quantizers import CodebookQuantizer
-from kwsq.models.quantizers import ActivationQuantizer, FloatWeightQuantizer, weight_quantizer
+from kwsq.models.quantizers import FloatWeightQuantizer, weight_quantizer
 from kwsq.models.schemes import weight_scheme
 from kwsq.models.uniform_quantizers import LearnedStepQuantizer, TwoStageQuantizer, nearest_code
 
@@ -110,25 +110,48 @@ def test_codebook_gradient_passes_inside_the_outer_levels_only() -> None:
     np.testing.assert_array_equal(gradient(layer, parameter, None), np.where(inside, upstream(), 0.0))
 
 
-def test_activation_gradient_passes_inside_the_range_only() -> None:
-    layer = ActivationQuantizer(dtype="float64")
-    layer.build(SHAPE)
-    layer.calibrate(np.array([-0.1, 0.2]), 100.0)
-    inputs = weights().astype(np.float64)
-    low, high = (dequantize(np.array([code]), layer.spec())[0] for code in (-128, 127))
-    edge = np.minimum(np.abs(inputs - low), np.abs(inputs - high)) < 1e-6
-    inside = (inputs > low) & (inputs < high)
-    assert not edge.any()
-    assert 0 < inside.sum() < inside.size
-    # Scale divides and multiplies again: two roundings.
-    np.testing.assert_allclose(gradient(layer, inputs, None), np.where(inside, upstream(), 0.0), rtol=1e-15, atol=0)
-
-
 EVERY_SCHEME = [
     *((name, bits) for name in ("two_stage", "learned_step", "max_abs") for bits in range(1, 9)),
     *((name, bits) for name in ("dorefa", "lloyd_max", "s8bqat") for bits in (1, 2, 3, 5, 7)),
     *(("gq", bits) for bits in (1, 2, 4)),
 ]
+
+
+POWER_OF_TWO_SCHEMES = [(name, bits) for name in ("two_stage", "learned_step", "max_abs") for bits in (1, 2, 4, 8)]
+
+
+@pytest.mark.parametrize(("name", "bits"), POWER_OF_TWO_SCHEMES)
+def test_power_of_two_scales_are_near_the_free_ones_and_move_no_gradient_elsewhere(name: str, bits: int) -> None:
+    free, bound = (weight_quantizer(weight_scheme(name, bits, **options)) for options in ({}, {"power_of_two": True}))
+    scales, gradients = [], []
+    for layer in (free, bound):
+        layer.build(SHAPE)
+        parameter = tf.Variable(layer.adopt(weights()))
+        stored = layer.weight_tensor(parameter)
+        scales.append(float(stored.spec.scale[0]))
+        np.testing.assert_array_equal(layer(parameter).numpy(), dequantize(stored.values, stored.spec))
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(layer(parameter))
+        gradients.append(tape.gradient(total, [parameter, *layer.trainable_variables]))
+    exponent = np.log2(scales[1])
+    assert exponent == round(exponent)
+    # The nearest power by ratio is within sqrt 2; the next one up within 2.
+    assert abs(exponent - np.log2(scales[0])) <= (1.0 if name == "max_abs" and bits > 1 else 0.5) + 1e-6
+    assert all(gradient is not None and np.isfinite(gradient).all() for gradient in gradients[1])
+    assert len(gradients[0]) == len(gradients[1])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_two_stage_starts_from_the_same_weight_with_a_power_of_two_scale(bits: int) -> None:
+    layer = weight_quantizer(weight_scheme("two_stage", bits, power_of_two=True))
+    layer.build(SHAPE)
+    parameter = layer.adopt(weights())
+    # Half a step, and what the limit of the squash cuts of weights beyond 3 / sqrt 2 standard deviations.
+    scale = float(layer.weight_tensor(tf.constant(parameter)).spec.scale[0])
+    beyond = np.abs(weights()) > 0.99 * scale * layer.grid.top
+    error = np.abs(layer(tf.constant(parameter)).numpy() - weights())
+    assert beyond.mean() < 0.06
+    assert error[~beyond].max() <= 0.501 * scale
 
 
 @pytest.mark.parametrize(("name", "bits"), EVERY_SCHEME)
@@ -201,48 +224,3 @@ def test_two_stage_starts_from_the_float_weight() -> None:
 def test_a_float_weight_passes_unchanged() -> None:
     layer = built(lambda dtype: FloatWeightQuantizer(dtype=dtype))
     np.testing.assert_array_equal(layer(layer.adopt(weights())), weights())
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 6.3), (-1.4, 3.9), (-2.5, 0.0)])
-def test_activations_are_exactly_on_the_int8_grid(low: float, high: float) -> None:
-    layer = ActivationQuantizer()
-    layer.build(SHAPE)
-    layer.calibrate(np.array([low, high]), 100.0)
-    spec = layer.spec()
-    inputs = np.random.default_rng(4).uniform(low - 0.5, high + 0.5, size=4000).astype(np.float32)
-    inputs[0] = 0.0
-    outputs = layer(inputs).numpy()
-    assert spec.range == INT8
-    assert outputs[0] == 0.0
-    np.testing.assert_array_equal(outputs, fake_quantize(inputs, spec))
-
-
-def test_a_relu_range_uses_every_code() -> None:
-    layer = ActivationQuantizer()
-    layer.build(SHAPE)
-    layer.calibrate(np.array([0.0, 6.3]), 100.0)
-    assert layer.spec().zero_point[0] == -128
-
-
-def test_activations_pass_unchanged_and_without_a_grid_before_calibration() -> None:
-    layer = ActivationQuantizer()
-    layer.build(SHAPE)
-    np.testing.assert_array_equal(layer(weights(), training=True), weights())
-    assert layer.spec() is None
-
-
-def test_the_range_follows_the_batches_only_in_training() -> None:
-    layer = ActivationQuantizer(momentum=0.75)
-    layer.build(SHAPE)
-    layer.calibrate(np.array([-1.0, 1.0]), 100.0)
-    layer(np.array([-3.0, 5.0], dtype=np.float32), training=False)
-    assert (layer.low.numpy(), layer.high.numpy()) == (-1.0, 1.0)
-    layer(np.array([-3.0, 5.0], dtype=np.float32), training=True)
-    assert (layer.low.numpy(), layer.high.numpy()) == (-1.5, 2.0)
-
-
-def test_a_percentile_leaves_outliers_out() -> None:
-    layer = ActivationQuantizer()
-    layer.build(SHAPE)
-    layer.calibrate(np.concatenate([np.linspace(0, 1, 999), [100.0]]), 99.0)
-    assert layer.high.numpy() < 1.0

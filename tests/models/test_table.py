@@ -1,5 +1,6 @@
 """The statistics of the table on rows whose truth is known, and the page made of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +166,25 @@ def test_no_rows_give_a_page_of_empty_cells() -> None:
     plan = protocol()
     outcome = Results({fold: fold_clips(fold) for fold in range(FOLDS)}, {})
     assert "| good | 4 | **0/15** | - | - | - | - | - |" in render(plan, outcome, "table.toml")
+
+
+def test_methods_that_quantize_everything_have_a_table_with_their_control() -> None:
+    plan = protocol()
+    whole = Method("whole", "max_abs", (4,), STAGE, STAGE, NONE, options=(("parameter_bits", 8),))
+    grown = replace(
+        plan,
+        methods=(*plan.methods, whole),
+        control=plan.control | {"whole": CONTROL},
+        baselines=("poor", "whole"),
+    )
+    page = render(grown, results(grown, RATES | {("whole", 4): 0.1}), "table.toml")
+    _, weights, everything, *_ = page.split("\n## ")
+    assert weights.startswith("Weights quantized")
+    assert everything.startswith("Everything quantized")
+    rows = [[line for line in table.splitlines() if line.startswith("|")][2:] for table in (weights, everything)]
+    named = [[row.split(" | ")[0][2:] for row in table] for table in rows]
+    assert named == [[FLOAT, CONTROL, "good", "poor", "poor"], [CONTROL, "whole"]]
+    # A method is compared with the plain ones of its own table: "whole" would beat "poor" at 4 bits.
+    assert "| good | poor | 4 |" in page
+    assert "| whole | poor |" not in page
+    assert "Everything quantized" not in render(plan, results(plan, RATES), "table.toml").split("\n## ", 1)[1]

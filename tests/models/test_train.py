@@ -10,13 +10,13 @@ from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
 from kwsq.ir.errors import UsageError
 from kwsq.ir.quant import Affine, Codebook
+from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.augmentation import Augmentation
 from kwsq.models.data import LABELS
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build as build_kws_ff
 from kwsq.models.layer_records import DenseRecord, FakeQuantizeRecord, SplicedDenseRecord
 from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense, layer_records, set_schemes
-from kwsq.models.quantizers import ActivationQuantizer
 from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
 from kwsq.models.schemes import FloatWeights, LloydMax, TwoStage, WeightScheme
 from kwsq.models.train import trained_models
