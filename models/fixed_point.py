@@ -1,6 +1,6 @@
 """Layers in one fixed-point format: every tensor an 8-bit fraction, sums in the accumulator that will run them.
 
-Codes of activations stand for q / 128. With B = 2^(b-1), s the output shift (the same in every layer), r the
+Codes of activations stand for q / 128. With B = 2^(b-1), s the output shift (the same in every spliced layer), r the
 accumulator's narrowing shift and (46), (5), (6), (15b) of docs/quantization.md:
 
   (1) weights   q_w = clip(round(B tanh P), -(B - 1), B - 1)
@@ -10,7 +10,8 @@ accumulator's narrowing shift and (46), (5), (6), (15b) of docs/quantization.md:
   (5) input     q_x = clip(round(128 k x)), k a constant power of two
   (6) mean      (33)
 
-Forward values are exactly these integers; gradients pass every rounding unchanged and stop where a clip cuts. There is
+Forward values are exactly these integers; gradients pass every rounding unchanged and stop where a clip cuts, in a sum
+or at the output: `kwsq.models.ordered_sums`. There is
 no batch norm: it is folded, with one factor per channel and ReLU's homogeneity, when a float model is adopted.
 
 Source: our reconstruction in the manner of Macha et al. 2023, whose equations we have not seen.
@@ -23,7 +24,6 @@ import tensorflow as tf
 import tf_keras
 
 from kwsq.ir.numerics import Grid, derive_mean
-from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.quant import INT8, Affine, IntRange
 from kwsq.models.layer_records import (
     BiasTensor,
@@ -35,6 +35,7 @@ from kwsq.models.layer_records import (
     SplicedDenseRecord,
     WeightTensor,
 )
+from kwsq.models.ordered_sums import counted_sums, plain_sums, trained_sums
 from kwsq.models.schemes import FixedPoint
 from kwsq.models.straight_through import straight_through
 
@@ -84,6 +85,7 @@ class FixedPointLayer(tf_keras.layers.Layer):
         self.units, self.scheme, self.taps, self.stride, self.relu = units, scheme, taps, stride, relu
         self.input_gain = input_gain
         self.accumulator = scheme.accumulator
+        self.output_shift = scheme.dense_output_shift if taps is None else scheme.output_shift
         self.top = float(2 ** (scheme.bits - 1) - 1)
 
     def build(self, input_shape: Any) -> None:
@@ -107,7 +109,7 @@ class FixedPointLayer(tf_keras.layers.Layer):
         """Map (N, T, C_in) to (N, T', units), or (N, C_in) to (N, units)."""
         codes = inputs * (UNIT / self.input_gain)
         sums = self._sums(codes) if training else self._counted_sums(codes)
-        steps = sums * 2.0 ** -(self.scheme.output_shift - self.accumulator.shift)
+        steps = sums * 2.0 ** -(self.output_shift - self.accumulator.shift)
         low = 0.0 if self.relu else float(INT8.low)
         surrogate = tf.clip_by_value(steps, low, float(INT8.high))
         outputs = straight_through(tf.clip_by_value(self._rounded(sums), low, float(INT8.high)), surrogate)
@@ -124,56 +126,24 @@ class FixedPointLayer(tf_keras.layers.Layer):
         return straight_through(tf.round(ratio), ratio)
 
     def _sums(self, codes: Any) -> Any:
-        """Equation (3) for a training step: in order only where the batch could saturate or groups are narrowed.
-
-        The positive and the negative products of an output bound all its partial sums, in any order; within the
-        accumulator's range the plain sum is the ordered one.
-        """
-        weights = self.weight_codes()
-        if self.accumulator.shift:
-            return self._ordered_sums(codes, weights)[0]
-        plain = self._products(codes, weights)
-        magnitude = tf.stop_gradient(self._products(tf.abs(codes), tf.abs(weights)))
-        start = self.bias_codes() * 2.0**self.scheme.output_shift
-        partial = (magnitude + tf.abs(plain)) / 2.0 + tf.abs(start)
-        safe = tf.reduce_max(partial) <= float(self.accumulator.high)
-        return tf.cond(safe, lambda: plain + start, lambda: self._ordered_sums(codes, weights)[0])
+        """Equation (3) for a training step; 32 bits hold every sum, which is then the plain one."""
+        weights, contract = self.weight_codes(), self.accumulator
+        if contract.bits == 32 and not contract.shift:
+            return plain_sums(codes, weights, self.stride) + self._start()
+        return trained_sums(codes, weights, self._start(), self.stride, contract)
 
     def _counted_sums(self, codes: Any) -> Any:
         """Equation (3) with saturations added to the count."""
-        sums, cut = self._ordered_sums(codes, self.weight_codes())
+        sums, cut = counted_sums(codes, self.weight_codes(), self._start(), self.stride, self.accumulator)
         self.saturated.assign_add(cut)
         return sums
 
-    def _products(self, codes: Any, weights: Any) -> Any:
-        """Plain sums of products; float32 holds them exactly below 2^24, which 1,040 products of 8 bits stay under."""
-        if self.taps is None:
-            return tf.matmul(codes, weights[0])
-        return tf.nn.conv1d(codes, weights, stride=self.stride, padding="VALID")
-
-    def _ordered_sums(self, codes: Any, weights: Any) -> tuple[Any, Any]:
-        """Equation (3) step by step, and how many values were cut."""
-        contract = self.accumulator
-        low, high = float(contract.low), float(contract.high)
-        total: Any = self.bias_codes() * 2.0 ** (self.scheme.output_shift - contract.shift)
-        cut: Any = tf.constant(0, tf.int64)
-        groups = _split(tf.reshape(weights, (-1, self.units)), 0, contract)
-        for part, columns in zip(_split(self._patches(codes), -1, contract), groups, strict=True):
-            moved = total + _narrowed(tf.matmul(part, columns), contract)
-            total = tf.clip_by_value(moved, low, high)
-            cut += tf.math.count_nonzero(tf.not_equal(moved, total))
-        return total, cut
-
-    def _patches(self, codes: Any) -> Any:
-        if self.taps is None:
-            return codes
-        frames = (codes.shape[1] - self.taps) // self.stride + 1
-        reach = (frames - 1) * self.stride + 1
-        return tf.concat([codes[:, tap : tap + reach : self.stride] for tap in range(self.taps)], axis=-1)
+    def _start(self) -> Any:
+        return self.bias_codes() * 2.0 ** (self.output_shift - self.accumulator.shift)
 
     def _rounded(self, sums: Any) -> Any:
         """Equation (4) before the clip."""
-        shift = self.scheme.output_shift - self.accumulator.shift
+        shift = self.output_shift - self.accumulator.shift
         if self.taps is None:
             return _half_away(sums * 2.0**-shift)
         return _half_away(tf.floor((sums + 1.0) / 2.0) * 2.0 ** (1 - shift))
@@ -181,11 +151,11 @@ class FixedPointLayer(tf_keras.layers.Layer):
     def records(self) -> list[LayerRecord]:
         """Return the layer with its codes, ReLU and output quantizer."""
         name, gain = str(self.name), float(self.output_gain.numpy())
-        weight_scale = 2.0**-self.scheme.output_shift * gain / self.input_gain
+        weight_scale = 2.0**-self.output_shift * gain / self.input_gain
         top = int(self.top)
         grid = Affine.per_tensor(weight_scale, 0, IntRange(-top, top))
         weight = WeightTensor(self.weight_codes().numpy().astype(np.int8), grid)
-        codes = self.bias_codes().numpy().astype(np.int32) * 2**self.scheme.output_shift
+        codes = self.bias_codes().numpy().astype(np.int32) * 2**self.output_shift
         bias = BiasTensor(codes.astype(np.int32), np.float32(weight_scale * self.input_gain / UNIT))
         quantizer = FakeQuantizeRecord(f"{name}_quantizer", Affine.per_tensor(gain / UNIT, 0, INT8))
         if self.taps is None:
@@ -215,20 +185,6 @@ class FixedPointMean(tf_keras.layers.Layer):
         return [MeanOverTimeRecord(name), FakeQuantizeRecord(f"{name}_quantizer", Affine.per_tensor(1 / UNIT, 0, INT8))]
 
 
-def _split(values: Any, axis: int, contract: Accumulator) -> Any:
-    """Cut into groups; one operation, whose gradient is one concatenation."""
-    size = int(values.shape[axis])
-    whole, rest = divmod(size, contract.group)
-    return tf.split(values, [contract.group] * whole + [rest] * (rest > 0), axis=axis)
-
-
-def _narrowed(sums: Any, contract: Accumulator) -> Any:
-    if contract.shift == 0:
-        return sums
-    exact = sums * 2.0**-contract.shift
-    return straight_through(tf.floor(exact + 0.5), exact)
-
-
 def _half_away(values: Any) -> Any:
     return tf.sign(values) * tf.floor(tf.abs(values) + 0.5)
 
@@ -248,7 +204,7 @@ def adopt_fixed_point(target: Any, source: Any) -> None:
         if not isinstance(layer, FixedPointLayer):
             continue
         weight, bias, largest = _folded(source, layer)
-        shift = 2.0**layer.scheme.output_shift
+        shift = 2.0**layer.output_shift
         columns = np.reshape(input_scale, (1, -1, 1))
         spread = np.std(weight / columns, axis=(0, 1)) * 3.0
         factor = np.minimum(layer.top / (np.maximum(spread, 1e-9) * shift), 1.0 / largest)

@@ -133,11 +133,17 @@ class FixedPoint:
 
     @property
     def output_shift(self) -> int:
-        """Bits between a sum of products and an output code: the same in every layer.
+        """Bits between a sum of products and an output code of a spliced layer: the same in all of them.
 
-        Two more than the weights' fraction: rows of some hundred weights that fill [-1, 1) then give outputs that do.
+        Three more than the weights' fraction: rows of some hundred weights that fill [-1, 1) up to three standard
+        deviations then give outputs that fill it up to four.
         """
-        return self.bits + 1
+        return self.bits + 2
+
+    @property
+    def dense_output_shift(self) -> int:
+        """The same of the dense layer behind the mean, which sums a sixth as many products of smaller codes."""
+        return self.bits
 
 
 QuantizedScheme = FixedPoint | MaxAbs | Dorefa | TwoStage | LearnedStep | LloydMax | Compressed | SoftToHard

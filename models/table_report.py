@@ -29,7 +29,8 @@ available, their data are private. Nothing below is a replication of their numbe
 speakers, in {folds} speaker-disjoint folds: every clip is scored once by a model that never heard its speaker
 (background noise has no speaker; its clips are cut from a few recordings that all folds share). Seeds {seeds}. Float:
 {epochs} epochs; every other row starts from the float model of its seed and fold. Quantized rows are measured on the
-emitted artefact (kwsq-convert, target neon, LiteRT), float rows in ONNX Runtime on the exported file.
+emitted artefact (kwsq-convert, target neon, LiteRT), float rows in ONNX Runtime on the exported file. Fixed-point rows
+run on the emitted integers in kwsq's own executor, with the int16 accumulators they were trained for; LiteRT's have 32.
 
 What is quantized: in all quantized rows the weights (per tensor while training), input, activations and logits (int8,
 while training too); every artefact holds integers only. Two tables say what else training sees.
@@ -38,6 +39,8 @@ while training too); every artefact holds integers only. Two tables say what els
   into weight scales, one per channel.
 - *Everything*: from stage 2 on also biases and the gains of batch norms, 8 bits per tensor, their statistics fixed;
   every scale is a power of two, so that biases are whole numbers of an accumulator's steps before the conversion.
+  Fixed point (fxp) has no gains: every tensor is a fraction of 8 bits, biases too, weights of the width stated, and
+  sums saturate in int16 accumulators; batch norms are folded before it trains.
 
 **State: {finished} of {wanted} rows are finished.** A cell counts the seeds of which all folds are there; cells that
 lack rows are marked with the count, and an interval from one or two seeds does not hold the spread between seeds.
@@ -79,6 +82,7 @@ def render(protocol: Protocol, results: Results, name: str) -> str:
         _main_table("Everything quantized", protocol, everything, clips) if everything else "",
         _comparisons(protocol, (weights_only, everything), clips),
         _costs(table),
+        _accumulators(table),
     ]
     return "\n".join(section for section in sections if section)
 
@@ -179,6 +183,31 @@ def _costs(table: Cells) -> str:
             size = max(row.model_bytes for row in rows)
             lines.append(f"| {name} | {bits} | {clips} | {differs[0]} | {differs[1]} | {seconds:.0f} | {size:,} |")
     return "\n".join([*lines, ""])
+
+
+def _accumulators(table: Cells) -> str:
+    """What became of narrow accumulators; nothing where no row has one."""
+    lines = []
+    for (name, bits), cell in table.items():
+        facts = [row.facts for row in cell.all_rows() if "accumulator" in row.facts]
+        if facts:
+            clips = sum(row.predicted.size for row in cell.all_rows())
+            cuts, differs = (sum(fact[key] for fact in facts) for key in ("saturated", "litert_top1_differs"))
+            proven, layers = min(fact["layers_proven"] for fact in facts), facts[0]["layers"]
+            contract = facts[0]["accumulator"]
+            lines.append(f"| {name} | {bits} | {contract} | {proven} of {layers} | {cuts} | {differs} of {clips} |")
+    if not lines:
+        return ""
+    head = [
+        "## Narrow accumulators",
+        "",
+        "Layers proven never to saturate whatever the input (docs/quantization.md, 47), the fewest over rows; partial",
+        "sums that were cut, and clips whose class LiteRT's int32 accumulators change, over all finished rows.",
+        "",
+        "| method | bits | accumulator | layers proven | values cut | class differs with int32 |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *lines, ""])
 
 
 def main(

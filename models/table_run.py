@@ -153,6 +153,7 @@ def _scored(model: Any, clips: LabelledFeatures, place: Workplace, row: Row, cpu
     predicted = scored.logits.argmax(axis=1)
     facts = {
         "runtime": scored.runtime,
+        **scored.facts,
         "cpu_seconds": cpu_seconds,
         "keras_top1_differs": int((keras != predicted).sum()),
         "onnxruntime_top1_differs": int((scored.source_logits.argmax(axis=1) != predicted).sum()),

@@ -138,10 +138,10 @@ def test_saturation_in_keras_is_that_of_the_reference(group: int, training: bool
     codes = np.clip(rng.normal(100, 10, size=(32, 120)), -128, 127).astype(np.int8)
     weights, found = weights_of(layer), layer(codes.astype(np.float32) / 128.0, training=training).numpy() * 128.0
     sums, cuts = saturating_sums(codes, weights, np.zeros(6, np.int32), scheme.accumulator)
-    np.testing.assert_array_equal(found, rounded_once(sums / 2.0**scheme.output_shift))
+    np.testing.assert_array_equal(found, rounded_once(sums / 2.0**layer.output_shift))
     assert int(layer.saturated) == (0 if training else cuts)
     plain = codes.astype(np.int64) @ weights.T.astype(np.int64)
-    assert (found != rounded_once(plain / 2.0**scheme.output_shift)).any()
+    assert (found != rounded_once(plain / 2.0**layer.output_shift)).any()
 
 
 def rounded_once(steps: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -161,8 +161,8 @@ def test_gradients_stop_at_cut_outputs_and_pass_roundings() -> None:
     with tf.GradientTape() as tape:
         outputs = layer(inputs, training=True)
     slope = tape.gradient(outputs, layer.parameter).numpy()[0]
-    # y = sum w x 2^-5 with w = 8 tanh P: dy/dP = x 8 (1 - tanh(P)^2) / 32.
-    np.testing.assert_allclose(slope[:, 0], 0.25 * 8 * (1 - np.tanh(0.5) ** 2) / 32, rtol=1e-6)
+    # y = sum w x 2^-4 with w = 8 tanh P: dy/dP = x 8 (1 - tanh(P)^2) / 16.
+    np.testing.assert_allclose(slope[:, 0], 0.25 * 8 * (1 - np.tanh(0.5) ** 2) / 16, rtol=1e-6)
     np.testing.assert_array_equal(slope[:, 1], 0.0)
 
 

@@ -1,0 +1,117 @@
+"""Sums of products as equation (46) of docs/quantization.md orders them, in TensorFlow.
+
+Codes and sums are whole numbers in float32, which is exact below 2^24: 1,040 products of 8 bits stay under it.
+
+In training the value is that of (46) and the gradient that of
+
+  (1) z = start + 2^-r sum w x    where no partial sum of an output was cut, else 0
+
+so that one convolution backward serves all groups. The ordered sums alone are compiled by XLA, which reads each group's
+products once; step by step they would cost more than the rest of a training step.
+
+Source: (1) our choice of surrogate.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from kwsq.ir.numerics.accumulator import Accumulator
+
+
+def plain_sums(codes: Any, weights: Any, stride: int) -> Any:
+    """Return sums of products without a limit.
+
+    Args:
+        codes: (N, T, C_in), or (N, C_in) for a dense layer.
+        weights: (K, C_in, C_out), K = 1 for a dense layer.
+        stride: frames between outputs.
+
+    Returns:
+        (N, T', C_out), or (N, C_out).
+    """
+    if codes.shape.rank == 2:
+        return tf.matmul(codes, weights[0])
+    return tf.nn.conv1d(codes, weights, stride=stride, padding="VALID")
+
+
+def counted_sums(codes: Any, weights: Any, start: Any, stride: int, contract: Accumulator) -> tuple[Any, Any]:
+    """Return the sums of (46), in units of 2^r products, and how many values were cut; without a useful gradient.
+
+    Args:
+        codes: as in `plain_sums`.
+        weights: as in `plain_sums`.
+        start: (C_out,) z_0, narrowed.
+        stride: frames between outputs.
+        contract: accumulator.
+    """
+    low, high = float(contract.low), float(contract.high)
+    total, cut = start, tf.constant(0, tf.int64)
+    columns = tf.reshape(weights, (-1, weights.shape[-1]))
+    size = columns.shape[0]
+    patches = _patches(codes, weights.shape[0], stride)
+    for first in range(0, size, contract.group):
+        part = slice(first, min(first + contract.group, size))
+        moved = total + _narrowed(tf.matmul(patches[..., part], columns[part]), contract.shift)
+        total = tf.clip_by_value(moved, low, high)
+        cut += tf.math.count_nonzero(tf.not_equal(moved, total))
+    return total, cut
+
+
+def trained_sums(codes: Any, weights: Any, start: Any, stride: int, contract: Accumulator) -> Any:
+    """Return the sums of (46) with the gradient of (1); arguments as in `counted_sums`."""
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def sums(codes: Any, weights: Any, start: Any) -> Any:
+        total, whole = _compiled(codes, weights, start, stride, contract.group, contract.shift, contract.high)
+
+        def slopes(upstream: Any) -> Any:
+            kept = upstream * whole
+            with tf.GradientTape() as tape:
+                tape.watch([codes, weights])
+                plain = plain_sums(codes, weights, stride)
+            scaled = kept * 2.0**-contract.shift
+            by_codes, by_weights = tape.gradient(plain, [codes, weights], output_gradients=scaled)
+            return by_codes, by_weights, tf.reduce_sum(kept, axis=tuple(range(kept.shape.rank - 1)))
+
+        return total, slopes
+
+    return sums(codes, weights, start)
+
+
+@tf.function(jit_compile=True)
+def _compiled(codes: Any, weights: Any, start: Any, stride: int, group: int, shift: int, high: int) -> tuple[Any, Any]:
+    """Return the sums of (46), and 1 where none of an output's values was cut, else 0."""
+    patches = _patches(codes, weights.shape[0], stride)
+    shape = tf.concat([tf.shape(patches)[:-1], [weights.shape[-1]]], axis=0)
+    narrowed = _narrowed(_group_sums(patches, weights, group), shift)
+    total, whole = start, tf.ones_like(narrowed[0])
+    for number in range(narrowed.shape[0]):
+        moved = total + narrowed[number]
+        total = tf.clip_by_value(moved, -high - 1.0, float(high))
+        whole *= tf.cast(tf.equal(moved, total), whole.dtype)
+    return tf.reshape(total, shape), tf.reshape(whole, shape)
+
+
+def _group_sums(patches: Any, weights: Any, group: int) -> Any:
+    """Return (groups, rows, C_out), the last group filled with zeros."""
+    columns = tf.reshape(weights, (-1, weights.shape[-1]))
+    missing = -columns.shape[0] % group
+    columns = tf.pad(columns, [[0, missing], [0, 0]])
+    groups = columns.shape[0] // group
+    rows = tf.pad(tf.reshape(patches, (-1, patches.shape[-1])), [[0, 0], [0, missing]])
+    parts = tf.transpose(tf.reshape(rows, (-1, groups, group)), (1, 0, 2))
+    return tf.matmul(parts, tf.reshape(columns, (groups, group, -1)))
+
+
+def _patches(codes: Any, taps: int, stride: int) -> Any:
+    """Return what each output sees, in weight order: (N, T', K C_in), or the codes of a dense layer."""
+    if codes.shape.rank == 2:
+        return codes
+    frames = (codes.shape[1] - taps) // stride + 1
+    reach = (frames - 1) * stride + 1
+    return tf.concat([codes[:, tap : tap + reach : stride] for tap in range(taps)], axis=-1)
+
+
+def _narrowed(sums: Any, shift: int) -> Any:
+    return tf.floor(sums * 2.0**-shift + 0.5) if shift else sums
