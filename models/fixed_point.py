@@ -11,8 +11,8 @@ accumulator's narrowing shift and (46), (5), (6), (15b) of docs/quantization.md:
   (6) mean      (33)
 
 Forward values are exactly these integers; gradients pass every rounding unchanged and stop where a clip cuts, in a sum
-or at the output: `kwsq.models.ordered_sums`. There is
-no batch norm: it is folded, with one factor per channel and ReLU's homogeneity, when a float model is adopted.
+(`kwsq.models.ordered_sums`) or at the output. There is no batch norm: it is folded, with one factor per channel and
+ReLU's homogeneity, when a float model is adopted.
 
 Source: our reconstruction in the manner of Macha et al. 2023, whose equations we have not seen.
 """
