@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,8 +79,8 @@ class RunFolder:
         """Everything that decides a stage: variants enter by their own stages only, so that one may be added."""
         name = stage.removesuffix("-stage1").removesuffix("-stage2")
         own = tuple(variant for variant in self.plan.variants if variant.name == name)
-        plan = replace(self.plan, variants=own)
-        facts = [{**asdict(plan), "schemes": [repr(variant.scheme) for variant in own]}, self.seed, stage]
+        schemes = [repr(variant.scheme) for variant in own]
+        facts = [_stated(replace(self.plan, variants=own)), schemes, self.seed, stage]
         return f"{stage} {hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
 
     def epoch(self, stage: str, epoch: Epoch) -> None:
@@ -109,6 +109,14 @@ class RunFolder:
             # `tf.summary.scalar` needs the package tensorboard; the record it would write does not.
             tf.summary.write(name, np.float32(value), step=step, metadata=_scalar_metadata())
         self._writers[stage].flush()
+
+
+def _stated(value: Any) -> Any:
+    """Return a record with its type and without fields at their default: one added later leaves old states valid."""
+    if is_dataclass(value):
+        pairs = [(field.name, getattr(value, field.name), field.default) for field in fields(value)]
+        return {"": type(value).__name__} | {name: _stated(found) for name, found, default in pairs if found != default}
+    return [_stated(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def _scalar_metadata() -> Any:

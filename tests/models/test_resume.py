@@ -147,6 +147,13 @@ def test_the_state_of_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
     more = replace(plan, variants=(*plan.variants, replace(plan.variants[0], name="again")))
     assert RunFolder(tmp_path, more, 1, held_out, ignore_line).state("float").key == mine.key
 
+    first = plan.variants[0]
+    wider = replace(plan, variants=(replace(first, scheme=replace(first.scheme, bits=8)),))
+    stages = [
+        RunFolder(tmp_path, each, 1, held_out, ignore_line).state(f"{first.name}-stage1") for each in (plan, wider)
+    ]
+    assert stages[0].key != stages[1].key
+
     class Empty:
         variables = weights = ()
 
