@@ -13,19 +13,24 @@ import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
+from kwsq.models import cli
 from kwsq.models.data import LABELS, LabelledFeatures, load_split
 from kwsq.models.ds_cnn.model import build
 from kwsq.models.layers import QuantizedDense
 from kwsq.models.layers_2d import QuantizedConv2D
+from kwsq.models.protocol import read_protocol
 from kwsq.models.published_start import adopt_published, channel_factors
 from kwsq.models.published_weights import PublishedLayer, published_layers, read_layers
 from kwsq.models.recipe import Recipe, Start, read_recipe
 from kwsq.models.schemes import FloatWeights, TwoStage
+from kwsq.models.table_run import open_workplace
 from kwsq.models.train import train_float
 
-RECIPE = Path(__file__).resolve().parents[2] / "models" / "ds_cnn" / "published.toml"
+FOLDER = Path(__file__).resolve().parents[2] / "models" / "ds_cnn"
+RECIPE, TABLE = FOLDER / "published.toml", FOLDER / "published_table.toml"
 MODEL = "models/mlcommons_tiny/kws_ref_model_truefloat.onnx"
 LOGITS = "Add__33:0"
 UNIT = 2.0**-24
@@ -212,6 +217,26 @@ def test_a_recipe_without_its_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="starts from random weights"):
         published_layers(replace(plan, start=None), tmp_path / "none.onnx")
     assert published_layers(replace(plan, start=None), None) is None
+
+
+def test_commands_refuse_before_they_read_data(tmp_path: Path) -> None:
+    places = ("--data", str(tmp_path), "--out", str(tmp_path / "out"))
+    result = CliRunner().invoke(cli.app, ["train", str(RECIPE), *places])
+    assert result.exit_code == 2
+    assert "no --weights" in result.output
+    with pytest.raises(UsageError, match="no --weights"):
+        open_workplace(TABLE, tmp_path, tmp_path / "out", tmp_path / "rows.jsonl")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_protocol_compares_with_the_published_model_and_trains_as_the_recipe_does() -> None:
+    protocol, plan = read_protocol(TABLE), read_recipe(RECIPE)
+    method = protocol.method("two_stage")
+    assert (protocol.control_of("two_stage"), protocol.recipe.float_phase.epochs) == ("float", 0)
+    for variant in plan.variants:
+        assert (variant.stage1, variant.stage2) == (method.stage1, method.stage2)
+        assert variant.scheme in [method.scheme(bits) for bits in method.bits]
+        assert protocol.plan(method).distillation == plan.distillation
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
