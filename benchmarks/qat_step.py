@@ -35,6 +35,9 @@ METHODS = {
     "learned_step w4": weight_scheme("learned_step", 4),
     "lloyd_max w4": weight_scheme("lloyd_max", 4),
     "s8bqat w4": weight_scheme("s8bqat", 4),
+    "two_stage w4, all": weight_scheme("two_stage", 4, parameter_bits=8, power_of_two=True),
+    "fxp w4": weight_scheme("fxp", 4),
+    "fxp w8": weight_scheme("fxp", 8),
     "gq w4, soft": weight_scheme("gq", 4),
     "gq w4, hard": weight_scheme("gq", 4, anneal_steps=1),
 }

@@ -61,7 +61,7 @@ def counted_sums(codes: Any, weights: Any, start: Any, stride: int, contract: Ac
 def trained_sums(codes: Any, weights: Any, start: Any, stride: int, contract: Accumulator) -> Any:
     """Return the sums of (46) with the gradient of (1); arguments as in `counted_sums`."""
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def sums(codes: Any, weights: Any, start: Any) -> Any:
         total, whole = _compiled(codes, weights, start, stride, contract.group, contract.shift, contract.high)
 

@@ -13,7 +13,7 @@ import tf_keras
 
 from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.data import LABELS
-from kwsq.models.layers import QuantizedDense
+from kwsq.models.layers import QuantizedDense, batch_norm
 from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
 from kwsq.models.mfcc import COEFFICIENTS, FRAMES
 from kwsq.models.schemes import WeightScheme
@@ -35,22 +35,22 @@ def build(scheme: WeightScheme, classes: int = len(LABELS)) -> Any:
     layers: list[Any] = [tf_keras.Input((FRAMES, COEFFICIENTS)), AddChannel(name="map")]
     layers += [ActivationQuantizer(name="features_quantizer")]
     first = QuantizedConv2D(CHANNELS, kernel=(10, 4), stride=(2, 2), scheme=scheme, name="conv")
-    layers += _with_norm(first)
+    layers += _with_norm(first, scheme)
     for number in range(1, BLOCKS + 1):
         depthwise = QuantizedConv2D(None, kernel=(3, 3), stride=(1, 1), scheme=scheme, name=f"depthwise{number}")
         pointwise = QuantizedConv2D(CHANNELS, kernel=(1, 1), stride=(1, 1), scheme=scheme, name=f"pointwise{number}")
-        layers += [*_with_norm(depthwise), *_with_norm(pointwise)]
+        layers += [*_with_norm(depthwise, scheme), *_with_norm(pointwise, scheme)]
     layers += [MeanOverMap(name="mean"), ActivationQuantizer(name="mean_quantizer")]
     layers += [QuantizedDense(classes, scheme=scheme, name="classifier")]
     layers += [ActivationQuantizer(name="logits_quantizer")]
     return tf_keras.Sequential(layers, name="ds_cnn")
 
 
-def _with_norm(convolution: Any) -> list[Any]:
+def _with_norm(convolution: Any, scheme: WeightScheme) -> list[Any]:
     name = convolution.name
     return [
         convolution,
-        tf_keras.layers.BatchNormalization(name=f"{name}_norm"),
+        batch_norm(scheme, f"{name}_norm"),
         tf_keras.layers.ReLU(name=f"{name}_relu"),
         ActivationQuantizer(name=f"{name}_quantizer"),
     ]

@@ -13,7 +13,7 @@ import tf_keras
 from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.data import LABELS
 from kwsq.models.features import BANDS, SAMPLE_RATE_HZ, frame_count
-from kwsq.models.layers import QuantizedDense
+from kwsq.models.layers import QuantizedDense, batch_norm
 from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
 from kwsq.models.schemes import WeightScheme
 
@@ -45,7 +45,7 @@ def build(scheme: WeightScheme, classes: int = len(LABELS)) -> Any:
 def _block(name: str, units: int, kernel: int, stride: int, scheme: WeightScheme) -> list[Any]:
     return [
         QuantizedConv2D(units, kernel=(kernel, kernel), stride=(stride, stride), scheme=scheme, name=name),
-        tf_keras.layers.BatchNormalization(name=f"{name}_norm"),
+        batch_norm(scheme, f"{name}_norm"),
         tf_keras.layers.ReLU(name=f"{name}_relu"),
         ActivationQuantizer(name=f"{name}_quantizer"),
     ]

@@ -1,11 +1,13 @@
 """Few-bit biases, gains and batch norms: on a power-of-two grid, straight-through, and exported as they compute."""
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import tensorflow as tf
+import tf_keras
 from conversion import assert_faithful, codes_of, convert
 from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
@@ -119,6 +121,14 @@ def test_no_gain_is_coded_zero() -> None:
     step = float(on_linear_grid(values, 8, has_zero=False)[1])
     np.testing.assert_array_equal(on_linear_grid(values, 8, has_zero=False) / step, [64, 1, -1, 1])
     assert (on_linear_grid(values, 8)[1:].numpy() == 0).all()
+
+
+@pytest.mark.parametrize("architecture", ["kws_ff", "kws_cnn", "ds_cnn"])
+def test_no_network_leaves_a_batch_norm_in_float(architecture: str) -> None:
+    model = import_module(f"kwsq.models.{architecture}.model").build(TwoStage(4, parameter_bits=8))
+    norms = [layer for layer in model.layers if isinstance(layer, tf_keras.layers.BatchNormalization)]
+    assert norms
+    assert all(isinstance(norm, QuantizedBatchNorm) and norm.bits == 8 for norm in norms)
 
 
 def few_bit_values(record: Any) -> list[Any]:
