@@ -10,11 +10,12 @@ import tf_keras
 
 from kwsq.models.data import LabelledFeatures
 from kwsq.models.fitting import fit
+from kwsq.models.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.protocol import FLOAT, Method, Protocol, Row
 from kwsq.models.published_weights import PublishedLayer
 from kwsq.models.recipe import Recipe, Variant
 from kwsq.models.schemes import FloatWeights
-from kwsq.models.train import Build, architecture, train_float, train_variant
+from kwsq.models.train import Build, architecture, sample, train_float, train_variant
 from kwsq.models.training_state import TrainingState, write_arrays
 from kwsq.models.watching import Unwatched
 
@@ -92,4 +93,5 @@ def _continued(plan: Recipe, method: Method, teacher: Any, build: Build, example
     rng = np.random.default_rng([seed, 1])
     for phase in (method.stage1, method.stage2):
         fit(model, examples, phase, plan, rng, teacher=teacher if plan.distillation.weight else None)
+    settle_norms(model, sample(examples, MOST_CLIPS, rng))
     return model

@@ -26,6 +26,7 @@ from kwsq.models.export_onnx import export_onnx
 from kwsq.models.fitting import fit
 from kwsq.models.layers import QuantizedDense, adopt_weights, layer_records, set_schemes
 from kwsq.models.linear_parameters import QuantizedBatchNorm
+from kwsq.models.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.published_start import adopt_published
 from kwsq.models.published_weights import PublishedLayer, published_layers
 from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
@@ -152,8 +153,9 @@ def train_variant(
     adopt_weights(model, float_model)
     stage = Stage(model, plan, examples, rng, watch, teacher=float_model if plan.distillation.weight else None)
     stage.run(f"{variant.name}-stage1", variant.stage1)
-    calibrate(model, calibration_sample(examples, plan, rng), variant.activation_percentile)
+    calibrate(model, sample(examples, plan.calibration_clips, rng), variant.activation_percentile)
     stage.run(f"{variant.name}-stage2", variant.stage2)
+    settle_norms(model, sample(examples, MOST_CLIPS, rng))
     round_biases(model)
     return model
 
@@ -184,9 +186,9 @@ class Stage:
         self.watch.boundary(name, self.model)
 
 
-def calibration_sample(examples: LabelledFeatures, plan: Recipe, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return features of as many clips as the recipe says, of all classes: the clips are ordered by class."""
-    count = min(plan.calibration_clips, len(examples.labels))
+def sample(examples: LabelledFeatures, most: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return features of so many clips, or all, of all classes: the clips are ordered by class."""
+    count = min(most, len(examples.labels))
     return examples.features[np.sort(rng.choice(len(examples.labels), count, replace=False))]
 
 

@@ -12,13 +12,15 @@ from onnx import numpy_helper
 
 from kwsq.models.data import LabelledFeatures, load_split
 from kwsq.models.evaluate import accuracy, logits
+from kwsq.models.export_onnx import standard_twin
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FOLDER = MODELS / "kws_ff"
-FILES = ("kws_ff_float.onnx", "kws_ff_w4.onnx", "kws_ff_w5_codebook.onnx")
+WIDTHS = {"w8": 8, "w5": 5, "w4": 4, "w3": 3, "w2": 2}
+FILES = tuple(f"kws_ff_{kind}.onnx" for kind in ("float", *WIDTHS, "w1", "w5_codebook"))
 OTHER_FILES = {
-    "kws_cnn": ("kws_cnn_float.onnx", "kws_cnn_w8.onnx", "kws_cnn_w4.onnx", "kws_cnn_w5_codebook.onnx"),
-    "ds_cnn": ("ds_cnn_float.onnx", "ds_cnn_w8.onnx", "ds_cnn_w4.onnx"),
+    "kws_cnn": tuple(f"kws_cnn_{kind}.onnx" for kind in ("float", "w8", "w5", "w4", "w5_codebook")),
+    "ds_cnn": tuple(f"ds_cnn_{kind}.onnx" for kind in ("float", "w8", "w5", "w4")),
 }
 OTHERS = [(folder, name) for folder, names in OTHER_FILES.items() for name in names]
 MOST_BYTES = 1_300_000
@@ -33,18 +35,28 @@ def tensors(name: str) -> dict[str, NDArray[np.generic]]:
 def test_a_file_is_small_valid_and_runs(name: str) -> None:
     path = FOLDER / name
     assert path.stat().st_size <= MOST_BYTES
-    onnx.checker.check_model(onnx.load(path), full_check=True)
+    onnx.checker.check_model(standard_twin(onnx.load(path)), full_check=True)
     out = logits(path, synthetic_keywords(3, seed=1).features)
     assert out.shape == (3, 12)
     assert np.isfinite(out).all()
 
 
-def test_w4_holds_six_weights_of_four_bits() -> None:
-    codes = {name: values for name, values in tensors("kws_ff_w4.onnx").items() if name.endswith(".weight.codes")}
+@pytest.mark.parametrize(("kind", "bits"), WIDTHS.items())
+def test_a_uniform_file_holds_six_weights_of_its_width(kind: str, bits: int) -> None:
+    stored = tensors(f"kws_ff_{kind}.onnx")
+    codes = [values for name, values in stored.items() if name.endswith((".weight.codes", ".weight.levels"))]
     assert len(codes) == 6
-    for values in codes.values():
+    # Two bits are mid-rise: odd levels.
+    top = 3 if bits == 2 else 2 ** (bits - 1) - 1
+    for values in codes:
         assert values.dtype == np.int8
-        assert np.abs(values).max() == 7
+        # tanh keeps squashed weights inside the grid's end, which the widest grid can tell.
+        assert top // 2 < np.abs(values.astype(int)).max() <= top
+
+
+def test_w1_holds_signs() -> None:
+    signs = [values for name, values in tensors("kws_ff_w1.onnx").items() if name.endswith(".weight.signs")]
+    assert [sorted(np.unique(values)) for values in signs] == [[-1.0, 1.0]] * 6
 
 
 def test_w5_holds_six_weights_of_32_levels_that_are_not_uniform() -> None:
@@ -73,12 +85,12 @@ def test_a_convolutional_file_is_small_valid_and_at_its_width(folder: str, name:
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    largest = max(
-        (int(np.abs(values).max()) for key, values in stored.items() if key.endswith(".weight.codes")), default=0
-    )
-    most = {"w8": 127, "w4": 7}.get(path.stem.removeprefix(f"{folder}_"), 0)
-    # tanh keeps squashed weights inside the grid's end, which the widest grid can tell.
-    assert most // 2 <= largest <= most
+    bits = WIDTHS.get(path.stem.removeprefix(f"{folder}_"), 0)
+    codes = {key: int(np.abs(values).max()) for key, values in stored.items() if key.endswith(".weight.codes")}
+    assert bool(codes) == bool(bits)
+    for key, largest in codes.items():
+        top = 2 ** ((8 if key.startswith("depthwise") else bits) - 1) - 1
+        assert top // 2 <= largest <= top
     assert {values.size for key, values in stored.items() if key.endswith(".levels")} <= {32}
 
 
