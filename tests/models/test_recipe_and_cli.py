@@ -23,7 +23,7 @@ def invoke(*arguments: str) -> tuple[int, str]:
 def test_the_shipped_recipe_is_complete() -> None:
     recipe = read_recipe(SHIPPED)
     assert [(variant.name, variant.scheme) for variant in recipe.variants] == [
-        ("w4", TwoStage(4)),
+        *((f"w{bits}", TwoStage(bits)) for bits in (8, 5, 4, 3, 2, 1)),
         ("w5_codebook", LloydMax(5)),
     ]
 
@@ -59,7 +59,7 @@ def test_bits_of_single_layers_and_options_of_a_scheme_are_read(tmp_path: Path) 
         "bits = 4\n", "bits = 4\noptions = { cosine = 1e-4 }\nlayer_bits = { splice1 = 8, classifier = 8 }\n"
     )
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
-    variant = read_recipe(tmp_path / "recipe.toml").variants[0]
+    (variant,) = (each for each in read_recipe(tmp_path / "recipe.toml").variants if each.name == "w4")
     assert variant.scheme == TwoStage(4, cosine=1e-4)
     assert dict(variant.layers) == {name: TwoStage(8, cosine=1e-4) for name in ("splice1", "classifier")}
 
