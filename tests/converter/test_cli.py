@@ -260,6 +260,8 @@ def test_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A suite started in the background of a shell ignores SIGINT, and its children would.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
         assert any("emit" in line for line in process.stderr)
