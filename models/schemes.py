@@ -99,7 +99,7 @@ class SoftToHard:
     Args:
         bits: width of an index, at most 5: every weight is compared with every centroid.
         mu: constant of the mu-law in which distances are taken.
-        first_sharpness: initial inverse temperature, in units of 1 / mean centroid distance.
+        first_sharpness: initial inverse temperature, per unit of the compressed space, in which centroids span 2.
         last_sharpness: inverse temperature at which annealing ends and assignment becomes hard.
         anneal_steps: steps between the two; the exponent grows linearly.
     """
