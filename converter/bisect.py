@@ -18,7 +18,7 @@ import numpy as np
 
 from kwsq.converter.det.operating_point import matched_point
 from kwsq.converter.det.trials import Trials
-from kwsq.converter.parity.source import MAX_SQNR_DB
+from kwsq.converter.parity.source import sqnr_db
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Graph, Node
@@ -179,9 +179,7 @@ def lift(node: Node, *, keeps_clamp: bool) -> Node:
 def _sqnr_db(reference: FloatArray, found: FloatArray) -> float:
     difference = np.asarray(found, np.float64) - reference
     signal, noise = float(np.square(reference, dtype=np.float64).sum()), float(np.square(difference).sum())
-    if noise <= 0:
-        return MAX_SQNR_DB
-    return max(-MAX_SQNR_DB, min(MAX_SQNR_DB, 10 * math.log10(signal / noise))) if signal > 0 else -MAX_SQNR_DB
+    return sqnr_db(signal, noise)
 
 
 def _judged(scores: FloatArray, labels: np.ndarray[Any, np.dtype[np.int64]]) -> Json:

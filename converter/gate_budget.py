@@ -38,16 +38,9 @@ class GateBudget:
         Raises:
             UsageError: no baseline, or one of something else.
         """
-        inside = tuple(limit for limit in self.limits if limit.metric in self.now.metrics)
-        outside = [limit.metric for limit in self.limits if limit not in inside and limit.level != "off"]
+        inside = _measured(self.limits, self.now.metrics)
         lines = judged_against(inside, self.now, self.path, update=self.update)
-        return {
-            "metrics": dict(self.now.metrics),
-            "lines": [line.to_json() for line in lines],
-            "failures": failures(lines),
-            "warnings": [text for line in lines if not line.is_failure for text in line.exceeded],
-            "not_measured_here": outside,
-        }
+        return _section(self.limits, self.now.metrics, lines)
 
     def renew(self) -> None:
         """Writes what was measured as the baseline.
@@ -67,12 +60,18 @@ def judged_again(limits: tuple[Limit, ...], section: Json) -> Json:
     """Returns a report's budget under other limits; what was measured stays."""
     metrics: Mapping[str, float] = section["metrics"]
     before = {line["metric"]: line["baseline"] for line in section["lines"] if line["baseline"] is not None}
-    inside = tuple(limit for limit in limits if limit.metric in metrics)
-    lines = judge_budget(inside, metrics, before)
+    return section | _section(limits, metrics, judge_budget(_measured(limits, metrics), metrics, before))
+
+
+def _measured(limits: tuple[Limit, ...], metrics: Mapping[str, float]) -> tuple[Limit, ...]:
+    return tuple(limit for limit in limits if limit.metric in metrics)
+
+
+def _section(limits: tuple[Limit, ...], metrics: Mapping[str, float], lines: tuple[BudgetLine, ...]) -> Json:
     return {
-        **section,
+        "metrics": dict(metrics),
         "lines": [line.to_json() for line in lines],
         "failures": failures(lines),
         "warnings": [text for line in lines if not line.is_failure for text in line.exceeded],
-        "not_measured_here": [limit.metric for limit in limits if limit not in inside and limit.level != "off"],
+        "not_measured_here": [limit.metric for limit in limits if limit.metric not in metrics and limit.level != "off"],
     }

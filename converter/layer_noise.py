@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from kwsq.converter.parity.kernels import activations, integer_outputs
 from kwsq.converter.parity.sequences import first_vectors, run_vectors
-from kwsq.converter.parity.source import MAX_SQNR_DB, real_inputs
+from kwsq.converter.parity.source import real_inputs, sqnr_db
 from kwsq.converter.parity.trace import in_source_order
 from kwsq.converter.references import run_annotated
 from kwsq.ir.graph import Graph
@@ -82,10 +82,4 @@ def _noise(tensor: LoweredTensor, codes: Array, source: Array) -> Json | None:
     if not found:
         return None
     noise, signal = min(float(np.square(array - wanted).mean()) for array in found), float(np.square(wanted).mean())
-    return {"sqnr_db": _decibel(signal, noise), "rmse_steps": math.sqrt(noise) / step}
-
-
-def _decibel(signal: float, noise: float) -> float:
-    if noise <= 0:
-        return MAX_SQNR_DB
-    return min(MAX_SQNR_DB, max(-MAX_SQNR_DB, 10 * math.log10(signal / noise))) if signal > 0 else -MAX_SQNR_DB
+    return {"sqnr_db": sqnr_db(signal, noise), "rmse_steps": math.sqrt(noise) / step}

@@ -178,12 +178,16 @@ def _drawn(data: Path, recordings: tuple[Recording, ...], split: str, wanted: se
     others = hash_order([recording for recording in here if recording.word not in wanted])[:extras]
     noise = background_clips(data, split, extras, CLIP_SAMPLES)
     return [
-        *(Clip(said.file, _label(str(said.word)), said.speaker, split, word=str(said.word)) for said in words + others),
+        *(
+            Clip(said.file, label_of(str(said.word)), said.speaker, split, word=str(said.word))
+            for said in words + others
+        ),
         *(Clip(piece.file, SILENCE, piece.speaker, split, piece.start_sample, LABELS[SILENCE]) for piece in noise),
     ]
 
 
-def _label(word: str) -> int:
+def label_of(word: str) -> int:
+    """Return the index into LABELS of a spoken word, that of other words where it is none of the ten."""
     return LABELS.index(word) if word in LABELS else UNKNOWN
 
 

@@ -213,7 +213,7 @@ def output_error(graph: LoweredGraph, name: str, found: Array, expected: Array, 
         max_lsb=float(distance.max(initial=0)),
         mean_lsb=float(distance.mean()),
         near_share=_near_share(distance, limit),
-        sqnr_db=_sqnr_db(source, artefact),
+        sqnr_db=sqnr_db(float(np.square(source).sum()), float(np.square(source - artefact).sum())),
         top1_agreement=_top1_agreement(source, artefact, 2 * step),
     )
 
@@ -242,11 +242,15 @@ def _comparable(graph: LoweredGraph, name: str, found: Array, expected: Array) -
     return np.asarray(source, np.float64).reshape(expected.shape), np.asarray(artefact, np.float64)
 
 
-def _sqnr_db(source: Array, artefact: Array) -> float:
-    noise, signal = float(np.square(source - artefact).sum()), float(np.square(source).sum())
-    if noise == 0:
+def sqnr_db(signal: float, noise: float) -> float:
+    """Returns the ratio of two powers in decibel, within -MAX_SQNR_DB and MAX_SQNR_DB.
+
+    >>> sqnr_db(100.0, 1.0), sqnr_db(1.0, 0.0), sqnr_db(0.0, 1.0)
+    (20.0, 120.0, -120.0)
+    """
+    if noise <= 0:
         return MAX_SQNR_DB
-    return min(MAX_SQNR_DB, 10 * math.log10(signal / noise)) if signal > 0 else -MAX_SQNR_DB
+    return max(-MAX_SQNR_DB, min(MAX_SQNR_DB, 10 * math.log10(signal / noise))) if signal > 0 else -MAX_SQNR_DB
 
 
 def _top1_agreement(source: Array, artefact: Array, margin: float) -> float | None:

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from kwsq.models.data import (
     CLIP_SAMPLES,
-    LABELS,
     SILENCE,
-    UNKNOWN,
     LabelledFeatures,
     class_of,
     front_end,
+    label_of,
     read_clip,
 )
 from kwsq.models.speech_commands import background_clips, read_recordings
@@ -57,9 +56,7 @@ def synthetic_words(split: str) -> tuple[str, ...]:
 
 
 def _label(word: str) -> int:
-    if word == SILENCE_WORD:
-        return SILENCE
-    return LABELS.index(word) if word in LABELS else UNKNOWN
+    return SILENCE if word == SILENCE_WORD else label_of(word)
 
 
 def store(path: Path, folder: Path) -> None:
