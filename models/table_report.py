@@ -36,8 +36,8 @@ What is quantized: in all quantized rows the weights (per tensor while training)
 while training too); every artefact holds integers only. Two tables say what else training sees.
 
 - *Weights*: biases and batch norms train in float. At the end, in float controls too, batch norms take the statistics
-  of the training clips as they are; then offsets go onto the accumulator's codes. The conversion puts the gains of batch
-  norms into weight scales, one per channel.
+  of the training clips as they are; then offsets go onto the accumulator's codes. The conversion puts the gains of
+  batch norms into weight scales, one per channel.
 - *Everything*: from stage 2 on also biases and the gains of batch norms, 8 bits per tensor, their statistics fixed;
   every scale is a power of two, so that biases are whole numbers of an accumulator's steps before the conversion.
   Fixed point (fxp) has no gains: every tensor is a fraction of 8 bits, biases too, weights of the width stated, and
