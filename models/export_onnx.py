@@ -169,9 +169,11 @@ def _emit_conv_2d(writer: GraphWriter, record: Conv2DRecord, tensor: str) -> str
     axes = (2, 3, 0, 1) if record.is_depthwise else (3, 2, 0, 1)
     stored = WeightTensor(record.weight.values.transpose(axes), record.weight.spec)
     weight = emit_weight(writer, f"{record.name}.weight", stored)
+    bias = [] if record.bias is None else [_emit_bias(writer, f"{record.name}.bias", record.bias)]
+    _state_accumulator(writer, record.accumulator)
     return writer.node(
         "Conv",
-        [tensor, weight],
+        [tensor, weight, *bias],
         record.name,
         kernel_shape=list(stored.values.shape[2:]),
         strides=list(record.stride),

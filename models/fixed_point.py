@@ -1,12 +1,12 @@
 """Layers in one fixed-point format: every tensor an 8-bit fraction, sums in the accumulator that will run them.
 
-Codes of activations stand for q / 128. With B = 2^(b-1), s the output shift (the same in every spliced layer), r the
-accumulator's narrowing shift and (46), (5), (6), (15b) of docs/quantization.md:
+Codes of activations stand for q / 128. With B = 2^(b-1), s the output shift (of a layer's fan-in), r the accumulator's
+narrowing shift and (46), (5), (6), (15b) of docs/quantization.md:
 
   (1) weights   q_w = clip(round(B tanh P), -(B - 1), B - 1)
   (2) bias      q_b 2^s, q_b = clip(round(128 bias), -128, 127)
   (3) sums      z by (46): groups of products in weight order, narrowed, added with saturation
-  (4) output    q_y = clip(z 2^-(s - r)), >= 0 behind ReLU; spliced layers round as (5) and (6) do, dense ones once
+  (4) output    q_y = clip(z 2^-(s - r)), >= 0 behind ReLU; convolutions round as (5) and (6) do, dense ones once
   (5) input     q_x = clip(round(128 k x)), k a constant power of two
   (6) mean      (33)
 
@@ -17,6 +17,7 @@ ReLU's homogeneity, when a float model is adopted.
 Source: our reconstruction in the manner of Macha et al. 2023, whose equations we have not seen.
 """
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,18 @@ from kwsq.ir.numerics import Grid, derive_mean
 from kwsq.ir.quant import INT8, Affine, IntRange
 from kwsq.models.layer_records import (
     BiasTensor,
+    Conv2DRecord,
     DenseRecord,
     FakeQuantizeRecord,
     LayerRecord,
+    MeanOverMapRecord,
     MeanOverTimeRecord,
     ReluRecord,
     SplicedDenseRecord,
     WeightTensor,
 )
-from kwsq.models.ordered_sums import counted_sums, plain_sums, trained_sums
+from kwsq.models.layers_2d import same_pads
+from kwsq.models.ordered_sums import Window, counted_sums, plain_sums, trained_sums
 from kwsq.models.schemes import FixedPoint
 from kwsq.models.straight_through import straight_through
 
@@ -59,13 +63,15 @@ class FixedPointInput(tf_keras.layers.Layer):
 
 
 class FixedPointLayer(tf_keras.layers.Layer):
-    """A spliced (or, with `taps` None, a dense) layer with bias, optional ReLU and output quantizer: (1)-(4).
+    """A dense layer, one over spliced frames or a convolution over a map, with bias, optional ReLU, output quantizer.
+
+    Equations (1)-(4). Frames are not padded; maps are, as TensorFlow's SAME does.
 
     Args:
         units: output channels.
         scheme: widths and shifts.
-        taps: frames spliced, None for a dense layer over (N, C).
-        stride: frames between outputs.
+        kernel: taps along the axes of the input: (), (time,) or (time, frequency).
+        stride: positions between outputs along the same axes.
         relu: whether negative outputs are cut.
         input_gain: real value of an input code 128.
     """
@@ -75,22 +81,23 @@ class FixedPointLayer(tf_keras.layers.Layer):
         units: int,
         *,
         scheme: FixedPoint,
-        taps: int | None = None,
-        stride: int = 1,
+        kernel: tuple[int, ...] = (),
+        stride: tuple[int, ...] = (),
         relu: bool = True,
         input_gain: float = 1.0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.units, self.scheme, self.taps, self.stride, self.relu = units, scheme, taps, stride, relu
-        self.input_gain = input_gain
+        self.units, self.scheme, self.relu, self.input_gain = units, scheme, relu, input_gain
+        self.window = Window(kernel, stride)
         self.accumulator = scheme.accumulator
-        self.output_shift = scheme.dense_output_shift if taps is None else scheme.output_shift
         self.top = float(2 ** (scheme.bits - 1) - 1)
 
     def build(self, input_shape: Any) -> None:
         """Create P, the bias, the gain of the outputs and the count of saturations."""
-        shape = (self.taps or 1, int(input_shape[-1]), self.units)
+        shape = (*self.window.taps, int(input_shape[-1]), self.units)
+        self.output_shift = self.scheme.output_shift(prod(shape[:-1])) if self.window.taps else self.scheme.bits
+        self.window = _padded(self.window, input_shape)
         self.parameter = self.add_weight(name="parameter", shape=shape, initializer="glorot_uniform")
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
         self.output_gain = self.add_weight(name="output_gain", shape=(), trainable=False, initializer="ones")
@@ -100,13 +107,13 @@ class FixedPointLayer(tf_keras.layers.Layer):
         super().build(input_shape)
 
     def adopt(self, codes: Any, bias: Any) -> None:
-        """Start from real-valued weight codes (taps, C_in, units) and a bias in units of the output's 128."""
+        """Start from real-valued weight codes of the parameter's shape and a bias in units of the output's 128."""
         unit = np.clip(codes / (self.top + 1.0), -_SQUASH_LIMIT, _SQUASH_LIMIT)
         self.parameter.assign(np.arctanh(unit))
         self.bias.assign(np.clip(bias, -1.0, 127.0 / UNIT))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Map (N, T, C_in) to (N, T', units), or (N, C_in) to (N, units)."""
+        """Map (N, positions along each axis, C_in) to (N, outputs along each, units)."""
         codes = inputs * (UNIT / self.input_gain)
         sums = self._sums(codes) if training else self._counted_sums(codes)
         steps = sums * 2.0 ** -(self.output_shift - self.accumulator.shift)
@@ -116,7 +123,7 @@ class FixedPointLayer(tf_keras.layers.Layer):
         return outputs * (self.output_gain / UNIT)
 
     def weight_codes(self) -> Any:
-        """Equation (1), (taps, C_in, units)."""
+        """Equation (1), (*kernel, C_in, units)."""
         squashed = tf.clip_by_value(tf.tanh(self.parameter) * (self.top + 1.0), -self.top, self.top)
         return straight_through(tf.round(squashed), squashed)
 
@@ -129,12 +136,12 @@ class FixedPointLayer(tf_keras.layers.Layer):
         """Equation (3) for a training step; 32 bits hold every sum, which is then the plain one."""
         weights, contract = self.weight_codes(), self.accumulator
         if contract.bits == 32 and not contract.shift:
-            return plain_sums(codes, weights, self.stride) + self._start()
-        return trained_sums(codes, weights, self._start(), self.stride, contract)
+            return plain_sums(codes, weights, self.window) + self._start()
+        return trained_sums(codes, weights, self._start(), self.window, contract)
 
     def _counted_sums(self, codes: Any) -> Any:
         """Equation (3) with saturations added to the count."""
-        sums, cut = counted_sums(codes, self.weight_codes(), self._start(), self.stride, self.accumulator)
+        sums, cut = counted_sums(codes, self.weight_codes(), self._start(), self.window, self.accumulator)
         self.saturated.assign_add(cut)
         return sums
 
@@ -144,7 +151,7 @@ class FixedPointLayer(tf_keras.layers.Layer):
     def _rounded(self, sums: Any) -> Any:
         """Equation (4) before the clip."""
         shift = self.output_shift - self.accumulator.shift
-        if self.taps is None:
+        if not self.window.taps:
             return _half_away(sums * 2.0**-shift)
         return _half_away(tf.floor((sums + 1.0) / 2.0) * 2.0 ** (1 - shift))
 
@@ -158,31 +165,54 @@ class FixedPointLayer(tf_keras.layers.Layer):
         codes = self.bias_codes().numpy().astype(np.int32) * 2**self.output_shift
         bias = BiasTensor(codes.astype(np.int32), np.float32(weight_scale * self.input_gain / UNIT))
         quantizer = FakeQuantizeRecord(f"{name}_quantizer", Affine.per_tensor(gain / UNIT, 0, INT8))
-        if self.taps is None:
-            dense = WeightTensor(weight.values[0], grid)
-            layer: LayerRecord = DenseRecord(name, dense, bias, self.accumulator)
-        else:
-            layer = SplicedDenseRecord(name, weight, self.stride, bias, self.accumulator)
+        layer = self._record(name, weight, bias)
         return [layer, *([ReluRecord(f"{name}_relu")] if self.relu else []), quantizer]
+
+    def _record(self, name: str, weight: WeightTensor, bias: BiasTensor) -> LayerRecord:
+        match self.window:
+            case Window(stride=()):
+                return DenseRecord(name, weight, bias, self.accumulator)
+            case Window(stride=(stride,)):
+                return SplicedDenseRecord(name, weight, stride, bias, self.accumulator)
+            case Window(stride=(down, along), pads=((top, bottom), (left, right))):
+                pads = (top, left, bottom, right)
+                return Conv2DRecord(name, weight, (down, along), pads, False, bias, self.accumulator)
+        raise AssertionError("a window has at most two axes")
+
+
+def _padded(window: Window, input_shape: Any) -> Window:
+    """Return a map's window with its zeros."""
+    match window:
+        case Window(taps=(rows, columns), stride=(down, along)):
+            size = (int(input_shape[1]), int(input_shape[2]))
+            top, left, bottom, right = same_pads(size, (rows, columns), (down, along))
+            return window._replace(pads=((top, bottom), (left, right)))
+    return window
 
 
 class FixedPointMean(tf_keras.layers.Layer):
-    """Mean over the frames, equation (6), of codes on the grid 1 / 128."""
+    """Mean over the frames, or over the map, equation (6), of codes on the grid 1 / 128."""
+
+    def build(self, input_shape: Any) -> None:
+        """Note which of the two it is."""
+        self.is_map = len(input_shape) == 4
+        super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:
-        """Map (N, T, C) to (N, C)."""
-        grid = Grid(1.0 / UNIT, 0)
-        params = derive_mean(grid, grid, count=int(inputs.shape[1]))
-        total = tf.cast(tf.round(tf.reduce_sum(tf.stop_gradient(inputs) * UNIT, axis=1)), tf.int64)
+        """Map (N, T, C) or (N, T, F, C) to (N, C)."""
+        grid, axes = Grid(1.0 / UNIT, 0), list(range(1, inputs.shape.rank - 1))
+        params = derive_mean(grid, grid, count=prod(int(inputs.shape[axis]) for axis in axes))
+        total = tf.cast(tf.round(tf.reduce_sum(tf.stop_gradient(inputs) * UNIT, axis=axes)), tf.int64)
         # (5) in int64, then (6) by a power of two, which float32 halves exactly.
         high = tf.bitwise.right_shift(total * params.multiplier_q31 + 2**30, tf.constant(31, tf.int64))
         codes = _half_away(tf.cast(high, tf.float32) * 2.0**params.shift)
-        return straight_through(codes / UNIT, tf.reduce_mean(inputs, axis=1))
+        return straight_through(codes / UNIT, tf.reduce_mean(inputs, axis=axes))
 
     def records(self) -> list[LayerRecord]:
         """Return the mean and its quantizer."""
         name = str(self.name)
-        return [MeanOverTimeRecord(name), FakeQuantizeRecord(f"{name}_quantizer", Affine.per_tensor(1 / UNIT, 0, INT8))]
+        record = MeanOverMapRecord if self.is_map else MeanOverTimeRecord
+        return [record(name), FakeQuantizeRecord(f"{name}_quantizer", Affine.per_tensor(1 / UNIT, 0, INT8))]
 
 
 def _half_away(values: Any) -> Any:
@@ -190,7 +220,7 @@ def _half_away(values: Any) -> Any:
 
 
 def adopt_fixed_point(target: Any, source: Any) -> None:
-    """Start a fixed-point model from a float model of the same layer names, each spliced layer with its `<name>_norm`.
+    """Start a fixed-point model from a float model of the same layer names, all but dense ones with a `<name>_norm`.
 
     Batch norms are folded. A channel's outputs are scaled by the factor r that lets its weights fill their range up to
     three standard deviations, or less where four standard deviations of its normalised output would leave [-1, 1).
@@ -205,8 +235,8 @@ def adopt_fixed_point(target: Any, source: Any) -> None:
             continue
         weight, bias, largest = _folded(source, layer)
         shift = 2.0**layer.output_shift
-        columns = np.reshape(input_scale, (1, -1, 1))
-        spread = np.std(weight / columns, axis=(0, 1)) * 3.0
+        columns = np.reshape(input_scale, (-1, 1))
+        spread = np.std(weight / columns, axis=tuple(range(weight.ndim - 1))) * 3.0
         factor = np.minimum(layer.top / (np.maximum(spread, 1e-9) * shift), 1.0 / largest)
         if not layer.relu:
             # Logits keep their order: one factor for all, and a power of two.
@@ -217,13 +247,13 @@ def adopt_fixed_point(target: Any, source: Any) -> None:
 
 
 def _folded(source: Any, layer: FixedPointLayer) -> tuple[Any, Any, Any]:
-    """Return weight (taps, C_in, units) and bias with the batch norm folded, and the largest output to expect."""
+    """Return weight (*kernel, C_in, units) and bias with the batch norm folded, and the largest output to expect."""
     old = source.get_layer(layer.name)
     weight = old.parameter.numpy().astype(np.float64)
-    if layer.taps is None:
+    if not layer.window.taps:
         bias = old.bias.numpy().astype(np.float64)
         # Sums of one standard deviation per input are not known here: three standard deviations of the weights' norm.
-        return weight[None], bias, np.abs(bias) + 3.0 * np.linalg.norm(weight, axis=0)
+        return weight, bias, np.abs(bias) + 3.0 * np.linalg.norm(weight, axis=0)
     norm = source.get_layer(f"{layer.name}_norm")
     gamma, beta, mean, variance = (array.astype(np.float64) for array in norm.get_weights())
     gain = gamma / np.sqrt(variance + norm.epsilon)

@@ -46,7 +46,7 @@ class SplicedDenseRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conv2DRecord:
-    """A convolution without bias: weight (K_t, K_f, C_in, C_out), or (K_t, K_f, C_in, 1) if depthwise.
+    """A convolution: weight (K_t, K_f, C_in, C_out), or (K_t, K_f, C_in, 1) if depthwise; bias only in fixed point.
 
     `pads` counts zeros as ONNX orders them: both starts, then both ends.
     """
@@ -56,6 +56,8 @@ class Conv2DRecord:
     stride: tuple[int, int]
     pads: tuple[int, int, int, int]
     is_depthwise: bool
+    bias: BiasTensor | None = None
+    accumulator: Accumulator | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,44 +12,63 @@ products once; step by step they would cost more than the rest of a training ste
 Source: (1) our choice of surrogate.
 """
 
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from kwsq.ir.numerics.accumulator import Accumulator
 
 
-def plain_sums(codes: Any, weights: Any, stride: int) -> Any:
+class Window(NamedTuple):
+    """The inputs that an output sums over, axis by axis: none of a dense layer, time, or time and frequency.
+
+    Args:
+        taps: neighbouring positions.
+        stride: positions between outputs.
+        pads: zeros before the first and behind the last position.
+    """
+
+    taps: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    pads: tuple[tuple[int, int], ...] = ()
+
+
+def plain_sums(codes: Any, weights: Any, window: Window) -> Any:
     """Return sums of products without a limit.
 
     Args:
-        codes: (N, T, C_in), or (N, C_in) for a dense layer.
-        weights: (K, C_in, C_out), K = 1 for a dense layer.
-        stride: frames between outputs.
+        codes: (N, positions along each axis of the window, C_in).
+        weights: (taps along each axis, C_in, C_out).
+        window: what an output sums over; pads only with two axes.
 
     Returns:
-        (N, T', C_out), or (N, C_out).
+        (N, outputs along each axis, C_out).
     """
-    if codes.shape.rank == 2:
-        return tf.matmul(codes, weights[0])
-    return tf.nn.conv1d(codes, weights, stride=stride, padding="VALID")
+    match len(window.taps):
+        case 0:
+            return tf.matmul(codes, weights)
+        case 1:
+            return tf.nn.conv1d(codes, weights, stride=window.stride[0], padding="VALID")
+        case _:
+            return tf.nn.conv2d(codes, weights, strides=window.stride, padding=[(0, 0), *window.pads, (0, 0)])
 
 
-def counted_sums(codes: Any, weights: Any, start: Any, stride: int, contract: Accumulator) -> tuple[Any, Any]:
+def counted_sums(codes: Any, weights: Any, start: Any, window: Window, contract: Accumulator) -> tuple[Any, Any]:
     """Return the sums of (46), in units of 2^r products, and how many values were cut; without a useful gradient.
 
     Args:
         codes: as in `plain_sums`.
         weights: as in `plain_sums`.
         start: (C_out,) z_0, narrowed.
-        stride: frames between outputs.
+        window: as in `plain_sums`.
         contract: accumulator.
     """
     low, high = float(contract.low), float(contract.high)
     total, cut = start, tf.constant(0, tf.int64)
     columns = tf.reshape(weights, (-1, weights.shape[-1]))
     size = columns.shape[0]
-    patches = _patches(codes, weights.shape[0], stride)
+    patches = _patches(codes, window)
     for first in range(0, size, contract.group):
         part = slice(first, min(first + contract.group, size))
         moved = total + _narrowed(tf.matmul(patches[..., part], columns[part]), contract.shift)
@@ -58,18 +77,18 @@ def counted_sums(codes: Any, weights: Any, start: Any, stride: int, contract: Ac
     return total, cut
 
 
-def trained_sums(codes: Any, weights: Any, start: Any, stride: int, contract: Accumulator) -> Any:
+def trained_sums(codes: Any, weights: Any, start: Any, window: Window, contract: Accumulator) -> Any:
     """Return the sums of (46) with the gradient of (1); arguments as in `counted_sums`."""
 
     @tf.custom_gradient
     def sums(codes: Any, weights: Any, start: Any) -> Any:
-        total, whole = _compiled(codes, weights, start, stride, contract.group, contract.shift, contract.high)
+        total, whole = _compiled(codes, weights, start, window, contract.group, contract.shift, contract.high)
 
         def slopes(upstream: Any) -> Any:
             kept = upstream * whole
             with tf.GradientTape() as tape:
                 tape.watch([codes, weights])
-                plain = plain_sums(codes, weights, stride)
+                plain = plain_sums(codes, weights, window)
             scaled = kept * 2.0**-contract.shift
             by_codes, by_weights = tape.gradient(plain, [codes, weights], output_gradients=scaled)
             return by_codes, by_weights, tf.reduce_sum(kept, axis=tuple(range(kept.shape.rank - 1)))
@@ -80,9 +99,11 @@ def trained_sums(codes: Any, weights: Any, start: Any, stride: int, contract: Ac
 
 
 @tf.function(jit_compile=True)
-def _compiled(codes: Any, weights: Any, start: Any, stride: int, group: int, shift: int, high: int) -> tuple[Any, Any]:
+def _compiled(
+    codes: Any, weights: Any, start: Any, window: Window, group: int, shift: int, high: int
+) -> tuple[Any, Any]:
     """Return the sums of (46), and 1 where none of an output's values was cut, else 0."""
-    patches = _patches(codes, weights.shape[0], stride)
+    patches = _patches(codes, window)
     shape = tf.concat([tf.shape(patches)[:-1], [weights.shape[-1]]], axis=0)
     narrowed = _narrowed(_group_sums(patches, weights, group), shift)
     total, whole = start, tf.ones_like(narrowed[0])
@@ -104,13 +125,21 @@ def _group_sums(patches: Any, weights: Any, group: int) -> Any:
     return tf.matmul(parts, tf.reshape(columns, (groups, group, -1)))
 
 
-def _patches(codes: Any, taps: int, stride: int) -> Any:
-    """Return what each output sees, in weight order: (N, T', K C_in), or the codes of a dense layer."""
-    if codes.shape.rank == 2:
+def _patches(codes: Any, window: Window) -> Any:
+    """Return what each output sees, in weight order: (N, outputs along each axis, taps C_in)."""
+    if not window.taps:
         return codes
-    frames = (codes.shape[1] - taps) // stride + 1
-    reach = (frames - 1) * stride + 1
-    return tf.concat([codes[:, tap : tap + reach : stride] for tap in range(taps)], axis=-1)
+    padded = tf.pad(codes, [(0, 0), *window.pads, (0, 0)]) if window.pads else codes
+    cuts = [
+        _tap_cuts(int(size), *axis) for size, *axis in zip(padded.shape[1:-1], window.taps, window.stride, strict=True)
+    ]
+    return tf.concat([padded[(slice(None), *cut)] for cut in product(*cuts)], axis=-1)
+
+
+def _tap_cuts(size: int, taps: int, stride: int) -> list[slice]:
+    """Return, tap by tap, the positions along an axis that the outputs see through it."""
+    reach = (size - taps) // stride * stride + 1
+    return [slice(tap, tap + reach, stride) for tap in range(taps)]
 
 
 def _narrowed(sums: Any, shift: int) -> Any:

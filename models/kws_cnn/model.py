@@ -13,9 +13,10 @@ import tf_keras
 from kwsq.models.activation_quantizer import ActivationQuantizer
 from kwsq.models.data import LABELS
 from kwsq.models.features import BANDS, SAMPLE_RATE_HZ, frame_count
+from kwsq.models.fixed_point import FEATURE_GAIN, FixedPointInput, FixedPointLayer, FixedPointMean
 from kwsq.models.layers import QuantizedDense, batch_norm
 from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
-from kwsq.models.schemes import WeightScheme
+from kwsq.models.schemes import FixedPoint, WeightScheme
 
 CLIP_SECONDS = 1
 FRAMES = frame_count(CLIP_SECONDS * SAMPLE_RATE_HZ)
@@ -32,6 +33,8 @@ def build(scheme: WeightScheme, classes: int = len(LABELS)) -> Any:
     Returns:
         A built `tf_keras.Sequential`; activation quantizers are present and off.
     """
+    if isinstance(scheme, FixedPoint):
+        return _build_fixed_point(scheme, classes)
     layers: list[Any] = [tf_keras.Input((FRAMES, BANDS)), AddChannel(name="map")]
     layers += [ActivationQuantizer(name="features_quantizer")]
     for number, (units, kernel, stride) in enumerate(UNITS_KERNELS_STRIDES, start=1):
@@ -39,6 +42,18 @@ def build(scheme: WeightScheme, classes: int = len(LABELS)) -> Any:
     layers += [MeanOverMap(name="mean"), ActivationQuantizer(name="mean_quantizer")]
     layers += [QuantizedDense(classes, scheme=scheme, name="classifier")]
     layers += [ActivationQuantizer(name="logits_quantizer")]
+    return tf_keras.Sequential(layers, name="kws_cnn")
+
+
+def _build_fixed_point(scheme: FixedPoint, classes: int) -> Any:
+    """The same network, batch norms folded, of fixed-point layers under the same names."""
+    layers: list[Any] = [tf_keras.Input((FRAMES, BANDS)), AddChannel(name="map")]
+    layers += [FixedPointInput(name="features_quantizer")]
+    for number, (units, kernel, stride) in enumerate(UNITS_KERNELS_STRIDES, start=1):
+        gain = FEATURE_GAIN if number == 1 else 1.0
+        options: dict[str, Any] = {"kernel": (kernel, kernel), "stride": (stride, stride), "input_gain": gain}
+        layers.append(FixedPointLayer(units, scheme=scheme, **options, name=f"conv{number}"))
+    layers += [FixedPointMean(name="mean"), FixedPointLayer(classes, scheme=scheme, relu=False, name="classifier")]
     return tf_keras.Sequential(layers, name="kws_cnn")
 
 

@@ -51,8 +51,8 @@ def _build_fixed_point(scheme: FixedPoint, classes: int) -> Any:
     layers: list[Any] = [tf_keras.Input((FRAMES, BANDS)), FixedPointInput(name="features_quantizer")]
     for number, (units, stride) in enumerate(SPLICED_UNITS_AND_STRIDES, start=1):
         gain = FEATURE_GAIN if number == 1 else 1.0
-        options: dict[str, Any] = {"taps": TAPS, "stride": stride, "input_gain": gain, "name": f"splice{number}"}
-        layers.append(FixedPointLayer(units, scheme=scheme, **options))
+        options: dict[str, Any] = {"kernel": (TAPS,), "stride": (stride,), "input_gain": gain}
+        layers.append(FixedPointLayer(units, scheme=scheme, **options, name=f"splice{number}"))
     layers += [FixedPointMean(name="mean"), FixedPointLayer(classes, scheme=scheme, relu=False, name="classifier")]
     return tf_keras.Sequential(layers, name="kws_ff")
 
