@@ -1,14 +1,16 @@
 """Layers in one fixed-point format: every tensor an 8-bit fraction, sums in the accumulator that will run them.
 
-Codes of activations stand for q / 128. With B = 2^(b-1), s the output shift (of a layer's fan-in), r the accumulator's
-narrowing shift and (46), (5), (6), (15b) of docs/quantization.md:
+Codes of activations stand for q / 128. With B = 2^(b-1), s the layer's output shift, r the accumulator's narrowing
+shift and (46) to (46c) of docs/quantization.md:
 
   (1) weights   q_w = clip(round(B tanh P), -(B - 1), B - 1)
   (2) bias      q_b 2^s, q_b = clip(round(128 bias), -128, 127)
   (3) sums      z by (46): groups of products in weight order, narrowed, added with saturation
-  (4) output    q_y = clip(z 2^-(s - r)), >= 0 behind ReLU; convolutions round as (5) and (6) do, dense ones once
+  (4) output    q_y = clip(round(z 2^-(s - r))), >= 0 behind ReLU (46b)
   (5) input     q_x = clip(round(128 k x)), k a constant power of two
-  (6) mean      (33)
+  (6) mean      (46c)
+
+round() takes ties to even, as source runtimes do: with scales that are powers of two, ties are frequent.
 
 Forward values are exactly these integers; gradients pass every rounding unchanged and stop where a clip cuts, in a sum
 (`kwsq.models.ordered_sums`) or at the output. There is no batch norm: it is folded, with one factor per channel and
@@ -24,7 +26,6 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from kwsq.ir.numerics import Grid, derive_mean
 from kwsq.ir.quant import INT8, Affine, IntRange
 from kwsq.models.layer_records import (
     BiasTensor,
@@ -94,12 +95,13 @@ class FixedPointLayer(tf_keras.layers.Layer):
         self.top = float(2 ** (scheme.bits - 1) - 1)
 
     def build(self, input_shape: Any) -> None:
-        """Create P, the bias, the gain of the outputs and the count of saturations."""
+        """Create P, the bias, the output shift (as 2^s), the gain of the outputs and the count of saturations."""
         shape = (*self.window.taps, int(input_shape[-1]), self.units)
-        self.output_shift = self.scheme.output_shift(prod(shape[:-1])) if self.window.taps else self.scheme.bits
         self.window = _padded(self.window, input_shape)
         self.parameter = self.add_weight(name="parameter", shape=shape, initializer="glorot_uniform")
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+        widest = tf_keras.initializers.Constant(2.0**self.scheme.bits)
+        self.output_steps = self.add_weight(name="output_steps", shape=(), trainable=False, initializer=widest)
         self.output_gain = self.add_weight(name="output_gain", shape=(), trainable=False, initializer="ones")
         self.saturated = self.add_weight(
             name="saturated", shape=(), dtype="int64", trainable=False, initializer="zeros"
@@ -116,10 +118,10 @@ class FixedPointLayer(tf_keras.layers.Layer):
         """Map (N, positions along each axis, C_in) to (N, outputs along each, units)."""
         codes = inputs * (UNIT / self.input_gain)
         sums = self._sums(codes) if training else self._counted_sums(codes)
-        steps = sums * 2.0 ** -(self.output_shift - self.accumulator.shift)
+        steps = sums / self._steps()
         low = 0.0 if self.relu else float(INT8.low)
         surrogate = tf.clip_by_value(steps, low, float(INT8.high))
-        outputs = straight_through(tf.clip_by_value(self._rounded(sums), low, float(INT8.high)), surrogate)
+        outputs = straight_through(tf.clip_by_value(tf.round(steps), low, float(INT8.high)), surrogate)
         return outputs * (self.output_gain / UNIT)
 
     def weight_codes(self) -> Any:
@@ -146,23 +148,21 @@ class FixedPointLayer(tf_keras.layers.Layer):
         return sums
 
     def _start(self) -> Any:
-        return self.bias_codes() * 2.0 ** (self.output_shift - self.accumulator.shift)
+        return self.bias_codes() * self._steps()
 
-    def _rounded(self, sums: Any) -> Any:
-        """Equation (4) before the clip."""
-        shift = self.output_shift - self.accumulator.shift
-        if not self.window.taps:
-            return _half_away(sums * 2.0**-shift)
-        return _half_away(tf.floor((sums + 1.0) / 2.0) * 2.0 ** (1 - shift))
+    def _steps(self) -> Any:
+        """Return 2^(s - r): what an output code is worth in sums."""
+        return self.output_steps * 2.0**-self.accumulator.shift
 
     def records(self) -> list[LayerRecord]:
         """Return the layer with its codes, ReLU and output quantizer."""
         name, gain = str(self.name), float(self.output_gain.numpy())
-        weight_scale = 2.0**-self.output_shift * gain / self.input_gain
+        steps = int(self.output_steps.numpy())
+        weight_scale = gain / self.input_gain / steps
         top = int(self.top)
         grid = Affine.per_tensor(weight_scale, 0, IntRange(-top, top))
         weight = WeightTensor(self.weight_codes().numpy().astype(np.int8), grid)
-        codes = self.bias_codes().numpy().astype(np.int32) * 2**self.output_shift
+        codes = self.bias_codes().numpy().astype(np.int32) * steps
         bias = BiasTensor(codes.astype(np.int32), np.float32(weight_scale * self.input_gain / UNIT))
         quantizer = FakeQuantizeRecord(f"{name}_quantizer", Affine.per_tensor(gain / UNIT, 0, INT8))
         layer = self._record(name, weight, bias)
@@ -200,12 +200,10 @@ class FixedPointMean(tf_keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Map (N, T, C) or (N, T, F, C) to (N, C)."""
-        grid, axes = Grid(1.0 / UNIT, 0), list(range(1, inputs.shape.rank - 1))
-        params = derive_mean(grid, grid, count=prod(int(inputs.shape[axis]) for axis in axes))
-        total = tf.cast(tf.round(tf.reduce_sum(tf.stop_gradient(inputs) * UNIT, axis=axes)), tf.int64)
-        # (5) in int64, then (6) by a power of two, which float32 halves exactly.
-        high = tf.bitwise.right_shift(total * params.multiplier_q31 + 2**30, tf.constant(31, tf.int64))
-        codes = _half_away(tf.cast(high, tf.float32) * 2.0**params.shift)
+        axes = list(range(1, inputs.shape.rank - 1))
+        # A whole number below 2^24, divided once: exact at a tie.
+        total = tf.reduce_sum(tf.stop_gradient(inputs) * UNIT, axis=axes)
+        codes = tf.round(total / float(prod(int(inputs.shape[axis]) for axis in axes)))
         return straight_through(codes / UNIT, tf.reduce_mean(inputs, axis=axes))
 
     def records(self) -> list[LayerRecord]:
@@ -215,15 +213,12 @@ class FixedPointMean(tf_keras.layers.Layer):
         return [record(name), FakeQuantizeRecord(f"{name}_quantizer", Affine.per_tensor(1 / UNIT, 0, INT8))]
 
 
-def _half_away(values: Any) -> Any:
-    return tf.sign(values) * tf.floor(tf.abs(values) + 0.5)
-
-
 def adopt_fixed_point(target: Any, source: Any) -> None:
     """Start a fixed-point model from a float model of the same layer names, all but dense ones with a `<name>_norm`.
 
     Batch norms are folded. A channel's outputs are scaled by the factor r that lets its weights fill their range up to
-    three standard deviations, or less where four standard deviations of its normalised output would leave [-1, 1).
+    three standard deviations, or less where four standard deviations of its normalised output would leave [-1, 1). A
+    convolution's output shift is the one with which the median channel comes closest to filling both.
 
     Args:
         target: model of `FixedPointLayer`s.
@@ -234,15 +229,18 @@ def adopt_fixed_point(target: Any, source: Any) -> None:
         if not isinstance(layer, FixedPointLayer):
             continue
         weight, bias, largest = _folded(source, layer)
-        shift = 2.0**layer.output_shift
         columns = np.reshape(input_scale, (-1, 1))
         spread = np.std(weight / columns, axis=tuple(range(weight.ndim - 1))) * 3.0
-        factor = np.minimum(layer.top / (np.maximum(spread, 1e-9) * shift), 1.0 / largest)
+        fills_weights = layer.top / np.maximum(spread, 1e-9)
+        if layer.window.taps:
+            layer.output_steps.assign(2.0 ** np.rint(np.log2(np.median(fills_weights * largest))))
+        steps = float(layer.output_steps.numpy())
+        factor = np.minimum(fills_weights / steps, 1.0 / largest)
         if not layer.relu:
             # Logits keep their order: one factor for all, and a power of two.
             factor = np.full_like(factor, 2.0 ** np.floor(np.log2(factor.min())))
             layer.output_gain.assign(1.0 / factor[0])
-        layer.adopt(weight / columns * factor * shift, bias * factor)
+        layer.adopt(weight / columns * factor * steps, bias * factor)
         input_scale = factor
 
 

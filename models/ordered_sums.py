@@ -12,7 +12,6 @@ products once; step by step they would cost more than the rest of a training ste
 Source: (1) our choice of surrogate.
 """
 
-from itertools import product
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -66,15 +65,12 @@ def counted_sums(codes: Any, weights: Any, start: Any, window: Window, contract:
     """
     low, high = float(contract.low), float(contract.high)
     total, cut = start, tf.constant(0, tf.int64)
-    columns = tf.reshape(weights, (-1, weights.shape[-1]))
-    size = columns.shape[0]
-    patches = _patches(codes, window)
-    for first in range(0, size, contract.group):
-        part = slice(first, min(first + contract.group, size))
-        moved = total + _narrowed(tf.matmul(patches[..., part], columns[part]), contract.shift)
+    shape, groups = _grouped(codes, weights, window, contract.group)
+    for part, columns in groups:
+        moved = total + _narrowed(tf.matmul(part, columns), contract.shift)
         total = tf.clip_by_value(moved, low, high)
         cut += tf.math.count_nonzero(tf.not_equal(moved, total))
-    return total, cut
+    return tf.reshape(total, shape), cut
 
 
 def trained_sums(codes: Any, weights: Any, start: Any, window: Window, contract: Accumulator) -> Any:
@@ -103,37 +99,39 @@ def _compiled(
     codes: Any, weights: Any, start: Any, window: Window, group: int, shift: int, high: int
 ) -> tuple[Any, Any]:
     """Return the sums of (46), and 1 where none of an output's values was cut, else 0."""
-    patches = _patches(codes, window)
-    shape = tf.concat([tf.shape(patches)[:-1], [weights.shape[-1]]], axis=0)
-    narrowed = _narrowed(_group_sums(patches, weights, group), shift)
-    total, whole = start, tf.ones_like(narrowed[0])
-    for number in range(narrowed.shape[0]):
-        moved = total + narrowed[number]
+    shape, groups = _grouped(codes, weights, window, group)
+    total, whole = start, tf.constant(True)
+    for part, columns in groups:
+        moved = total + _narrowed(tf.matmul(part, columns), shift)
         total = tf.clip_by_value(moved, -high - 1.0, float(high))
-        whole *= tf.cast(tf.equal(moved, total), whole.dtype)
-    return tf.reshape(total, shape), tf.reshape(whole, shape)
+        whole = tf.logical_and(whole, tf.equal(moved, total))
+    return tf.reshape(total, shape), tf.reshape(tf.cast(whole, total.dtype), shape)
 
 
-def _group_sums(patches: Any, weights: Any, group: int) -> Any:
-    """Return (groups, rows, C_out), the last group filled with zeros."""
-    columns = tf.reshape(weights, (-1, weights.shape[-1]))
-    missing = -columns.shape[0] % group
-    columns = tf.pad(columns, [[0, missing], [0, 0]])
-    groups = columns.shape[0] // group
-    rows = tf.pad(tf.reshape(patches, (-1, patches.shape[-1])), [[0, 0], [0, missing]])
-    parts = tf.transpose(tf.reshape(rows, (-1, groups, group)), (1, 0, 2))
-    return tf.matmul(parts, tf.reshape(columns, (groups, group, -1)))
+def _grouped(codes: Any, weights: Any, window: Window, group: int) -> tuple[Any, list[tuple[Any, Any]]]:
+    """Return the shape of the sums, and for each group in weight order its inputs (rows, G) and weights (G, C_out).
 
-
-def _patches(codes: Any, window: Window) -> Any:
-    """Return what each output sees, in weight order: (N, outputs along each axis, taps C_in)."""
-    if not window.taps:
-        return codes
+    A group's inputs are cut from the codes one by one: all of an output's inputs at once would be laid out twice. The
+    frequencies that an output of a map sees become channels first, so that what is cut is contiguous.
+    """
     padded = tf.pad(codes, [(0, 0), *window.pads, (0, 0)]) if window.pads else codes
-    cuts = [
-        _tap_cuts(int(size), *axis) for size, *axis in zip(padded.shape[1:-1], window.taps, window.stride, strict=True)
-    ]
-    return tf.concat([padded[(slice(None), *cut)] for cut in product(*cuts)], axis=-1)
+    channels = int(weights.shape[-2])
+    taps: list[tuple[slice, ...]] = [()]
+    if len(window.taps) == 2:
+        cuts = _tap_cuts(int(padded.shape[2]), window.taps[1], window.stride[1])
+        padded, channels = tf.concat([padded[:, :, cut] for cut in cuts], axis=-1), channels * window.taps[1]
+    if window.taps:
+        taps = [(cut,) for cut in _tap_cuts(int(padded.shape[1]), window.taps[0], window.stride[0])]
+    columns, groups = tf.reshape(weights, (-1, weights.shape[-1])), []
+    for first in range(0, len(taps) * channels, group):
+        last = min(first + group, len(taps) * channels)
+        pieces = [
+            padded[(slice(None), *taps[tap], ..., slice(max(first - tap * channels, 0), last - tap * channels))]
+            for tap in range(first // channels, (last - 1) // channels + 1)
+        ]
+        part = tf.concat(pieces, axis=-1)
+        groups.append((tf.reshape(part, (-1, last - first)), columns[first:last]))
+    return tf.concat([tf.shape(part)[:-1], [weights.shape[-1]]], axis=0), groups
 
 
 def _tap_cuts(size: int, taps: int, stride: int) -> list[slice]:

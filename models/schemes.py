@@ -131,14 +131,6 @@ class FixedPoint:
         narrowing = max(0, self.bits - 4) if self.accumulator_bits == 16 else 0
         return Accumulator(self.accumulator_bits, self.group, narrowing)
 
-    def output_shift(self, products: int) -> int:
-        """Bits between a sum of products and an output code of a convolution; of a dense layer it is the width.
-
-        Sums grow as the root of their length. With 256 to 1,023 products three bits more than the weights' fraction:
-        weights that fill [-1, 1) up to three standard deviations then give outputs that fill it up to four.
-        """
-        return self.bits - 2 + (products.bit_length() - 1) // 2
-
 
 QuantizedScheme = FixedPoint | MaxAbs | Dorefa | TwoStage | LearnedStep | LloydMax | Compressed | SoftToHard
 WeightScheme = FloatWeights | QuantizedScheme

@@ -1,13 +1,14 @@
 """The integer executor with the accumulators a model was trained for.
 
-Everything but the sums of layers is `run_integer`: a model whose metadata name an accumulator narrower than int32 is
-executed in the order and with the saturation of equation (46), docs/quantization.md.
+Layers and means of a model whose metadata name an accumulator are executed by equations (46) to (46c),
+docs/quantization.md: sums in a stated order with saturation, and one rounding, ties to even, of whatever leaves an
+accumulator, as source runtimes round. Everything else is `run_integer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,14 @@ from kwsq.ir import lowered as ir
 from kwsq.ir import numerics
 from kwsq.ir.execute.call import Call
 from kwsq.ir.execute.integer import run_node
-from kwsq.ir.execute.kernels import KERNELS, Array, Kernels, Results, conv_params, dense_params
+from kwsq.ir.execute.kernel_sets import DEFAULT_KERNELS
+from kwsq.ir.execute.kernels import KERNELS, Array, Kernels, Results
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.ir.numerics.accumulator import Accumulator, OverflowProof, prove_no_overflow, saturating_sums
 from kwsq.ir.numerics.fixed_point import Int8Array
-from kwsq.ir.numerics.linear import derive_fixed_point, requantize_fixed_point, requantize_real
 from kwsq.ir.numerics.window import pad_for_window
+from kwsq.ir.numerics.xnnpack import requantize_single
+from kwsq.ir.ops import Activation
 
 METADATA_KEY = "kwsq.accumulator"
 
@@ -63,40 +66,29 @@ def _kernels(contract: Accumulator, cuts: list[int]) -> Kernels:
         assert isinstance(op, ir.Conv2D)
         weights = call.codes(1)
         window = call.window(op.stride, op.dilation, op.pads)
-        params = conv_params(call, op.activation)
-        patches = _patches(call.codes(), weights.shape[1:3], window, params.input_zero_point)
-        flat = weights.reshape(len(weights), -1)
-        sums, cut = saturating_sums(patches, flat, call.bias, contract, input_zero_point=params.input_zero_point)
-        cuts.append(cut)
-        scale = _real_multiplier(call) * 2.0**contract.shift
-        shifted = derive_fixed_point(
-            scale,
-            input_zero_point=params.input_zero_point,
-            output_zero_point=params.output_zero_point,
-            low=params.low,
-            high=params.high,
-        )
-        return (requantize_fixed_point(sums, shifted),)
+        patches = _patches(call.codes(), weights.shape[1:3], window, call.source.zero_point)
+        return layer(call, patches, weights.reshape(len(weights), -1), op.activation)
 
     def fully_connected(call: Call) -> Results:
         op = call.op
         assert isinstance(op, ir.FullyConnected)
-        params = dense_params(call, op.activation)
-        sums, cut = saturating_sums(
-            call.codes(), call.codes(1), call.bias, contract, input_zero_point=params.input_zero_point
-        )
+        return layer(call, call.codes(), call.codes(1), op.activation)
+
+    def layer(call: Call, patches: npt.NDArray[np.int8], weights: Int8Array, activation: Activation) -> Results:
+        params = DEFAULT_KERNELS.conv_params(call, activation)
+        assert isinstance(params, numerics.SingleParams)
+        sums, cut = saturating_sums(patches, weights, call.bias, contract, input_zero_point=params.input_zero_point)
         cuts.append(cut)
-        scale = params.effective_scale * 2.0**contract.shift
-        shifted = numerics.RealParams(params.input_zero_point, params.output_zero_point, scale, params.low, params.high)
-        return (requantize_real(sums, shifted),)
+        widened = replace(params, effective_scale=params.effective_scale * np.float32(2.0**contract.shift))
+        return (requantize_single(sums, widened),)
 
-    return {**KERNELS, ir.Conv2D: conv2d, ir.FullyConnected: fully_connected}
+    return {**KERNELS, ir.Conv2D: conv2d, ir.FullyConnected: fully_connected, ir.Mean: _mean}
 
 
-def _real_multiplier(call: Call) -> npt.NDArray[np.float64]:
-    scale = call.inputs[1].scale
-    assert scale is not None
-    return numerics.effective_scale_conv(call.source.scale, scale, call.target.scale)
+def _mean(call: Call) -> Results:
+    op = call.op
+    assert isinstance(op, ir.Mean)
+    return (numerics.mean_to_even(call.codes(), call.source, call.target, axis=op.axes, keepdims=op.keepdims),)
 
 
 def _patches(x: Int8Array, kernel: tuple[int, ...], window: numerics.Window, zero_point: int) -> npt.NDArray[np.int8]:

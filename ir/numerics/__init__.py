@@ -98,6 +98,7 @@ from kwsq.ir.numerics.reduction import (
     MeanParams,
     derive_mean,
     mean,
+    mean_to_even,
     reduce_max,
     reduce_min,
 )
@@ -174,6 +175,7 @@ __all__ = [
     "maximum",
     "mean",
     "mean_single",
+    "mean_to_even",
     "minimum",
     "mul",
     "multiply_by_quantized_multiplier",

@@ -68,6 +68,29 @@ def derive_mean(source: Grid, target: Grid, *, count: int) -> MeanParams:
     return MeanParams(count, source.zero_point, target.zero_point, folded, shift - raised)
 
 
+def mean_to_even(x: Int8Array, source: Grid, target: Grid, *, axis: tuple[int, ...], keepdims: bool) -> Int8Array:
+    """Average over axes with one exact rounding, ties to even.
+
+    Args:
+        x: int8, any shape.
+        source: input grid.
+        target: output grid.
+        axis: axes to reduce.
+        keepdims: keep them with length 1.
+
+    Returns:
+        int8.
+
+    Source: our construction; docs/quantization.md (46c).
+    """
+    count = math.prod(x.shape[index] for index in axis)
+    total = x.sum(axis=axis, dtype=np.int64, keepdims=keepdims) - count * source.zero_point
+    # One division: a reciprocal of the count would turn ties of even grids into something else.
+    steps = np.rint(total * (source.scale / target.scale) / count) + target.zero_point
+    result: Int8Array = np.clip(steps, INT8_MIN, INT8_MAX).astype(np.int8)
+    return result
+
+
 def mean(x: Int8Array, params: MeanParams, *, axis: tuple[int, ...], keepdims: bool) -> Int8Array:
     """Average over axes.
 

@@ -18,8 +18,9 @@ MODELS = Path(__file__).resolve().parents[2] / "models"
 FOLDER = MODELS / "kws_ff"
 WIDTHS = {"w8": 8, "w5": 5, "w4": 4, "w3": 3, "w2": 2}
 FILES = tuple(f"kws_ff_{kind}.onnx" for kind in ("float", *WIDTHS, "w1", "w5_codebook"))
+KWS_CNN = ("float", "w8", "w5", "w4", "w5_codebook", "w8_fxp", "w4_fxp")
 OTHER_FILES = {
-    "kws_cnn": tuple(f"kws_cnn_{kind}.onnx" for kind in ("float", "w8", "w5", "w4", "w5_codebook")),
+    "kws_cnn": tuple(f"kws_cnn_{kind}.onnx" for kind in KWS_CNN),
     "ds_cnn": tuple(f"ds_cnn_{kind}.onnx" for kind in ("float", "w8", "w5", "w4")),
 }
 OTHERS = [(folder, name) for folder, names in OTHER_FILES.items() for name in names]
@@ -85,7 +86,7 @@ def test_a_convolutional_file_is_small_valid_and_at_its_width(folder: str, name:
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    bits = WIDTHS.get(path.stem.removeprefix(f"{folder}_"), 0)
+    bits = WIDTHS.get(path.stem.removeprefix(f"{folder}_").removesuffix("_fxp"), 0)
     codes = {key: int(np.abs(values).max()) for key, values in stored.items() if key.endswith(".weight.codes")}
     assert bool(codes) == bool(bits)
     for key, largest in codes.items():

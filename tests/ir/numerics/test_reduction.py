@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numerics_cases import assert_identical, cases, float32, grid_spec, random_codes, random_grid
 from one_op import KernelSet, constant, one_op_model, run_model
 
-from kwsq.ir.numerics import Grid, derive_mean, mean, reduce_max, reduce_min
+from kwsq.ir.numerics import Grid, derive_mean, mean, mean_to_even, reduce_max, reduce_min
 
 SHAPES = [
     ((2, 7, 5, 6), (1, 2)),
@@ -46,6 +47,20 @@ def test_mean_is_bit_exact(keepdims: bool) -> None:
         params = derive_mean(source, target, count=math.prod(shape[i] for i in axis))
         ours = mean(x, params, axis=axis, keepdims=keepdims)
         assert_identical(ours, _runtime("MEAN", x, axis, keepdims, (source, target)), (source, target, shape))
+
+
+@pytest.mark.parametrize("count", [2, 3, 16, 28, 49])
+def test_the_exact_mean_takes_ties_to_even(count: int) -> None:
+    """Rounded as Python rounds fractions; even counts have ties."""
+    rng = np.random.default_rng(count)
+    for source, target in ((Grid(0.25, 3), Grid(0.25, 3)), (Grid(0.5, -7), Grid(0.125, 20))):
+        x = rng.integers(-128, 128, size=(400, count), dtype=np.int8)
+        ratio = Fraction(source.scale) / Fraction(target.scale)
+        means = [Fraction(int(row.astype(int).sum()) - count * source.zero_point, count) * ratio for row in x]
+        expected = [min(max(round(value) + target.zero_point, -128), 127) for value in means]
+        assert mean_to_even(x, source, target, axis=(1,), keepdims=False).tolist() == expected
+        if ratio == 1:
+            assert any(value.denominator == 2 for value in means) == (count % 2 == 0)
 
 
 def test_sum_of_the_reference_kernels_is_wrong() -> None:
