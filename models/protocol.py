@@ -41,6 +41,7 @@ class Method:
         activation_percentile: share in percent of the calibration values kept at each end.
         options: of the weight scheme, such as the weight of a penalty.
         activation_ranges: how the scales of activations come about.
+        seeds: how many of the protocol's seeds it is trained with, 0 for all.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Method:
     activation_percentile: float = 100.0
     options: tuple[tuple[str, float], ...] = ()
     activation_ranges: ActivationRanges = ActivationRanges.MOVING
+    seeds: int = 0
 
     @property
     def quantizes_everything(self) -> bool:
@@ -93,12 +95,17 @@ class Protocol:
         """Return the float control with the method's epochs, data and teacher."""
         return self.control[name]
 
+    def seeds_of(self, method: Method) -> tuple[int, ...]:
+        """Return the seeds a method is trained with: the protocol's first."""
+        return self.seeds[: method.seeds or None]
+
     def rows(self) -> Iterator["Row"]:
         """Yield every row, seed by seed: all methods at their first width, each over all folds, then at the next."""
         for seed in self.seeds:
             for rank in range(max(len(method.bits) for method in self.methods)):
                 for method in self.methods:
-                    yield from self._folds(method, seed, rank)
+                    if seed in self.seeds_of(method):
+                        yield from self._folds(method, seed, rank)
 
     def _folds(self, method: Method, seed: int, rank: int) -> Iterator["Row"]:
         for bits in method.bits[rank : rank + 1]:
@@ -129,7 +136,8 @@ def _deciding(method: Method) -> dict[str, Any]:
     return {
         key: value
         for key, value in asdict(method).items()
-        if key != "bits" and (key, value) != ("activation_ranges", ActivationRanges.MOVING)  # see `_digest`
+        if key not in ("bits", "seeds")
+        and (key, value) != ("activation_ranges", ActivationRanges.MOVING)  # see `_digest`
     }
 
 

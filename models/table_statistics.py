@@ -96,9 +96,10 @@ class Detection:
 
 def cells(protocol: Protocol, results: Results) -> dict[tuple[str, int], Cell]:
     """Return the table's cells, method by method, wide first; rows of other settings are not among them."""
-    wanted = protocol.folds * len(protocol.seeds)
     found = {
-        (method.name, bits): Cell(method.name, bits, {}, wanted, protocol.folds)
+        (method.name, bits): Cell(
+            method.name, bits, {}, protocol.folds * len(protocol.seeds_of(method)), protocol.folds
+        )
         for method in protocol.methods
         for bits in sorted(method.bits, reverse=True)
     }
