@@ -100,8 +100,8 @@ class FixedPointLayer(tf_keras.layers.Layer):
         self.window = _padded(self.window, input_shape)
         self.parameter = self.add_weight(name="parameter", shape=shape, initializer="glorot_uniform")
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
-        widest = tf_keras.initializers.Constant(2.0**self.scheme.bits)
-        self.output_steps = self.add_weight(name="output_steps", shape=(), trainable=False, initializer=widest)
+        steps = tf_keras.initializers.Constant(2.0**self.scheme.bits)  # what dense layers keep
+        self.output_steps = self.add_weight(name="output_steps", shape=(), trainable=False, initializer=steps)
         self.output_gain = self.add_weight(name="output_gain", shape=(), trainable=False, initializer="ones")
         self.saturated = self.add_weight(
             name="saturated", shape=(), dtype="int64", trainable=False, initializer="zeros"

@@ -46,7 +46,8 @@ class LayerSums:
     requantize: Callable[[Int32Array], Int8Array]
 
 
-def _single_params(call: Call, activation: Activation) -> numerics.SingleParams:
+def single_params(call: Call, activation: Activation) -> numerics.SingleParams:
+    """Returns the constants of a layer that rounds once, as the default kernels do."""
     low, high = call.bounds(activation)
     weight_scale = call.inputs[1].scale
     assert weight_scale is not None
@@ -57,7 +58,7 @@ def _conv2d(call: Call) -> Results:
     op = call.op
     assert isinstance(op, ir.Conv2D)
     window = call.window(op.stride, op.dilation, op.pads)
-    params = _single_params(call, op.activation)
+    params = single_params(call, op.activation)
     return (numerics.conv2d(call.codes(), call.codes(1), call.bias, params, window=window),)
 
 
@@ -65,7 +66,7 @@ def _depthwise_conv2d(call: Call) -> Results:
     op = call.op
     assert isinstance(op, ir.DepthwiseConv2D)
     window = call.window(op.stride, op.dilation, op.pads)
-    params = _single_params(call, op.activation)
+    params = single_params(call, op.activation)
     return (numerics.depthwise_conv2d(call.codes(), call.codes(1), call.bias, params, window=window),)
 
 
@@ -88,7 +89,7 @@ _DIFFERENT: Kernels = {
     ir.Quantize: _quantize,
 }
 REFERENCE_KERNELS = KernelSet(KERNELS, conv_params)
-DEFAULT_KERNELS = KernelSet({**KERNELS, **_DIFFERENT}, _single_params)
+DEFAULT_KERNELS = KernelSet({**KERNELS, **_DIFFERENT}, single_params)
 
 
 def kernel_sets(graph: LoweredGraph) -> tuple[KernelSet, ...]:

@@ -17,7 +17,7 @@ from kwsq.ir import lowered as ir
 from kwsq.ir import numerics
 from kwsq.ir.execute.call import Call
 from kwsq.ir.execute.integer import run_node
-from kwsq.ir.execute.kernel_sets import DEFAULT_KERNELS
+from kwsq.ir.execute.kernel_sets import single_params
 from kwsq.ir.execute.kernels import KERNELS, Array, Kernels, Results
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.ir.numerics.accumulator import Accumulator, OverflowProof, prove_no_overflow, saturating_sums
@@ -75,8 +75,7 @@ def _kernels(contract: Accumulator, cuts: list[int]) -> Kernels:
         return layer(call, call.codes(), call.codes(1), op.activation)
 
     def layer(call: Call, patches: npt.NDArray[np.int8], weights: Int8Array, activation: Activation) -> Results:
-        params = DEFAULT_KERNELS.conv_params(call, activation)
-        assert isinstance(params, numerics.SingleParams)
+        params = single_params(call, activation)
         sums, cut = saturating_sums(patches, weights, call.bias, contract, input_zero_point=params.input_zero_point)
         cuts.append(cut)
         widened = replace(params, effective_scale=params.effective_scale * np.float32(2.0**contract.shift))

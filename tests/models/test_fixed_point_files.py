@@ -71,5 +71,4 @@ def test_all_sides_name_the_same_synthetic_words(name: str) -> None:
 def test_all_sides_name_the_same_recorded_words(name: str, shared_dir: Path, tmp_path: Path) -> None:
     clips = load_split(shared_dir / "data", tmp_path / "cache", dataset="gsc12", split="val")
     scored = check(name, clips.features)
-    print(name, scored.facts, int((scored.logits.argmax(axis=1) != scored.source_logits.argmax(axis=1)).sum()))
     assert (scored.logits.argmax(axis=1) == clips.labels).mean() > 0.85
