@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 from kwsq.models.cli import prepare_tensorflow
-from kwsq.models.protocol import CONTROL, FLOAT
-from kwsq.models.result_rows import read_results
-from kwsq.models.table_run import open_workplace, run
-from kwsq.models.table_statistics import Clips, accuracies, cells, loss
+from kwsq.models.table.protocol import CONTROL, FLOAT
+from kwsq.models.table.rows import read_results
+from kwsq.models.table.run import open_workplace, run
+from kwsq.models.table.statistics import Clips, accuracies, cells, loss
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

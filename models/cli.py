@@ -13,7 +13,7 @@ import typer
 from kwsq.ir.errors import KwsqError, Problem, UsageError
 
 if TYPE_CHECKING:
-    from kwsq.models.data import LabelledFeatures
+    from kwsq.models.data.clips import LabelledFeatures
 
 Data = Annotated[Path, typer.Option(envvar="KWSQ_DATA", help="Folder with manifest.csv and the audio.")]
 
@@ -32,7 +32,7 @@ def train(
     """
     prepare_tensorflow(threads)
     try:
-        from kwsq.models.train import train as run
+        from kwsq.models.training.train import train as run
     except ImportError as error:
         typer.echo(f"kwsq train: {error.name} is missing; pip install 'kwsq[train]'", err=True)
         raise typer.Exit(2) from error
@@ -74,7 +74,7 @@ def evaluate(
     cache: Annotated[Path, typer.Option(help="Folder for computed features.")] = Path(".cache/features"),
 ) -> None:
     """Print the accuracy of exported models as written; of wake-word models also the share of keywords missed."""
-    from kwsq.models.data import load_split
+    from kwsq.models.data.clips import load_split
 
     keywords = tuple(keyword or ())
     try:
@@ -90,9 +90,9 @@ def evaluate(
 def _evaluation(
     path: Path, clips: "LabelledFeatures", keywords: tuple[str, ...], false_accept_rate: float
 ) -> Iterator[str]:
-    from kwsq.models.data import class_names
-    from kwsq.models.detection import keyword_trials, miss_rate
-    from kwsq.models.evaluate import logits
+    from kwsq.models.data.clips import class_names
+    from kwsq.models.scoring.accuracy import logits
+    from kwsq.models.scoring.detection import keyword_trials, miss_rate
 
     scores, names = logits(path, clips.features), class_names(keywords)
     if scores.shape[1] != len(names):

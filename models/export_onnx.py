@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.quant import Affine, Codebook, PerAxis, Unquantized
-from kwsq.models.layer_records import (
+from kwsq.models.records import (
     BatchNormRecord,
     BiasTensor,
     Conv2DRecord,

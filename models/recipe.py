@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.augmentation import Augmentation
+from kwsq.models.data.augmentation import Augmentation
 from kwsq.models.schemes import ActivationRanges, WeightScheme, activation_ranges, weight_scheme
 
 
@@ -23,7 +23,7 @@ class Phase:
 class Distillation:
     """How much the float model's logits are followed, and how far they are softened; weight 0 is not at all.
 
-    Source: equation (1) of `kwsq.models.fitting`.
+    Source: equation (1) of `kwsq.models.training.fitting`.
     """
 
     weight: float

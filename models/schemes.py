@@ -46,7 +46,7 @@ class TwoStage:
         bits: width.
         cosine: weight of the absolute cosine penalty (ACosR) per weight, 0 for none.
         ramp_steps: steps over which the penalty grows to its weight.
-        parameter_bits: width of biases and batch norms in stage 2, 0 for float: `kwsq.models.linear_parameters`.
+        parameter_bits: width of biases and batch norms in stage 2, 0 for float: `kwsq.models.layers.linear_parameters`.
         power_of_two: whether the scale of the weight is a power of two.
     """
 
@@ -113,7 +113,7 @@ class SoftToHard:
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
-    """Everything in one fixed-point format, in the manner of FXP-QAT (Macha et al. 2023): `kwsq.models.fixed_point`.
+    """Everything in one fixed-point format (`kwsq.models.layers.fixed_point`), after FXP-QAT (Macha et al. 2023).
 
     Args:
         bits: width of the weights, 3..8; everything else has 8 bits.

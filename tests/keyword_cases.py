@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kwsq.models.data import LABELS, LabelledFeatures
+from kwsq.models.data.clips import LABELS, LabelledFeatures
 
 FRAMES, BANDS = 98, 64
 

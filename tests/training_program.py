@@ -11,15 +11,15 @@ from typing import Any
 import tf_keras
 from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
-from kwsq.models.activation_quantizer import ActivationQuantizer
-from kwsq.models.augmentation import Augmentation
-from kwsq.models.data import LABELS
-from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense
+from kwsq.models.data.augmentation import Augmentation
+from kwsq.models.data.clips import LABELS
+from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense
+from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
 from kwsq.models.schemes import TwoStage, WeightScheme
-from kwsq.models.train import trained_models
-from kwsq.models.training_state import write_arrays
-from kwsq.models.watching import RunFolder, Show
+from kwsq.models.training.state import write_arrays
+from kwsq.models.training.train import trained_models
+from kwsq.models.training.watching import RunFolder, Show
 
 SEED = 5
 PLAN = Recipe(

@@ -11,11 +11,11 @@ from typing import Any
 
 import tf_keras
 
-from kwsq.models.activation_quantizer import ActivationQuantizer
-from kwsq.models.data import LABELS
-from kwsq.models.layers import QuantizedDense, batch_norm
-from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
-from kwsq.models.mfcc import COEFFICIENTS, FRAMES
+from kwsq.models.data.clips import LABELS
+from kwsq.models.data.mfcc import COEFFICIENTS, FRAMES
+from kwsq.models.layers.over_maps import AddChannel, MeanOverMap, QuantizedConv2D
+from kwsq.models.layers.over_time import QuantizedDense, batch_norm
+from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.schemes import WeightScheme
 
 CHANNELS = 64

@@ -10,12 +10,12 @@ from typing import Any
 
 import tf_keras
 
-from kwsq.models.activation_quantizer import ActivationQuantizer
-from kwsq.models.data import LABELS
-from kwsq.models.features import BANDS, SAMPLE_RATE_HZ, frame_count
-from kwsq.models.fixed_point import FEATURE_GAIN, FixedPointInput, FixedPointLayer, FixedPointMean
-from kwsq.models.layers import QuantizedDense, batch_norm
-from kwsq.models.layers_2d import AddChannel, MeanOverMap, QuantizedConv2D
+from kwsq.models.data.clips import LABELS
+from kwsq.models.data.features import BANDS, SAMPLE_RATE_HZ, frame_count
+from kwsq.models.layers.fixed_point import FEATURE_GAIN, FixedPointInput, FixedPointLayer, FixedPointMean
+from kwsq.models.layers.over_maps import AddChannel, MeanOverMap, QuantizedConv2D
+from kwsq.models.layers.over_time import QuantizedDense, batch_norm
+from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.schemes import FixedPoint, WeightScheme
 
 CLIP_SECONDS = 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kwsq.models.data import (
+from kwsq.models.data.clips import (
     CLIP_SAMPLES,
     SILENCE,
     LabelledFeatures,
@@ -20,7 +20,7 @@ from kwsq.models.data import (
     label_of,
     read_clip,
 )
-from kwsq.models.speech_commands import background_clips, read_recordings
+from kwsq.models.data.speech_commands import background_clips, read_recordings
 
 WAKE_WORD = "computer"
 SILENCE_WORD = "_silence_"

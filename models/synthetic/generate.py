@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kwsq.models.data import CLIP_SAMPLES, LABELS
-from kwsq.models.features import SAMPLE_RATE_HZ
+from kwsq.models.data.clips import CLIP_SAMPLES, LABELS
+from kwsq.models.data.features import SAMPLE_RATE_HZ
 from kwsq.models.synthetic.dataset import WAKE_WORD, store
 
 WORDS = tuple(word for word in LABELS if not word.startswith("_"))

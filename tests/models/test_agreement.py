@@ -21,13 +21,13 @@ from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
 from kwsq.converter.gate.model_pairs import load_runnable
 from kwsq.converter.runtimes.litert import KernelSet, run_litert
-from kwsq.models.activation_quantizer import ActivationQuantizer
-from kwsq.models.data import LabelledFeatures, class_names, load_split
-from kwsq.models.evaluate import logits, model_layout
+from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
+from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.recipe import read_recipe
 from kwsq.models.schemes import FloatWeights
+from kwsq.models.scoring.accuracy import logits, model_layout
 from kwsq.models.synthetic.dataset import load_synthetic
-from kwsq.models.train import architecture
+from kwsq.models.training.train import architecture
 from kwsq.targets.neon.reader import read
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -10,9 +10,9 @@ from keyword_cases import synthetic_keywords
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from kwsq.models.data import LabelledFeatures, load_split
-from kwsq.models.evaluate import accuracy, logits
+from kwsq.models.data.clips import LabelledFeatures, load_split
 from kwsq.models.export_onnx import standard_twin
+from kwsq.models.scoring.accuracy import accuracy, logits
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FOLDER = MODELS / "kws_ff"

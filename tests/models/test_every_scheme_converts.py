@@ -16,14 +16,15 @@ from onnx import numpy_helper
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
 from kwsq.ir.execute.integer import run_integer
-from kwsq.models.activation_quantizer import ActivationQuantizer
-from kwsq.models.data import LABELS
-from kwsq.models.evaluate import logits
+from kwsq.models.data.clips import LABELS
 from kwsq.models.export_onnx import QONNX_DOMAIN, export_onnx
-from kwsq.models.layer_records import DenseRecord, SplicedDenseRecord
-from kwsq.models.layers import MeanOverTime, QuantizedDense, SplicedDense, adopt_weights, layer_records
+from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense
+from kwsq.models.layers.sequential import adopt_weights, layer_records
+from kwsq.models.quantizers.activation import ActivationQuantizer
+from kwsq.models.records import DenseRecord, SplicedDenseRecord
 from kwsq.models.schemes import FloatWeights, WeightScheme, weight_scheme
-from kwsq.models.train import calibrate
+from kwsq.models.scoring.accuracy import logits
+from kwsq.models.training.train import calibrate
 from kwsq.targets.neon.reader import read
 
 ONE_BIT = ("two_stage", "learned_step", "max_abs", "dorefa")

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from kwsq.ir.quant import UNQUANTIZED, Affine, Codebook, IntRange, PerAxis, dequantize
-from kwsq.models.evaluate import logits
 from kwsq.models.export_onnx import QONNX_DOMAIN, GraphWriter, emit_weight, export_onnx, standard_twin
-from kwsq.models.layer_records import (
+from kwsq.models.records import (
     BatchNormRecord,
     DenseRecord,
     FakeQuantizeRecord,
@@ -23,6 +22,7 @@ from kwsq.models.layer_records import (
     SplicedDenseRecord,
     WeightTensor,
 )
+from kwsq.models.scoring.accuracy import logits
 
 ROOT = Path(__file__).resolve().parents[2]
 INT4 = IntRange.of(4, narrow=True)

@@ -20,7 +20,8 @@ from onnx import numpy_helper
 from kwsq.ir.quant import Affine, Unquantized, dequantize
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build
-from kwsq.models.layer_records import (
+from kwsq.models.layers.sequential import adopt_weights, layer_records
+from kwsq.models.records import (
     BatchNormRecord,
     DenseRecord,
     FakeQuantizeRecord,
@@ -29,9 +30,8 @@ from kwsq.models.layer_records import (
     ReluRecord,
     SplicedDenseRecord,
 )
-from kwsq.models.layers import adopt_weights, layer_records
 from kwsq.models.schemes import FloatWeights, LearnedStep, LloydMax, TwoStage, WeightScheme
-from kwsq.models.train import calibrate
+from kwsq.models.training.train import calibrate
 
 FLOAT32_UNIT = 2.0**-24
 CLIPS = 64

@@ -14,19 +14,19 @@ from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
 from kwsq.models import cli
-from kwsq.models.artefact import scored_artefact
-from kwsq.models.augmentation import Augmentation, augment
-from kwsq.models.data import LABELS, OTHER, SILENCE, class_names, load_split, read_clips
-from kwsq.models.detection import keyword_trials, miss_rate
+from kwsq.models.data.augmentation import Augmentation, augment
+from kwsq.models.data.clips import LABELS, OTHER, SILENCE, class_names, load_split, read_clips
+from kwsq.models.data.folds import clip_groups, subset
 from kwsq.models.export_onnx import export_onnx
-from kwsq.models.fitting import class_weights, training_step
-from kwsq.models.folds import clip_groups, subset
-from kwsq.models.layers import layer_records
-from kwsq.models.protocol import read_protocol
+from kwsq.models.layers.sequential import layer_records
 from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FixedPoint, TwoStage
+from kwsq.models.scoring.artefact import scored_artefact
+from kwsq.models.scoring.detection import keyword_trials, miss_rate
 from kwsq.models.synthetic.dataset import WAKE_WORD, load_synthetic, synthetic_words
-from kwsq.models.train import architecture, train, trained_models
+from kwsq.models.table.protocol import read_protocol
+from kwsq.models.training.fitting import class_weights, training_step
+from kwsq.models.training.train import architecture, train, trained_models
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SHIPPED = MODELS / "wake_word" / "recipe.toml"

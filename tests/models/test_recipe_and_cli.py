@@ -86,7 +86,7 @@ def test_missing_data_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_without_tensorflow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delitem(sys.modules, "kwsq.models.train", raising=False)
+    monkeypatch.delitem(sys.modules, "kwsq.models.training.train", raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     code, output = invoke("train", str(SHIPPED), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 2

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kwsq.models.data import LABELS, SILENCE, UNKNOWN
-from kwsq.models.evaluate import accuracy
+from kwsq.models.data.clips import LABELS, SILENCE, UNKNOWN
+from kwsq.models.scoring.accuracy import accuracy
 from kwsq.models.synthetic.dataset import FILE, LOW_AND_STEP, WAKE_WORD, load_synthetic, synthetic_words, to_codes
 from kwsq.models.synthetic.generate import main, resample
 

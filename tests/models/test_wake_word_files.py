@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from kwsq.models.data import LabelledFeatures, load_split
-from kwsq.models.detection import keyword_trials, miss_rate
-from kwsq.models.evaluate import logits
+from kwsq.models.data.clips import LabelledFeatures, load_split
 from kwsq.models.recipe import read_recipe
+from kwsq.models.scoring.accuracy import logits
+from kwsq.models.scoring.detection import keyword_trials, miss_rate
 from kwsq.models.synthetic.dataset import load_synthetic
 
 FOLDER = Path(__file__).resolve().parents[2] / "models" / "wake_word"

@@ -1,0 +1,1 @@
+"""Clips, their features and folds: free of TensorFlow but for the shards that `tf.data` reads."""

@@ -1,0 +1,109 @@
+"""Augmentation of features, in the energy domain.
+
+It acts on features, so that an epoch costs no waveform work:
+
+  (1) shift: frames move by up to `max_shift_frames`, the uncovered end repeats the edge frame
+  (2) gain:  E' = g E, with 10 log10 g uniform in +-`max_gain_db`
+  (3) noise: E' = E + h R, with R the energies of a clip of background noise: |a + b|^2 without its cross
+             term, whose mean is zero for independent signals; h gives the drawn ratio of mean(E) to mean(h R)
+  (4) SpecAugment: up to two bands of time and of frequency set to the clip's mean feature
+
+Source: (4) after Park et al. 2019; the rest is common practice.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kwsq.models.data.clips import Features, LabelledFeatures, Labels
+from kwsq.models.data.features import energy_from_log, log_from_energy
+
+# Augmentation works on blocks that stay in the processor's cache; whole epochs at once are twice as slow.
+BLOCK_CLIPS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How strongly to augment; the defaults are the light setting of the bundled recipes.
+
+    Source: our choice, see the module's equations.
+    """
+
+    max_shift_frames: int = 10
+    max_gain_db: float = 6.0
+    noise_share: float = 0.5
+    lowest_snr_db: float = 5.0
+    highest_snr_db: float = 30.0
+    time_mask_frames: int = 12
+    band_mask_bands: int = 8
+    masks: int = 2
+
+    @property
+    def changes_energy(self) -> bool:
+        """Whether (2) or (3) act; they read features as log energies, which cepstra are not."""
+        return self.max_gain_db > 0 or self.noise_share > 0
+
+
+def augment(examples: LabelledFeatures, settings: Augmentation, rng: np.random.Generator) -> tuple[Features, Labels]:
+    """Return one epoch of augmented features in a fresh random order; equations (1)-(4) of the module.
+
+    Args:
+        examples: features (N, frames, bands) with labels; not log energies only where (2) and (3) are off.
+        settings: strengths.
+        rng: the only source of randomness.
+
+    Returns:
+        (N, frames, bands) float32 and (N,) int64, shuffled alike.
+    """
+    order = rng.permutation(len(examples.labels))
+    silence = np.flatnonzero(examples.is_noise)
+    noise = examples.features[silence if silence.size else order]
+    features = np.empty_like(examples.features)
+    for start in range(0, len(order), BLOCK_CLIPS):
+        block = order[start : start + BLOCK_CLIPS]
+        shifted = _shift(examples.features[block], settings.max_shift_frames, rng)
+        rumble = noise[rng.integers(len(noise), size=len(block))]
+        noisy = _gain_and_noise(shifted, rumble, settings, rng)
+        features[start : start + BLOCK_CLIPS] = _mask(noisy, settings, rng)
+    return features, examples.labels[order]
+
+
+def _shift(features: Features, most: int, rng: np.random.Generator) -> Features:
+    count, frames, _ = features.shape
+    offset = rng.integers(-most, most + 1, size=(count, 1))
+    source = np.clip(np.arange(frames)[None, :] + offset, 0, frames - 1)
+    shifted: Features = features[np.arange(count)[:, None], source]
+    return shifted
+
+
+def _gain_and_noise(features: Features, noise: Features, settings: Augmentation, rng: np.random.Generator) -> Features:
+    count = features.shape[0]
+    gain_db = rng.uniform(-settings.max_gain_db, settings.max_gain_db, size=count)
+    snr_db = rng.uniform(settings.lowest_snr_db, settings.highest_snr_db, size=count)
+    is_noisy = rng.random(count) < settings.noise_share
+    if not settings.changes_energy:
+        return features  # the draws above are made all the same, so that masks do not depend on strengths
+    signal, rumble = energy_from_log(features), energy_from_log(noise)
+    level = signal.mean(axis=(1, 2)) / np.maximum(rumble.mean(axis=(1, 2)), 1e-12)
+    share = (is_noisy * level * 10.0 ** (-snr_db / 10.0)).astype(np.float32)
+    gain = (10.0 ** (gain_db / 10.0)).astype(np.float32)
+    return log_from_energy(gain[:, None, None] * (signal + share[:, None, None] * rumble))
+
+
+def _mask(features: Features, settings: Augmentation, rng: np.random.Generator) -> Features:
+    count, frames, bands = features.shape
+    hidden = np.zeros((count, frames, bands), dtype=bool)
+    for _ in range(settings.masks):
+        hidden |= _random_spans(count, frames, settings.time_mask_frames, rng)[:, :, None]
+        hidden |= _random_spans(count, bands, settings.band_mask_bands, rng)[:, None, :]
+    masked: Features = np.where(hidden, features.mean(axis=(1, 2), keepdims=True), features)
+    return masked
+
+
+def _random_spans(count: int, length: int, longest: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return (count, length) with one run of 0..longest true entries per row."""
+    width = rng.integers(0, longest + 1, size=(count, 1))
+    start = rng.integers(0, length - width + 1)
+    position = np.arange(length)[None, :]
+    return np.asarray((position >= start) & (position < start + width))

@@ -1,0 +1,107 @@
+"""Int8 activations in training.
+
+  (1) y = scale * (clip(round(x / scale) + zero_point, -128, 127) - zero_point),  round() to nearest even
+      dy/dx = 1 inside the range, else 0
+  (2) scale = (high - low) / 255 of a range that follows the batches, or the next power of two above that
+  (3) scale = growth * (high - low) / 255 of the calibrated range, where growth trains:
+      dy/dscale = code - zero_point - x / scale inside the range, else code - zero_point
+
+Training growth rather than the scale gives every tensor the same relative rate; the gradient scaling of the LSQ paper
+is left out, because Adam undoes it.
+
+Source: (1) Jacob et al. 2018; (3) Esser et al. 2020 with a fixed zero point.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from kwsq.ir.quant import INT8, Affine
+from kwsq.models.quantizers.powers_of_two import power_at_least
+from kwsq.models.quantizers.straight_through import Floats, straight_through
+from kwsq.models.schemes import ActivationRanges
+
+SMALLEST_SPAN = 1e-6
+SMALLEST_GROWTH = 0.01
+
+
+class ActivationQuantizer(tf_keras.layers.Layer):
+    """Int8 activations, equation (1), once enabled; before that the identity.
+
+    The range is set by `calibrate`; unless its step is learned it then follows the batches' minima and maxima where
+    `momentum` < 1. Zero is always a grid value.
+    """
+
+    def __init__(self, momentum: float = 0.99, **options: Any) -> None:
+        super().__init__(**options)
+        self.momentum = momentum
+        self.ranges = ActivationRanges.MOVING
+
+    def build(self, input_shape: Any) -> None:
+        """Create the range and the switch."""
+        shared: dict[str, Any] = {"shape": (), "trainable": False, "aggregation": tf.VariableAggregation.MEAN}
+        self.low = self.add_weight(name="low", initializer="zeros", **shared)
+        self.high = self.add_weight(name="high", initializer="ones", **shared)
+        self.enabled = self.add_weight(name="enabled", shape=(), trainable=False, initializer="zeros")
+        super().build(input_shape)
+
+    def use(self, ranges: ActivationRanges) -> None:
+        """Choose how the scale comes about; call once, on a built layer, before anything is trained."""
+        self.ranges = ranges
+        if ranges is ActivationRanges.LEARNED:
+            self.growth = self.add_weight(name="growth", shape=(), initializer="ones")
+
+    def calibrate(self, values: Floats, percentile: float) -> None:
+        """Set the range from values of any shape and switch on.
+
+        Args:
+            values: activations in real units.
+            percentile: share in percent kept at each end; 100 takes minimum and maximum.
+        """
+        low, high = np.percentile(values, [100.0 - percentile, percentile])
+        self.low.assign(min(low, 0.0))
+        self.high.assign(max(high, 0.0))
+        if self.ranges is ActivationRanges.LEARNED:
+            self.growth.assign(1.0)
+        self.enabled.assign(1.0)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Return inputs on the int8 grid, or unchanged before calibration."""
+        if training and self.ranges is not ActivationRanges.LEARNED:
+            self._follow(inputs)
+        scale, zero_point = self._grid()
+        ratio = inputs / scale
+        codes = tf.clip_by_value(tf.round(ratio) + zero_point, INT8.low, INT8.high)
+        inside = tf.clip_by_value(ratio + zero_point, INT8.low, INT8.high)
+        outputs = (straight_through(codes, inside) - zero_point) * scale
+        return tf.where(self.enabled > 0.0, outputs, inputs)
+
+    def _follow(self, inputs: Any) -> None:
+        keep = tf.where(self.enabled > 0.0, self.momentum, 1.0)
+        self.low.assign(keep * self.low + (1.0 - keep) * tf.minimum(tf.reduce_min(inputs), 0.0))
+        self.high.assign(keep * self.high + (1.0 - keep) * tf.maximum(tf.reduce_max(inputs), 0.0))
+
+    def _grid(self) -> tuple[Any, Any]:
+        """Scale and zero point; only a learned scale has a gradient."""
+        span = tf.stop_gradient(tf.maximum(self.high - self.low, SMALLEST_SPAN)) / float(INT8.high - INT8.low)
+        scale = power_at_least(span) if self.ranges is ActivationRanges.POWER_OF_TWO else span
+        zero_point = tf.round(INT8.low - tf.stop_gradient(self.low) / scale)
+        if self.ranges is ActivationRanges.LEARNED:
+            scale = span * tf.maximum(self.growth, SMALLEST_GROWTH)
+        return scale, tf.clip_by_value(zero_point, INT8.low, INT8.high)
+
+    def spec(self) -> Affine | None:
+        """Return the grid, or None before calibration."""
+        if self.enabled.numpy() == 0.0:
+            return None
+        scale, zero_point = self._grid()
+        return Affine.per_tensor(float(scale.numpy()), int(zero_point.numpy()), INT8)
+
+
+def use_ranges(model: Any, ranges: ActivationRanges) -> None:
+    """Choose how every activation scale of a built model comes about; call before anything is trained."""
+    for layer in model.layers:
+        if isinstance(layer, ActivationQuantizer):
+            layer.use(ranges)

@@ -1,0 +1,46 @@
+"""Straight-through gradients, and the base of weight quantizers."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from numpy.typing import NDArray
+
+from kwsq.models.records import WeightTensor
+
+Floats = NDArray[np.float32]
+
+
+def straight_through(exact: Any, surrogate: Any) -> Any:
+    """Return `exact` with the gradient of `surrogate`; what is added is exactly zero, so no bit changes."""
+    return tf.stop_gradient(exact) + (surrogate - tf.stop_gradient(surrogate))
+
+
+class WeightQuantizer(tf_keras.layers.Layer):
+    """What stands between a layer's free parameter and its weight.
+
+    A quantizer may count training steps and change the parameter before one (`advance`); the count is a variable, so
+    that whatever saves a model's variables also saves the schedule of its penalties and compressions.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Create the count of training steps."""
+        self.steps = self.add_weight(name="steps", shape=(), dtype="int64", trainable=False, initializer="zeros")
+        super().build(input_shape)
+
+    def adopt(self, weight: Floats) -> Floats:
+        """Set the grid for a float weight and return the free parameter that stands for it."""
+        return weight
+
+    def advance(self, parameter: Any) -> None:
+        """Count one training step; called by the layer before the weight is used."""
+        self.steps.assign_add(1)
+
+    def call(self, parameter: Any, training: bool | None = None) -> Any:
+        """Return the weight of a free parameter."""
+        raise NotImplementedError
+
+    def weight_tensor(self, parameter: Any) -> WeightTensor:
+        """Return the weight as it is stored in an exported model."""
+        raise NotImplementedError

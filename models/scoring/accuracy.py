@@ -1,0 +1,50 @@
+"""Accuracy of an exported model, run as it is written: in ONNX Runtime with its graph optimisations off.
+
+Weights of one bit are exported in QONNX, whose operators ONNX Runtime does not know; kwsq's float executor runs such
+a file, as the converter's parity does.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kwsq.converter.gate.model_pairs import load_runnable
+from kwsq.models.data.clips import LabelledFeatures
+
+BATCH = 64
+
+
+def logits(path: Path, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Run a model on features.
+
+    Args:
+        path: ONNX file with input `features` (N, bands, frames) or (N, 1, frames, bands).
+        features: (N, frames, bands) float32, as `kwsq.models.data.features` computes them.
+
+    Returns:
+        (N, classes) float32.
+
+    Raises:
+        ModelError: the file cannot be read or run.
+    """
+    model = load_runnable(path, "model")
+    arranged = model_layout(features, rank=len(model.spec.shape))
+    batches = [arranged[start : start + BATCH] for start in range(0, len(arranged), BATCH)]
+    return np.concatenate([model.run(batch) for batch in batches]).astype(np.float32)
+
+
+def model_layout(features: NDArray[np.float32], *, rank: int) -> NDArray[np.float32]:
+    """Arrange (N, frames, bands) as a zoo model's input of this rank takes them.
+
+    Args:
+        features: (N, frames, bands) float32.
+        rank: 3 for (N, bands, frames), 4 for (N, 1, frames, bands).
+    """
+    return np.ascontiguousarray(features.transpose(0, 2, 1)) if rank == 3 else features[:, np.newaxis]
+
+
+def accuracy(path: Path, examples: LabelledFeatures) -> float:
+    """Return the share of clips, 0..1, whose largest logit is at the label."""
+    predicted = logits(path, examples.features).argmax(axis=1)
+    return float((predicted == examples.labels).mean())

@@ -1,0 +1,97 @@
+"""One row of the table as a trained Keras model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
+from kwsq.models.recipe import Recipe, Variant
+from kwsq.models.schemes import FloatWeights
+from kwsq.models.table.protocol import FLOAT, Method, Protocol, Row
+from kwsq.models.training.fitting import fit
+from kwsq.models.training.published_weights import PublishedLayer
+from kwsq.models.training.state import TrainingState, write_arrays
+from kwsq.models.training.train import Build, architecture, sample, train_float, train_variant
+from kwsq.models.training.watching import Unwatched
+
+
+def trained_row(
+    protocol: Protocol,
+    row: Row,
+    examples: LabelledFeatures,
+    float_weights: Path,
+    start: tuple[PublishedLayer, ...] | None = None,
+) -> Any:
+    """Train the model of a row on the clips of all folds but its own.
+
+    Args:
+        protocol: methods and recipe.
+        row: which model.
+        examples: the clips to train on.
+        float_weights: cache of the float model; written by its own row, read by every other.
+        start: what the float model begins from, None for random weights.
+
+    Returns:
+        The Keras model.
+    """
+    tf_keras.backend.clear_session()
+    tf.config.experimental.enable_op_determinism()
+    seed, method = _seed(row), protocol.method(row.method)
+    build, plan = architecture(protocol.recipe.architecture), protocol.plan(method)
+    if method.name == FLOAT:
+        # The longest row by far: it alone keeps its state while it trains.
+        state = TrainingState(float_weights.with_suffix(".state.npz"), row.name, every_epochs=10)
+        model = train_float(plan, build, examples, seed=seed, start=start, watch=KeepState(state))
+        write_arrays(float_weights, {f"w{i}": value for i, value in enumerate(model.get_weights())})
+        return model
+    float_model = _cached_float(build, float_weights)
+    if method.weights == "float":
+        return _continued(plan, method, float_model, build, examples, seed)
+    variant = Variant(
+        method.name,
+        method.scheme(row.bits),
+        method.activation_percentile,
+        method.stage1,
+        method.stage2,
+        activation_ranges=method.activation_ranges,
+    )
+    return train_variant(plan, variant, build, float_model, examples, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepState(Unwatched):
+    """Keeps the state of the only stage there is, and shows nothing."""
+
+    kept: TrainingState
+
+    def state(self, stage: str) -> TrainingState:
+        """Return where the state is kept."""
+        return self.kept
+
+
+def _seed(row: Row) -> int:
+    """Every fold has seeds of its own, the same for all methods."""
+    return row.seed * 100 + row.fold
+
+
+def _cached_float(build: Build, path: Path) -> Any:
+    model = build(FloatWeights())
+    with np.load(path) as arrays:
+        model.set_weights([arrays[f"w{i}"] for i in range(len(model.weights))])
+    return model
+
+
+def _continued(plan: Recipe, method: Method, teacher: Any, build: Build, examples: LabelledFeatures, seed: int) -> Any:
+    """Train the float model on: what the same epochs, data and teacher give without quantization."""
+    model = build(FloatWeights())
+    model.set_weights(teacher.get_weights())
+    rng = np.random.default_rng([seed, 1])
+    for phase in (method.stage1, method.stage2):
+        fit(model, examples, phase, plan, rng, teacher=teacher if plan.distillation.weight else None)
+    settle_norms(model, sample(examples, MOST_CLIPS, rng))
+    return model

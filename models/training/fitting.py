@@ -1,0 +1,176 @@
+"""One phase of training: AdamW with cosine decay, fresh augmentation per epoch, an optional teacher, resumable.
+
+With logits z, teacher logits u, temperature T and weight a:
+
+  (1) loss = (1 - a) CE(label, z) + a T^2 KL(softmax(u / T) || softmax(z / T)) + what layers add
+
+Twelve classes of about equal size weigh every clip alike. A task of keywords is mostly everything else; there both
+means of (1) weigh a clip of class c, of which n_c of the N clips are, by
+
+  (2) w_c = N / (C n_c)
+
+which is the loss of a corpus with equally many clips of each of the C classes. Against weighing alike it adds a
+constant to a keyword's log odds, which the detection threshold takes up, and keeps steps from being everything
+else's alone. The weights come from the training clips only.
+
+Everything random comes from one NumPy generator, drawn once per epoch before its first step; weights, optimizer
+slots and that generator are therefore the whole state, and an epoch begun again is the same epoch.
+
+Source: (1) Hinton et al. 2015; (2) after King and Zeng 2001; the rest is common practice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from numpy.typing import NDArray
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.data.augmentation import augment
+from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe
+from kwsq.models.training.distribution import replica_loss, spanning_step
+from kwsq.models.training.state import TrainingState
+
+
+@dataclass(slots=True)
+class Epoch:
+    """What an observer is told after each epoch: the epochs done in this phase, of how many, and the mean loss."""
+
+    done: int
+    of: int
+    loss: float
+
+
+def ignore(_: Epoch) -> None:
+    """Observe nothing."""
+
+
+def fit(
+    model: Any,
+    examples: LabelledFeatures,
+    phase: Phase,
+    plan: Recipe,
+    rng: np.random.Generator,
+    *,
+    teacher: Any | None = None,
+    state: TrainingState | None = None,
+    observe: Callable[[Epoch], None] = ignore,
+) -> None:
+    """Train for one phase with cosine decay to zero; every epoch sees freshly augmented features.
+
+    Args:
+        model: Keras model that maps features to logits.
+        examples: training clips.
+        phase: epochs, learning rate and weight decay.
+        plan: batch size, augmentation and distillation.
+        rng: the only source of randomness: order and augmentation.
+        teacher: trained model whose logits are followed; None where the recipe has no distillation.
+        state: where the state of this phase is kept; training continues from what it holds.
+        observe: called after each epoch.
+    """
+    # Whole batches only, so that one traced step serves all; the order is new in every epoch.
+    batch_size = min(plan.batch_size, len(examples.labels))
+    steps = len(examples.labels) // batch_size
+    optimizer = _optimizer(model, phase, steps)
+    weights = class_weights(examples.labels, 1 + len(plan.keywords)) if plan.keywords else None
+    distillation = plan.distillation if teacher is not None else NO_DISTILLATION
+    step = training_step(model, optimizer, distillation, teacher, weights)
+    done = 0 if state is None else state.restore(model, optimizer, rng)
+    for epoch in range(done, phase.epochs):
+        features, labels = augment(examples, plan.augmentation, rng)
+        losses = [
+            float(step(features[start : start + batch_size], labels[start : start + batch_size]))
+            for start in range(0, steps * batch_size, batch_size)
+        ]
+        if state is not None:
+            state.save(model, optimizer, rng, epochs_done=epoch + 1, last=epoch + 1 == phase.epochs)
+        observe(Epoch(epoch + 1, phase.epochs, float(np.mean(losses))))
+
+
+def _optimizer(model: Any, phase: Phase, steps_per_epoch: int) -> Any:
+    rate = tf_keras.optimizers.schedules.CosineDecay(phase.learning_rate, max(phase.epochs * steps_per_epoch, 1))
+    optimizer = tf_keras.optimizers.AdamW(rate, weight_decay=phase.weight_decay)
+    optimizer.build(model.trainable_variables)
+    return optimizer
+
+
+def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+    """Equation (2).
+
+    Args:
+        labels: (N,) classes of the training clips.
+        classes: C.
+
+    Returns:
+        (C,) float32; over the clips, their mean is 1.
+
+    Raises:
+        UsageError: a class has no clip.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        found, expected = f"no training clip of class {int(counts.argmin())}", "clips of every class"
+        raise UsageError(Problem("recipe: keywords", found, expected, "name words that the training split holds"))
+    return np.asarray(labels.size / (classes * counts), dtype=np.float32)
+
+
+def training_step(
+    model: Any,
+    optimizer: Any,
+    distillation: Distillation,
+    teacher: Any | None,
+    weights: NDArray[np.float32] | None = None,
+) -> Any:
+    """Return the traced step: (features, labels) to loss, with one update of the model, over all replicas.
+
+    Args:
+        model: trained.
+        optimizer: built on the model's trainable variables.
+        distillation: weight and temperature of equation (1).
+        teacher: gives the logits that are followed; not used where the weight is 0.
+        weights: (C,) weight of each class, equation (2); None where all clips weigh alike.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def step(features: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            logits = model(features, training=True)
+            loss = _loss(features, logits, labels, distillation, teacher, weights)
+            if model.losses:
+                loss += tf.add_n(model.losses)
+            share = replica_loss(loss)
+        variables = model.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(share, variables), variables, strict=True))
+        return loss
+
+    return spanning_step(step)
+
+
+def _loss(
+    features: Any,
+    logits: Any,
+    labels: Any,
+    distillation: Distillation,
+    teacher: Any | None,
+    weights: NDArray[np.float32] | None,
+) -> Any:
+    """Equation (1) without what layers add."""
+    truth = _mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits), labels, weights)
+    if teacher is None or distillation.weight == 0.0:
+        return truth
+    heat = distillation.temperature
+    target = tf.nn.softmax(tf.stop_gradient(teacher(features, training=False)) / heat)
+    divergence = tf.nn.softmax_cross_entropy_with_logits(target, logits / heat) - _entropy(target)
+    return (1.0 - distillation.weight) * truth + distillation.weight * heat**2 * _mean(divergence, labels, weights)
+
+
+def _mean(losses: Any, labels: Any, weights: NDArray[np.float32] | None) -> Any:
+    return tf.reduce_mean(losses if weights is None else losses * tf.gather(weights, labels))
+
+
+def _entropy(target: Any) -> Any:
+    return -tf.reduce_sum(tf.math.xlogy(target, target), axis=1)

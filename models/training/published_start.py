@@ -1,0 +1,85 @@
+"""A float model that starts from published layers, into which batch norms were folded when they were published.
+
+A published file holds per layer a weight w and a bias b. Training needs batch norms again, and a grid with one step per
+tensor needs filters of one size. With r the root mean square of the layer's weights, r_c that of filter c, and m_c and
+v_c mean and variance of the outputs of w'_c over the training clips,
+
+  (1) w'_c = w_c / k_c,  k_c = r_c / r
+  (2) gamma_c = k_c sqrt(v_c + epsilon),  beta_c = b_c + k_c m_c,  mean_c = m_c,  variance_c = v_c
+
+gives the published outputs, w'_c x gamma_c / sqrt(v_c + epsilon) + ... = w_c x + b_c, for any m_c and v_c; those of the
+clips make a training step, which uses statistics of its batch, begin at nearly the same function. The factors k_c end
+in the channels' multipliers, where integers have one per channel anyway.
+
+Source: (1) the scaling freedom of a layer before a batch norm; (2) ours.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from numpy.typing import NDArray
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.layers.over_maps import QuantizedConv2D
+from kwsq.models.layers.over_time import QuantizedDense
+from kwsq.models.training.published_weights import Floats, PublishedLayer
+
+BATCH = 256
+
+
+def adopt_published(model: Any, layers: tuple[PublishedLayer, ...], features: Floats) -> None:
+    """Start a float model from published layers, equations (1) and (2).
+
+    Args:
+        model: float Sequential model, a batch norm behind every convolution.
+        layers: as many as the model has layers with weights, in order.
+        features: (n, frames, coefficients) of the training clips.
+
+    Raises:
+        UsageError: another number of layers, or another shape.
+    """
+    own = [layer for layer in model.layers if isinstance(layer, QuantizedConv2D | QuantizedDense)]
+    shapes, expected = [layer.weight.shape for layer in layers], [tuple(layer.parameter.shape) for layer in own]
+    if shapes != expected:
+        remedy = "start from a model of this architecture"
+        raise UsageError(Problem("--weights", f"weights {shapes}", f"weights {expected}", remedy))
+    remaining, values = list(layers), features
+    for layer, follower in zip(model.layers, [*model.layers[1:], None], strict=True):
+        if layer in own:
+            _adopt_layer(layer, follower, remaining.pop(0), values)
+        values = _outputs(layer, values)
+
+
+def _outputs(layer: Any, values: Floats) -> Floats:
+    starts = range(0, len(values), BATCH)
+    return np.concatenate([layer(tf.constant(values[s : s + BATCH]), training=False).numpy() for s in starts])
+
+
+def _adopt_layer(layer: Any, follower: Any, published: PublishedLayer, values: Floats) -> None:
+    if isinstance(layer, QuantizedDense):
+        layer.adopt(published.weight)
+        layer.bias.assign(published.bias)
+        return
+    assert isinstance(follower, tf_keras.layers.BatchNormalization)
+    factor = channel_factors(published.weight, is_depthwise=layer.is_depthwise)
+    shape = (-1, 1) if layer.is_depthwise else (-1,)
+    layer.adopt(published.weight / factor.reshape(shape).astype(np.float32))
+    sums = _outputs(layer, values).astype(np.float64)
+    mean, variance = sums.mean(axis=(0, 1, 2)), sums.var(axis=(0, 1, 2))
+    gamma = factor * np.sqrt(variance + follower.epsilon)
+    follower.set_weights([gamma, published.bias + factor * mean, mean, variance])
+
+
+def channel_factors(weight: Floats, *, is_depthwise: bool) -> NDArray[np.float64]:
+    """Return k_c of equation (1), 1 for a filter of zeros.
+
+    Args:
+        weight: (K_t, K_f, C_in, C_out), or (K_t, K_f, C, 1).
+        is_depthwise: whether channels are along the third axis.
+    """
+    axes = (0, 1, 3) if is_depthwise else (0, 1, 2)
+    squares = np.square(weight.astype(np.float64))
+    ratio = np.sqrt(squares.mean(axis=axes) / max(float(squares.mean()), np.finfo(np.float64).tiny))
+    return np.where(ratio > 0.0, ratio, 1.0)

@@ -1,0 +1,218 @@
+"""Training: float, then per variant stage 1 (weights quantized) and stage 2 (activations too), then export.
+
+Source: the order of stages is that of Zeng et al. 2022; every length and rate is the recipe's.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from numpy.typing import NDArray
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.data.clips import LABELS, LabelledFeatures, class_names, load_split
+from kwsq.models.export_onnx import export_onnx
+from kwsq.models.layers.accumulator_biases import round_biases
+from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
+from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
+from kwsq.models.layers.over_time import QuantizedDense
+from kwsq.models.layers.sequential import adopt_weights, layer_records, set_schemes
+from kwsq.models.quantizers.activation import ActivationQuantizer, use_ranges
+from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
+from kwsq.models.schemes import FloatWeights, WeightScheme
+from kwsq.models.scoring.accuracy import accuracy
+from kwsq.models.training.distribution import chosen_strategy, synchronize_norms
+from kwsq.models.training.fitting import fit
+from kwsq.models.training.published_start import adopt_published
+from kwsq.models.training.published_weights import PublishedLayer, published_layers
+from kwsq.models.training.watching import UNWATCHED, RunFolder, Show, Watch, ignore_line
+
+Build = Callable[[WeightScheme], Any]
+
+ARCHITECTURES = {name: f"kwsq.models.{name}.model" for name in ("kws_ff", "kws_cnn", "ds_cnn")}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """One exported model: file name and its accuracy in ONNX Runtime on the report split."""
+
+    file: str
+    accuracy: float
+    clips: int
+
+
+def train(
+    recipe: Path, data: Path, out: Path, seed: int, *, weights: Path | None = None, show: Show = ignore_line
+) -> list[TrainedModel]:
+    """Train a recipe and write the annotated ONNX files, `metrics.json` and `stages.json`.
+
+    Several workers run it with one recipe and seed, each with its own TF_CONFIG and output folder.
+    A run that was killed goes on from the last finished epoch when started again, and ends in the same files.
+
+    Args:
+        recipe: recipe file.
+        data: folder with `manifest.csv` and audio.
+        out: output folder; also holds the feature cache, the state of every stage and TensorBoard's events.
+        seed: decides initial weights, order and augmentation; the same seed gives the same files on the
+            same machine.
+        weights: the published model of a recipe that starts from one.
+        show: called with one line per epoch and per finished stage.
+
+    Returns:
+        One entry per exported file, the float model first.
+
+    Raises:
+        UsageError: recipe or data cannot be used, or `out` holds the state of another recipe or seed.
+    """
+    strategy = chosen_strategy()
+    plan = read_recipe(recipe)
+    build = architecture(plan.architecture, len(class_names(plan.keywords)))
+    start = published_layers(plan, weights)
+    choice: dict[str, Any] = {"dataset": plan.dataset, "features": plan.features, "keywords": plan.keywords}
+    train_clips, report_clips = (
+        load_split(data, out / "cache", split=split, **choice) for split in (plan.train_split, plan.report_split)
+    )
+    watch = RunFolder(out, plan, seed, report_clips, show)
+    with strategy.scope():
+        models = trained_models(plan, build, train_clips, seed=seed, start=start, watch=watch)
+    return _export_all(models, plan, report_clips, out)
+
+
+def architecture(name: str, classes: int = len(LABELS)) -> Build:
+    """Return the builder of a named architecture with so many outputs.
+
+    Raises:
+        UsageError: no such architecture.
+    """
+    if name not in ARCHITECTURES:
+        expected = f"one of {', '.join(ARCHITECTURES)}"
+        raise UsageError(Problem("recipe: architecture", repr(name), expected, "correct the recipe"))
+    return partial(import_module(ARCHITECTURES[name]).build, classes=classes)
+
+
+def trained_models(
+    plan: Recipe,
+    build: Build,
+    examples: LabelledFeatures,
+    *,
+    seed: int,
+    start: tuple[PublishedLayer, ...] | None = None,
+    watch: Watch = UNWATCHED,
+) -> dict[str, Any]:
+    """Train the float model and every variant; return Keras models by name ("float" first)."""
+    tf.config.experimental.enable_op_determinism()
+    float_model = train_float(plan, build, examples, seed=seed, start=start, watch=watch)
+    models = {"float": float_model}
+    for variant in plan.variants:
+        models[variant.name] = train_variant(plan, variant, build, float_model, examples, seed=seed, watch=watch)
+    return models
+
+
+def train_float(
+    plan: Recipe,
+    build: Build,
+    examples: LabelledFeatures,
+    *,
+    seed: int,
+    start: tuple[PublishedLayer, ...] | None = None,
+    watch: Watch = UNWATCHED,
+) -> Any:
+    """Train the float model, from random weights or from published ones."""
+    tf_keras.utils.set_random_seed(seed)
+    model = build(FloatWeights())
+    if start is not None:
+        adopt_published(model, start, examples.features)
+    synchronize_norms(model)
+    stage = Stage(model, plan, examples, np.random.default_rng([seed, 0]), watch)
+    stage.run("float", plan.float_phase)
+    return model
+
+
+def train_variant(
+    plan: Recipe,
+    variant: Variant,
+    build: Build,
+    float_model: Any,
+    examples: LabelledFeatures,
+    *,
+    seed: int,
+    watch: Watch = UNWATCHED,
+) -> Any:
+    """Fine-tune one quantized model from the float one: weights first, then activations as well."""
+    rng = np.random.default_rng([seed, 1])
+    model = build(variant.scheme)
+    synchronize_norms(model)
+    set_schemes(model, dict(variant.layers))
+    use_ranges(model, variant.activation_ranges)
+    adopt_weights(model, float_model)
+    stage = Stage(model, plan, examples, rng, watch, teacher=float_model if plan.distillation.weight else None)
+    stage.run(f"{variant.name}-stage1", variant.stage1)
+    calibrate(model, sample(examples, plan.calibration_clips, rng), variant.activation_percentile)
+    stage.run(f"{variant.name}-stage2", variant.stage2)
+    settle_norms(model, sample(examples, MOST_CLIPS, rng))
+    round_biases(model)
+    return model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stage:
+    """A model with what all its stages share; see `fit` for the fields."""
+
+    model: Any
+    plan: Recipe
+    examples: LabelledFeatures
+    rng: np.random.Generator
+    watch: Watch
+    teacher: Any | None = None
+
+    def run(self, name: str, phase: Phase) -> None:
+        """Train one stage, from its state on disk where there is one, and tell the boundary."""
+        fit(
+            self.model,
+            self.examples,
+            phase,
+            self.plan,
+            self.rng,
+            teacher=self.teacher,
+            state=self.watch.state(name),
+            observe=lambda epoch: self.watch.epoch(name, epoch),
+        )
+        self.watch.boundary(name, self.model)
+
+
+def sample(examples: LabelledFeatures, most: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return features of so many clips, or all, of all classes: the clips are ordered by class."""
+    count = min(most, len(examples.labels))
+    return examples.features[np.sort(rng.choice(len(examples.labels), count, replace=False))]
+
+
+def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> None:
+    """Set every activation range, in layer order, from what these features cause there, and switch it on.
+
+    Biases and batch norms of a scheme that has few bits for them are quantized from here on.
+    """
+    values = tf.constant(features)
+    for layer in model.layers:
+        if isinstance(layer, QuantizedBatchNorm | QuantizedDense):
+            layer.quantize()
+        if isinstance(layer, ActivationQuantizer):
+            layer.calibrate(values.numpy(), percentile)
+        values = layer(values, training=False)
+
+
+def _export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures, out: Path) -> list[TrainedModel]:
+    results = []
+    for name, model in models.items():
+        path = out / f"{plan.name}_{name}.onnx"
+        path.write_bytes(export_onnx(layer_records(model), model.input_shape[1:], name=path.stem))
+        results.append(TrainedModel(path.name, accuracy(path, held_out), len(held_out.labels)))
+    facts = [asdict(result) for result in results]
+    (out / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return results

@@ -1,0 +1,124 @@
+"""What a training run keeps and shows while it runs: states on disk, TensorBoard events, a metric at each boundary."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.recipe import Recipe
+from kwsq.models.training.fitting import Epoch
+from kwsq.models.training.state import TrainingState
+
+Show = Callable[[str], None]
+
+
+def ignore_line(_: str) -> None:
+    """Show nothing."""
+
+
+class Watch(Protocol):
+    """Told about every stage of a run."""
+
+    def state(self, stage: str) -> TrainingState | None:
+        """Return where the stage keeps its state, None for nowhere."""
+
+    def epoch(self, stage: str, epoch: Epoch) -> None:
+        """Hear of a finished epoch."""
+
+    def boundary(self, stage: str, model: Any) -> None:
+        """Hear of a finished stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwatched:
+    """Keeps and shows nothing."""
+
+    def state(self, stage: str) -> TrainingState | None:
+        """Keep no state: a killed run starts again."""
+
+    def epoch(self, stage: str, epoch: Epoch) -> None:
+        """Show nothing."""
+
+    def boundary(self, stage: str, model: Any) -> None:
+        """Show nothing."""
+
+
+UNWATCHED = Unwatched()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunFolder:
+    """Keeps everything in an output folder: `state/`, `tensorboard/`, and `stages.json` with each boundary's metric.
+
+    Args:
+        out: the folder.
+        plan: the recipe; a state of another one is refused.
+        seed: likewise.
+        held_out: clips that the metric is measured on, with the Keras model as it then computes.
+        show: called with one line per epoch and boundary.
+    """
+
+    out: Path
+    plan: Recipe
+    seed: int
+    held_out: LabelledFeatures
+    show: Show
+    _writers: dict[str, Any] = field(default_factory=dict)
+
+    def state(self, stage: str) -> TrainingState:
+        """Return where the stage keeps its state."""
+        return TrainingState(self.out / "state" / f"{stage}.npz", self._key(stage))
+
+    def _key(self, stage: str) -> str:
+        """Everything that decides a stage: variants enter by their own stages only, so that one may be added."""
+        name = stage.removesuffix("-stage1").removesuffix("-stage2")
+        own = tuple(variant for variant in self.plan.variants if variant.name == name)
+        schemes = [repr(variant.scheme) for variant in own]
+        facts = [_stated(replace(self.plan, variants=own)), schemes, self.seed, stage]
+        return f"{stage} {hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
+
+    def epoch(self, stage: str, epoch: Epoch) -> None:
+        """Show the epoch and write its loss for TensorBoard."""
+        self.show(f"{stage}: epoch {epoch.done} of {epoch.of}, loss {epoch.loss:.4f}")
+        self._scalar(stage, "loss", epoch.loss, epoch.done)
+
+    def boundary(self, stage: str, model: Any) -> None:
+        """Measure the accuracy and write it to `stages.json`."""
+        predicted = model(self.held_out.features, training=False).numpy().argmax(axis=1)
+        accuracy = float(np.mean(predicted == self.held_out.labels))
+        path = self.out / "stages.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known[stage] = {"accuracy": accuracy, "clips": len(self.held_out.labels)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+        self._scalar(stage, "accuracy", accuracy, 0)
+        self.show(f"{stage}: done, accuracy {100 * accuracy:.2f} % of {len(self.held_out.labels)} clips")
+
+    def _scalar(self, stage: str, name: str, value: float, step: int) -> None:
+        if stage not in self._writers:
+            self._writers[stage] = tf.summary.create_file_writer(str(self.out / "tensorboard" / stage))
+        with self._writers[stage].as_default():
+            # `tf.summary.scalar` needs the package tensorboard; the record it would write does not.
+            tf.summary.write(name, np.float32(value), step=step, metadata=_scalar_metadata())
+        self._writers[stage].flush()
+
+
+def _stated(value: Any) -> Any:
+    """Return a record with its type and without fields at their default: one added later leaves old states valid."""
+    if is_dataclass(value):
+        pairs = [(field.name, getattr(value, field.name), field.default) for field in fields(value)]
+        return {"": type(value).__name__} | {name: _stated(found) for name, found, default in pairs if found != default}
+    return [_stated(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def _scalar_metadata() -> Any:
+    plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+    return tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class="DATA_CLASS_SCALAR")

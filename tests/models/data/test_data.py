@@ -1,0 +1,93 @@
+"""Manifest and cache on a few seconds of generated audio."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from kwsq.ir.errors import UsageError
+from kwsq.models.data.clips import LABELS, SILENCE, load_split, read_manifest
+
+ROWS = [
+    ("c.flac", "own", "yes", "anna", "train"),
+    ("a.flac", "own", "go", "anna", "train"),
+    ("b.flac", "own", "_silence_", "noise", "train"),
+    ("d.flac", "own", "_silence_", "noise", "val"),
+    ("e.flac", "own", "up", "bert", "val"),
+    ("f.flac", "own", "", "cleo", "train"),
+    ("g.flac", "other", "up", "anna", "val"),
+]
+
+
+def write_data(folder: Path, rows: list[tuple[str, ...]] = ROWS, rate_hz: int = 16_000) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(8)
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "set", "label12", "speaker", "split"])
+        writer.writerows(rows)
+    for seconds, row in zip([1.0, 0.5, 1.0, 1.25, 1.0, 1.0, 1.0], rows, strict=False):
+        soundfile.write(folder / row[0], 0.1 * rng.standard_normal(int(rate_hz * seconds)), rate_hz)
+    return folder
+
+
+def test_the_manifest_gives_the_labelled_clips_of_one_set_in_file_order(tmp_path: Path) -> None:
+    clips = read_manifest(write_data(tmp_path / "data"), dataset="own")
+    assert [clip.file for clip in clips] == ["a.flac", "b.flac", "c.flac", "d.flac", "e.flac"]
+    assert [LABELS[clip.label] for clip in clips] == ["go", "_silence_", "yes", "_silence_", "up"]
+
+
+def test_a_split_holds_whole_seconds_of_features(tmp_path: Path) -> None:
+    split = load_split(write_data(tmp_path / "data"), tmp_path / "cache", dataset="own", split="train")
+    assert split.features.shape == (3, 98, 64)
+    assert split.features.dtype == np.float32
+    assert split.speakers == ("anna", "noise", "anna")
+    assert split.labels.tolist() == [LABELS.index("go"), SILENCE, LABELS.index("yes")]
+    # The half-second clip is padded with digital silence at its end.
+    assert np.unique(split.features[0, -40:]).size == 1
+
+
+def test_features_are_computed_once_and_ignored_by_git(tmp_path: Path) -> None:
+    data, cache = write_data(tmp_path / "data"), tmp_path / "cache"
+    first = load_split(data, cache, dataset="own", split="train")
+    (file,) = cache.glob("*.npy")
+    np.save(file, first.features + 1)
+    again = load_split(data, cache, dataset="own", split="train")
+    np.testing.assert_array_equal(again.features, first.features + 1)
+    assert (cache / ".gitignore").read_text(encoding="utf-8") == "*\n"
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    data, cache = write_data(tmp_path / "data"), tmp_path / "cache"
+    first = load_split(data, cache, dataset="own", split="train")
+    soundfile.write(data / "c.flac", np.zeros(16_000), 16_000)
+    assert (load_split(data, cache, dataset="own", split="train").features[2] != first.features[2]).any()
+
+
+def test_a_speaker_in_two_splits_is_refused(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", [*ROWS[:5], ("h.flac", "own", "no", "anna", "val")])
+    with pytest.raises(UsageError, match=r"speaker 'anna' in splits 'train' and 'val'.*one split"):
+        read_manifest(data, dataset="own")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "message"),
+    [("none", "train", "no labelled clip of set 'none'"), ("own", "test", "no split 'test'")],
+)
+def test_what_the_manifest_does_not_hold_is_refused(tmp_path: Path, dataset: str, split: str, message: str) -> None:
+    data = write_data(tmp_path / "data")
+    with pytest.raises(UsageError, match=message):
+        load_split(data, tmp_path / "cache", dataset=dataset, split=split)
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"manifest\.csv: found no such file"):
+        read_manifest(tmp_path, dataset="own")
+
+
+def test_another_sample_rate_is_refused(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", rate_hz=8_000)
+    with pytest.raises(UsageError, match="found 8000 Hz"):
+        load_split(data, tmp_path / "cache", dataset="own", split="train")

@@ -1,0 +1,64 @@
+"""Sharded features: everything comes back once, in an order that seed and epoch alone decide, for any workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kwsq.ir.errors import UsageError
+from kwsq.models.data.record_shards import clip_count, read_epoch, write_shards
+
+CLIPS = 50
+
+
+def clip(number: int) -> tuple[np.ndarray, int, str]:
+    return np.full((3, 2), number, np.float32), number % 12, f"speaker{number % 5}"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("records") / "train"
+    assert write_shards(map(clip, range(CLIPS)), folder, shards=7) == CLIPS
+    return folder
+
+
+def order(folder: Path, *, seed: int = 1, epoch: int = 0, batch: int = 5, **worker: int) -> list[list[int]]:
+    batches = read_epoch(folder, seed=seed, epoch=epoch, batch_size=batch, buffer_clips=8, **worker)
+    return [features[:, 0, 0].astype(int).tolist() for features, _ in batches]
+
+
+def test_an_epoch_holds_every_clip_once_with_its_label(shards: Path) -> None:
+    batches = list(read_epoch(shards, seed=1, epoch=0, batch_size=5))
+    features = np.concatenate([batch[0] for batch in batches])
+    labels = np.concatenate([batch[1] for batch in batches])
+    assert sorted(features[:, 2, 1].astype(int)) == list(range(CLIPS)) == list(range(clip_count(shards)))
+    np.testing.assert_array_equal(labels, features[:, 0, 0].astype(int) % 12)
+
+
+def test_seed_and_epoch_decide_the_order(shards: Path) -> None:
+    assert order(shards) == order(shards)
+    assert order(shards) != order(shards, epoch=1)
+    assert order(shards) != order(shards, seed=2)
+
+
+def test_two_workers_share_each_batch_of_one(shards: Path) -> None:
+    whole = order(shards, batch=10)
+    halves = [order(shards, batch=10, worker=worker, workers=2) for worker in (0, 1)]
+    assert [sorted(one + other) for one, other in zip(*halves, strict=True)] == [sorted(batch) for batch in whole]
+
+
+def test_workers_that_do_not_divide_a_batch_are_refused(shards: Path) -> None:
+    with pytest.raises(UsageError, match="batch size 5 for 2 workers"):
+        order(shards, workers=2)
+
+
+def test_a_folder_that_was_not_finished_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="3, 2"):
+        write_shards([clip(0), (np.zeros((4, 2), np.float32), 0, "x")], tmp_path / "broken", shards=2)
+    with pytest.raises(UsageError, match="no index"):
+        order(tmp_path / "broken")
+
+
+def test_finished_shards_are_not_written_over(shards: Path) -> None:
+    with pytest.raises(UsageError, match="shards already"):
+        write_shards([clip(0)], shards, shards=1)

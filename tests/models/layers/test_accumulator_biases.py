@@ -1,0 +1,109 @@
+"""Biases on the accumulator's steps: every offset an integer of steps, and then all executors add the same number."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras
+from keyword_cases import synthetic_keywords
+from numpy.typing import NDArray
+
+from kwsq.models.ds_cnn.model import build
+from kwsq.models.export_onnx import export_onnx
+from kwsq.models.kws_ff.model import build as kws_ff
+from kwsq.models.layers.accumulator_biases import round_biases
+from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
+from kwsq.models.layers.sequential import adopt_weights, layer_records
+from kwsq.models.quantizers.activation import ActivationQuantizer
+from kwsq.models.schemes import FloatWeights, weight_scheme
+from kwsq.models.scoring.artefact import scored_artefact
+from kwsq.models.training.train import calibrate
+
+CLIPS = synthetic_keywords(48, seed=2).features[:, ::2, :10]
+
+
+def trained(bits: int) -> Any:
+    """A network with quantized weights and activations; its norms as training leaves them, anywhere."""
+    tf_keras.utils.set_random_seed(3)
+    source = build(FloatWeights())
+    rng = np.random.default_rng(5)
+    for layer in source.layers:
+        if isinstance(layer, tf_keras.layers.BatchNormalization):
+            shape = layer.gamma.shape
+            parts = rng.uniform(0.5, 1.5, shape), rng.normal(0, 0.3, shape), rng.normal(0, 0.3, shape)
+            layer.set_weights([*parts, rng.uniform(0.5, 1.5, shape)])
+    source.get_layer("classifier").bias.assign(rng.normal(0, 0.3, 12))
+    model = build(weight_scheme("two_stage", bits))
+    adopt_weights(model, source)
+    calibrate(model, CLIPS, 100.0)
+    return model
+
+
+def offsets_in_steps(model: Any) -> list[NDArray[np.float64]]:
+    """Every layer's offset in steps of its accumulator, written out anew."""
+    found, scale, steps = [], 1.0, np.ones(1)
+    for layer in model.layers:
+        if isinstance(layer, ActivationQuantizer):
+            scale = float(layer.spec().scale[0])
+        elif hasattr(layer, "parameter"):
+            steps = scale * layer.quantizer.weight_tensor(layer.parameter).spec.scale.astype(np.float64)
+            if hasattr(layer, "bias"):
+                found.append(layer.bias.numpy() / steps)
+        elif isinstance(layer, tf_keras.layers.BatchNormalization):
+            gamma, beta, mean, variance = (np.asarray(part, np.float64) for part in layer.get_weights()[:4])
+            root = np.sqrt(variance + layer.epsilon)
+            found.append((beta * root / gamma - mean) / steps)
+    return found
+
+
+def distance_to_codes(model: Any) -> float:
+    return max(float(np.abs(steps - np.rint(steps)).max()) for steps in offsets_in_steps(model))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_offsets_lie_on_codes_and_moved_by_half_a_step_at_most(bits: int) -> None:
+    model = trained(bits)
+    before = offsets_in_steps(model)
+    assert distance_to_codes(model) > 0.4
+    round_biases(model)
+    # beta is stored as float32: of offsets below 2^11 steps it keeps 2^-13, mean and beta together.
+    assert distance_to_codes(model) < 2.0**-10
+    for old, new in zip(before, offsets_in_steps(model), strict=True):
+        assert np.abs(old - new).max() < 0.5 + 2.0**-10
+
+
+def test_what_has_a_grid_of_its_own_or_none_is_left_alone() -> None:
+    source = build(FloatWeights())
+    untouched = [value.copy() for value in source.get_weights()]
+    round_biases(source)
+    for old, new in zip(untouched, source.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_norm_with_its_own_grid_is_left_alone() -> None:
+    model = kws_ff(weight_scheme("two_stage", 4, parameter_bits=8))
+    calibrate(model, synthetic_keywords(24, seed=2).features, 100.0)
+    norms = [layer for layer in model.layers if isinstance(layer, QuantizedBatchNorm)]
+    for layer in norms:
+        layer.beta.assign(np.full(layer.beta.shape, 0.123))
+    round_biases(model)
+    assert len(norms) == 5
+    assert all(np.all(layer.beta.numpy() == np.float32(0.123)) for layer in norms)
+
+
+def test_onnx_runtime_and_the_artefact_then_add_the_same(tmp_path: Path) -> None:
+    """Single-rounding kernels repeat ONNX Runtime to a code here and there; before, half a step stood between them."""
+    model = trained(4)
+    apart = codes_apart(model, tmp_path)
+    round_biases(model)
+    assert codes_apart(model, tmp_path) < 0.05 < 0.3 < apart
+
+
+def codes_apart(model: Any, folder: Path) -> float:
+    """Mean distance of the logits, in codes, between ONNX Runtime and the file run by LiteRT's default kernels."""
+    path = folder / "model.onnx"
+    path.write_bytes(export_onnx(layer_records(model), model.input_shape[1:], name="m"))
+    scored = scored_artefact(path, CLIPS, weight_bits=4)
+    scale = float(model.get_layer("logits_quantizer").spec().scale[0])
+    return float(np.abs(scored.logits - scored.source_logits).mean() / scale)

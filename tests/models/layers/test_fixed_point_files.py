@@ -1,0 +1,74 @@
+"""Committed fixed-point files: Keras, ONNX Runtime, the integers in their own accumulator, and LiteRT name one word.
+
+Keras is rebuilt from the file's codes. With 4-bit weights nothing is narrowed, so all must agree to the code where no
+sum was cut; with 8 bits the accumulator drops bits that neither ONNX Runtime nor LiteRT drop.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from kwsq.models.data.clips import load_split
+from kwsq.models.kws_cnn.model import build
+from kwsq.models.layers.fixed_point import FixedPointLayer
+from kwsq.models.schemes import FixedPoint
+from kwsq.models.scoring.artefact import ScoredArtefact, scored_artefact
+from kwsq.models.synthetic.dataset import load_synthetic
+
+FOLDER = Path(__file__).resolve().parents[3] / "models" / "kws_cnn"
+FILES = {"kws_cnn_w8_fxp.onnx": 8, "kws_cnn_w4_fxp.onnx": 4}
+LEAST_AGREEMENT = 0.999
+LEAST_NARROWED_AGREEMENT = 0.99
+
+
+def keras_model(name: str) -> Any:
+    """The committed file as the Keras model that trained it."""
+    stored = onnx.load(FOLDER / name).graph.initializer
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
+    model = build(FixedPoint(FILES[name]))
+    for layer in model.layers:
+        if isinstance(layer, FixedPointLayer):
+            gain = tensors[f"{layer.name}_quantizer.scale"].item() * 128.0
+            steps = gain / layer.input_gain / tensors[f"{layer.name}.weight.scale"].item()
+            codes = tensors[f"{layer.name}.weight.codes"]
+            layer.output_gain.assign(gain)
+            layer.output_steps.assign(steps)
+            layer.adopt(
+                codes.transpose((2, 3, 1, 0) if codes.ndim == 4 else (1, 0)),
+                tensors[f"{layer.name}.bias.codes"] / steps / 128.0,
+            )
+    return model
+
+
+def check(name: str, features: NDArray[np.float32]) -> ScoredArtefact:
+    scored = scored_artefact(FOLDER / name, features, weight_bits=FILES[name])
+    keras = keras_model(name)(features, training=False).numpy()
+    np.testing.assert_array_equal(keras, scored.logits)
+    assert scored.runtime == "kwsq narrow"
+    assert scored.facts["saturated"] == 0
+    words, sources = scored.logits.argmax(axis=1), scored.source_logits.argmax(axis=1)
+    is_narrowed = FILES[name] > 4
+    assert (words == sources).mean() >= (LEAST_NARROWED_AGREEMENT if is_narrowed else LEAST_AGREEMENT)
+    assert np.array_equal(scored.source_logits, scored.logits) != is_narrowed
+    return scored
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_all_sides_name_the_same_synthetic_words(name: str) -> None:
+    features = np.concatenate([load_synthetic(split).features for split in ("train", "val")])
+    scored = check(name, features)
+    assert np.unique(scored.logits.argmax(axis=1)).size > 6
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("name", FILES)
+def test_all_sides_name_the_same_recorded_words(name: str, shared_dir: Path, tmp_path: Path) -> None:
+    clips = load_split(shared_dir / "data", tmp_path / "cache", dataset="gsc12", split="val")
+    scored = check(name, clips.features)
+    assert (scored.logits.argmax(axis=1) == clips.labels).mean() > 0.85

@@ -1,0 +1,68 @@
+"""Merged parts give the file, the operating point and the curve that one evaluation gives."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kwsq.converter.det.operating_point import matched_point
+from kwsq.converter.det.trials import Trials
+from kwsq.converter.gate.score_files import read_scores
+from kwsq.ir.errors import UsageError
+from kwsq.models.data.clips import LABELS
+from kwsq.models.scoring.accuracy import logits
+from kwsq.models.scoring.score_shards import log_odds, merge_scores, write_scores
+from kwsq.models.synthetic.dataset import load_synthetic
+
+MODEL = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "kws_ff_w4.onnx"
+KEYWORD = LABELS.index("yes")
+
+
+def write_part(path: Path, rows: np.ndarray) -> Path:
+    examples = load_synthetic("val")
+    scores = log_odds(logits(MODEL, examples.features[rows]), KEYWORD)
+    speakers = [examples.speakers[row] for row in rows]
+    write_scores(path, [f"clip{row:03}" for row in rows], speakers, examples.labels[rows], scores, keyword=KEYWORD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_part(tmp_path_factory.mktemp("scores") / "whole.csv", np.arange(78))
+
+
+def trials(path: Path) -> Trials:
+    columns = read_scores(path, "scores").columns
+    return Trials.of(columns["label"], columns["score"], columns["duration"], columns["group"])
+
+
+def test_merged_parts_are_the_whole(whole: Path, tmp_path: Path) -> None:
+    rows = np.random.default_rng(4).permutation(78)
+    parts = [write_part(tmp_path / f"{number}.csv", part) for number, part in enumerate(np.array_split(rows, 3))]
+    assert merge_scores(parts, tmp_path / "merged.csv") == 78
+    assert (tmp_path / "merged.csv").read_bytes() == whole.read_bytes()
+    assert matched_point(trials(tmp_path / "merged.csv"), 0.2) == matched_point(trials(whole), 0.2)
+
+
+def test_a_trial_in_two_parts_is_refused(tmp_path: Path) -> None:
+    parts = [write_part(tmp_path / f"{number}.csv", np.arange(40)) for number in range(2)]
+    with pytest.raises(UsageError, match=r"trial 'clip000' again, as in 0\.csv"):
+        merge_scores(parts, tmp_path / "merged.csv")
+
+
+def test_other_columns_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "part.csv").write_text("trial_id,label,score\na,1,0.5\nb,0,0.1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="columns trial_id, label, score"):
+        merge_scores([tmp_path / "part.csv"], tmp_path / "merged.csv")
+
+
+def test_log_odds_are_those_of_the_softmax() -> None:
+    values = np.random.default_rng(5).normal(size=(20, 12))
+    softmax = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
+    expected = np.log(softmax[:, 3] / (1 - softmax[:, 3]))
+    # float64 throughout; 1 - p loses at most a factor 1 / (1 - p) < 30 of 2**-53 here.
+    np.testing.assert_allclose(log_odds(values, 3), expected, atol=1e-13)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    assert log_odds(np.array([[2000.0, 0.0, 1000.0]]), 0).tolist() == [1000.0]

@@ -1,0 +1,139 @@
+"""A protocol is read strictly, orders its rows, and gives a row of another setting another digest."""
+
+from pathlib import Path
+
+import pytest
+
+from kwsq.ir.errors import UsageError
+from kwsq.models.table.protocol import CONTROL, FLOAT, Protocol, read_protocol
+
+FIRST_DIGESTS = {
+    ("float", 32): "fad952fcf958",
+    ("control", 32): "886ec8d19322",
+    ("ste", 4): "c460e3b0e227",
+    ("two_stage", 4): "b93e3e552197",
+    ("learned_step", 4): "db744802918d",
+    ("two_stage_acosr", 4): "04777e8e98f7",
+}
+SHIPPED = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "table.toml"
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Protocol:
+    return read_protocol(SHIPPED)
+
+
+def changed(tmp_path: Path, old: str, new: str, *, file: str = "table.toml") -> Protocol:
+    for name in ("table.toml", "recipe.toml"):
+        text = (SHIPPED.parent / name).read_text(encoding="utf-8")
+        if name == file:
+            assert old in text
+            text = text.replace(old, new, 1)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return read_protocol(tmp_path / "table.toml")
+
+
+def test_the_shipped_protocol_asks_for_five_folds_and_five_seeds(shipped: Protocol) -> None:
+    assert (shipped.folds, len(shipped.seeds)) == (5, 5)
+    assert {"ste", "two_stage", "learned_step", "s8bqat", "gq"} <= {method.name for method in shipped.methods}
+    assert {1, 2, 3, 4, 5, 8} == set(shipped.method("two_stage").bits)
+
+
+def test_rows_are_unique_and_ordered_by_seed_with_float_and_control_first(shipped: Protocol) -> None:
+    rows = list(shipped.rows())
+    assert len(set(rows)) == len(rows)
+    assert len(rows) == 5 * sum(len(shipped.seeds_of(method)) * len(method.bits) for method in shipped.methods)
+    assert [row.seed for row in rows] == sorted(row.seed for row in rows)
+    first = [(name, fold) for name in (FLOAT, CONTROL) for fold in range(5)]
+    assert [(row.method, row.fold) for row in rows[:10]] == first
+    assert all(shipped.float_row(row) in rows for row in rows)
+
+
+def test_a_method_cut_to_one_seed_keeps_the_rows_it_has(shipped: Protocol, tmp_path: Path) -> None:
+    whole = set(changed(tmp_path, "seeds = 1\n", "").rows())
+    assert {row for row in whole if row.seed == 0} == {row for row in shipped.rows() if row.seed == 0}
+    assert {row.seed for row in whole - set(shipped.rows())} == {1, 2, 3, 4}
+    assert all(
+        shipped.seeds_of(shipped.method(name)) == (0, 1, 2, 3, 4) for name in ("two_stage", "s8bqat", "fxp", "gq")
+    )
+
+
+def test_a_method_and_its_control_have_the_same_epochs_and_teacher(shipped: Protocol) -> None:
+    for method in shipped.methods:
+        control = shipped.method(shipped.control_of(method.name))
+        if method.weights != "float":
+            assert (method.stage1.epochs, method.stage2.epochs) == (control.stage1.epochs, control.stage2.epochs)
+            assert method.distillation == control.distillation
+            assert control.weights == "float"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "float_changes"),
+    [
+        ("table.toml", "learning_rate = 1e-3", "learning_rate = 2e-3", False),
+        ("table.toml", "cosine = 1e-4", "cosine = 2e-4", False),
+        ("table.toml", "fold_seed = 0", "fold_seed = 1", True),
+        ("recipe.toml", "max_gain_db = 6.0", "max_gain_db = 5.0", True),
+        ("recipe.toml", "epochs = 200", "epochs = 201", True),
+    ],
+)
+def test_what_decides_a_row_is_in_its_digest(
+    shipped: Protocol, tmp_path: Path, file: str, old: str, new: str, float_changes: bool
+) -> None:
+    before, after = set(shipped.rows()), set(changed(tmp_path, old, new, file=file).rows())
+    new_rows = {row.method for row in after - before}
+    assert new_rows
+    assert (FLOAT in new_rows) == float_changes
+
+
+def test_ranges_of_activations_are_in_the_digest_where_they_are_not_the_moving_ones(
+    shipped: Protocol, tmp_path: Path
+) -> None:
+    line = 'name = "dorefa"\n'
+    other = changed(tmp_path, line, line + 'activation_ranges = "learned"\n')
+    assert {row.method for row in set(other.rows()) - set(shipped.rows())} == {"dorefa"}
+    same = changed(tmp_path, line, line + 'activation_ranges = "moving"\n')
+    assert set(same.rows()) == set(shipped.rows())
+
+
+def test_options_that_came_later_leave_finished_rows_their_digest(shipped: Protocol) -> None:
+    """Of a row of each scheme, as it was written into the results file."""
+    digests = {(row.method, row.bits): row.digest for row in shipped.rows() if (row.seed, row.fold) == (0, 0)}
+    for key, digest in FIRST_DIGESTS.items():
+        assert digests[key] == digest
+
+
+def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path: Path) -> None:
+    more_widths = changed(tmp_path, "bits = [4, 5]", "bits = [4, 5, 6]")
+    assert set(shipped.rows()) < set(more_widths.rows())
+    other_bundle = changed(tmp_path, 'name = "w5_codebook"', 'name = "other"', file="recipe.toml")
+    assert set(shipped.rows()) == set(other_bundle.rows())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("fold_seed = 0", "", "fold_seed"),
+        ("fold_seed = 0", "fold_seed = 0\ncolour = 1", "colour"),
+        ('control = "control_distilled"', 'control = "none"', "control 'none'"),
+        ('name = "dorefa"', 'name = "ste"', "named twice"),
+        ("bits = [4, 5]", "bits = [4, 8]", "1..7 for lloyd_max"),
+        ("cosine = 1e-4", "colour = 1e-4", "colour"),
+        ("folds = 5", "folds = ", "Invalid value"),
+    ],
+)
+def test_a_wrong_protocol_is_refused_by_what_is_wrong(tmp_path: Path, old: str, new: str, found: str) -> None:
+    with pytest.raises(UsageError, match=found):
+        changed(tmp_path, old, new)
+
+
+def test_a_missing_protocol_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        read_protocol(tmp_path / "none.toml")
+
+
+def test_a_float_row_is_its_own_start(shipped: Protocol) -> None:
+    row = next(row for row in shipped.rows() if row.method == "two_stage" and row.seed == 3)
+    start = shipped.float_row(row)
+    assert (start.method, start.seed, start.fold) == (FLOAT, row.seed, row.fold)
+    assert shipped.float_row(start) == start

@@ -1,0 +1,190 @@
+"""The statistics of the table on rows whose truth is known, and the page made of them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kwsq.models.recipe import Distillation, Phase
+from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol, read_protocol
+from kwsq.models.table.report import render
+from kwsq.models.table.rows import KEYWORDS, FinishedRow, FoldClips, Results, score_codes
+from kwsq.models.table.statistics import Cell, Clips, accuracies, cells, detection, loss
+
+RECIPE = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "table.toml"
+FOLDS, SPEAKERS, CLIPS_PER_SPEAKER = 5, 100, 20
+SEEDS = (0, 1, 2)
+STAGE, NONE = Phase(1, 1e-3, 0.0), Distillation(0.0, 1.0)
+
+
+def protocol() -> Protocol:
+    methods = (
+        Method(FLOAT, "float", (32,), STAGE, STAGE, NONE),
+        Method(CONTROL, "float", (32,), STAGE, STAGE, NONE),
+        Method("good", "two_stage", (4,), STAGE, STAGE, NONE),
+        Method("poor", "max_abs", (4, 2), STAGE, STAGE, NONE),
+    )
+    control = {FLOAT: FLOAT} | dict.fromkeys((CONTROL, "good", "poor"), CONTROL)
+    recipe = read_protocol(RECIPE).recipe
+    return Protocol(recipe, FOLDS, 0, SEEDS, ("poor",), control, methods)
+
+
+def fold_clips(fold: int) -> FoldClips:
+    rng = np.random.default_rng([1, fold])
+    speakers = np.arange(fold, SPEAKERS, FOLDS).repeat(CLIPS_PER_SPEAKER)
+    return FoldClips(fold, rng.integers(0, 12, speakers.size), speakers, "cafe")
+
+
+def scored(clips: FoldClips, error_rate: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Classes that are wrong at a rate, and log odds that are lower for words that were not said."""
+    wrong = rng.random(clips.labels.size) < error_rate
+    predicted = np.where(wrong, (clips.labels + 1) % 12, clips.labels)
+    said = predicted[:, None] == np.array(KEYWORDS)
+    odds = np.where(said, 2.0, -3.0) + rng.normal(0, 1, said.shape)
+    return predicted, score_codes(odds)
+
+
+def results(plan: Protocol, error_rates: dict[tuple[str, int], float], *, leave_out: int = 0) -> Results:
+    folds = {fold: fold_clips(fold) for fold in range(FOLDS)}
+    rows = {}
+    for number, row in enumerate(plan.rows()):
+        rate = error_rates[row.method, row.bits]
+        predicted, scores = scored(folds[row.fold], rate, np.random.default_rng([2, number]))
+        facts = {"cpu_seconds": 10, "keras_top1_differs": 1, "onnxruntime_top1_differs": 0}
+        rows[row] = FinishedRow(row, 1000, predicted, scores, facts)
+    kept = list(rows)[: len(rows) - leave_out]
+    return Results(folds, {row: rows[row] for row in kept})
+
+
+RATES = {(FLOAT, 32): 0.1, (CONTROL, 32): 0.1, ("good", 4): 0.1, ("poor", 4): 0.2, ("poor", 2): 0.4}
+
+
+@pytest.fixture(scope="module")
+def found() -> tuple[dict[tuple[str, int], Cell], Clips]:
+    plan = protocol()
+    outcome = results(plan, RATES)
+    return cells(plan, outcome), Clips.of(outcome)
+
+
+def test_accuracy_is_that_of_all_folds(found: tuple[dict[tuple[str, int], Cell], Clips]) -> None:
+    table, clips = found
+    for key, rate in RATES.items():
+        # 2,000 clips: one standard error is below 1.1 points; three seeds each within 4.5 of them.
+        assert np.abs(accuracies(clips, table[key]) - (1 - rate)).max() < 4.5 * np.sqrt(rate * (1 - rate) / 2000)
+
+
+def test_loss_finds_what_was_put_in(found: tuple[dict[tuple[str, int], Cell], Clips]) -> None:
+    table, clips = found
+    none = loss(clips, table[CONTROL, 32], table["good", 4])
+    some = loss(clips, table[CONTROL, 32], table["poor", 4])
+    assert none is not None
+    assert some is not None
+    assert none.low < 0.0 < none.high
+    assert 0.0 < some.low < 0.1 < some.high
+    assert none.seeds == 3
+    # Independent errors at 10 % and 20 %: variance .09 + .16 per clip and seed, 6,000 of them. Resampling three seeds
+    # adds between-seed variance of which speakers hold a part already; a factor of two covers both.
+    expected = 2 * 1.96 * np.sqrt((0.09 + 0.16) / 6000)
+    assert 0.5 * expected < some.high - some.low < 2.0 * expected
+
+
+def test_loss_is_paired(found: tuple[dict[tuple[str, int], Cell], Clips]) -> None:
+    table, clips = found
+    same = loss(clips, table["poor", 2], table["poor", 2])
+    assert same is not None
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_speakers_are_drawn_whole() -> None:
+    """One speaker who is lost altogether widens the interval far more than as many clips of all speakers."""
+    plan = protocol()
+    outcome = results(plan, dict.fromkeys(RATES, 0.0))
+    clips, table = Clips.of(outcome), cells(plan, outcome)
+    lost = {speaker: clips.groups == speaker for speaker in range(5)}
+    by_speaker = _with_errors(table["good", 4], clips, np.any(list(lost.values()), axis=0))
+    spread = _with_errors(table["good", 4], clips, np.arange(clips.labels.size) % 20 == 0)
+    wide, narrow = (loss(clips, table[CONTROL, 32], cell) for cell in (by_speaker, spread))
+    assert wide is not None
+    assert narrow is not None
+    assert wide.value == pytest.approx(narrow.value)
+    # 5 of 100 speakers against 1 of 20 clips of each: the variance is that of groups of 20 against almost none.
+    assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+
+def _with_errors(cell: Cell, clips: Clips, wrong: np.ndarray) -> Cell:
+    ends = np.cumsum([fold.labels.size for fold in clips.folds])
+    parts = np.split(wrong, ends[:-1])
+    rows = {}
+    for seed, by_fold in cell.rows.items():
+        rows[seed] = {}
+        for fold, row in by_fold.items():
+            predicted = np.where(parts[fold], (row.predicted + 1) % 12, row.predicted)
+            rows[seed][fold] = FinishedRow(row.row, row.model_bytes, predicted, row.scores, row.facts)
+    return Cell(cell.method, cell.bits, rows, cell.wanted, cell.folds)
+
+
+def test_detection_is_at_the_controls_false_reject_rate(found: tuple[dict[tuple[str, int], Cell], Clips]) -> None:
+    table, clips = found
+    good, poor = (detection(clips, table[CONTROL, 32], table[key]) for key in (("good", 4), ("poor", 4)))
+    itself = detection(clips, table[CONTROL, 32], table[CONTROL, 32])
+    assert good is not None
+    assert poor is not None
+    assert itself is not None
+    assert itself.target_frr == good.target_frr == poor.target_frr
+    assert itself.relative_fdr is not None
+    assert (itself.relative_fdr.value, itself.relative_fdr.low, itself.relative_fdr.high) == (0.0, 0.0, 0.0)
+    assert good.relative_fdr is not None
+    assert good.relative_fdr.low < 0.0 < good.relative_fdr.high
+    assert poor.relative_fdr is not None
+    assert poor.relative_fdr.low > 0.0
+    # tau is the largest threshold whose FRR is at most the target; ties of one step lie between.
+    assert good.target_frr - 0.02 < good.frr <= good.target_frr
+
+
+def test_an_incomplete_seed_is_counted_and_not_used() -> None:
+    plan = protocol()
+    outcome = results(plan, RATES, leave_out=7)  # the last: 5 of poor w2 and 2 of poor w4, seed 2
+    table = cells(plan, outcome)
+    assert (table["poor", 2].finished, table["poor", 2].seeds) == (10, (0, 1))
+    assert (table["poor", 4].finished, table["poor", 4].seeds) == (13, (0, 1))
+    page = render(plan, outcome, "table.toml")
+    assert "State: 68 of 75 rows are finished." in page
+    assert "| poor | 4 | **13/15** |" in page
+    assert "| good | 4 | 15/15 |" in page
+
+
+def test_the_page_says_who_beats_whom() -> None:
+    plan = protocol()
+    page = render(plan, results(plan, RATES), "table.toml")
+    line = next(line for line in page.splitlines() if line.startswith("| good | poor | 4 | 3 |"))
+    assert line.endswith("| yes |")
+    assert "State: 75 of 75" in page
+
+
+def test_no_rows_give_a_page_of_empty_cells() -> None:
+    plan = protocol()
+    outcome = Results({fold: fold_clips(fold) for fold in range(FOLDS)}, {})
+    assert "| good | 4 | **0/15** | - | - | - | - | - |" in render(plan, outcome, "table.toml")
+
+
+def test_methods_that_quantize_everything_have_a_table_with_their_control() -> None:
+    plan = protocol()
+    whole = Method("whole", "max_abs", (4,), STAGE, STAGE, NONE, options=(("parameter_bits", 8),))
+    grown = replace(
+        plan,
+        methods=(*plan.methods, whole),
+        control=plan.control | {"whole": CONTROL},
+        baselines=("poor", "whole"),
+    )
+    page = render(grown, results(grown, RATES | {("whole", 4): 0.1}), "table.toml")
+    _, weights, everything, *_ = page.split("\n## ")
+    assert weights.startswith("Weights quantized")
+    assert everything.startswith("Everything quantized")
+    rows = [[line for line in table.splitlines() if line.startswith("|")][2:] for table in (weights, everything)]
+    named = [[row.split(" | ")[0][2:] for row in table] for table in rows]
+    assert named == [[FLOAT, CONTROL, "good", "poor", "poor"], [CONTROL, "whole"]]
+    # A method is compared with the plain ones of its own table: "whole" would beat "poor" at 4 bits.
+    assert "| good | poor | 4 |" in page
+    assert "| whole | poor |" not in page
+    assert "Everything quantized" not in render(plan, results(plan, RATES), "table.toml").split("\n## ", 1)[1]

@@ -1,0 +1,91 @@
+"""The runner on a protocol of six rows: it trains, converts, scores, and goes on where it was stopped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keyword_cases import synthetic_keywords
+
+from kwsq.models.data.clips import SILENCE, LabelledFeatures
+from kwsq.models.data.folds import clip_groups, speaker_folds
+from kwsq.models.recipe import NO_DISTILLATION, Phase
+from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol, read_protocol
+from kwsq.models.table.rows import KEYWORDS, FinishedRow, append_line, read_results
+from kwsq.models.table.run import Workplace, pending_rows, run
+
+SHIPPED = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "table.toml"
+ONE, NO_TRAINING = Phase(1, 1e-3, 0.0), Phase(0, 0.0, 0.0)
+
+
+def workplace(folder: Path) -> Workplace:
+    recipe = replace(read_protocol(SHIPPED).recipe, float_phase=ONE, batch_size=16, calibration_clips=16)
+    methods = (
+        Method(FLOAT, "float", (32,), NO_TRAINING, NO_TRAINING, NO_DISTILLATION),
+        Method(CONTROL, "float", (32,), ONE, NO_TRAINING, NO_DISTILLATION),
+        Method("two_stage", "two_stage", (4,), ONE, NO_TRAINING, NO_DISTILLATION),
+    )
+    control = {FLOAT: FLOAT, CONTROL: CONTROL, "two_stage": CONTROL}
+    protocol = Protocol(recipe, 2, 0, (0,), (), control, methods)
+    examples = synthetic_keywords(48, seed=1)
+    fold_of = speaker_folds(clip_groups(examples), 2, 0)
+    return Workplace(protocol, examples, fold_of, folder / "out", folder / "rows.jsonl")
+
+
+def voices(clips: LabelledFeatures) -> set[str]:
+    return {who for who, label in zip(clips.speakers, clips.labels, strict=True) if label != SILENCE}
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    """The rows without the one fact that differs from run to run."""
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in entry.items() if key != "cpu_seconds"} for entry in entries]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_goes_on_and_gives_the_same_rows(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    shown: list[str] = []
+    run(place, shown.append)
+    whole = lines(place.rows)
+    assert [(row["method"], row["fold"]) for row in whole] == [
+        (name, fold) for name in (FLOAT, CONTROL, "two_stage") for fold in (0, 1)
+    ]
+    assert [row["runtime"] for row in whole] == ["onnxruntime"] * 4 + ["litert"] * 2
+    assert len(shown) == 6
+
+    text = place.rows.read_text(encoding="utf-8")
+    fourth = len("".join(text.splitlines(keepends=True)[:4]))
+    place.rows.write_text(text[: fourth + 100], encoding="utf-8")  # killed while the fifth row was written
+    shown.clear()
+    run(place, shown.append)
+    assert lines(place.rows) == whole
+    assert len(shown) == 2  # the four finished rows were not trained again
+
+
+def test_a_float_model_whose_weights_are_gone_is_trained_again_where_it_is_needed(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    first = next(place.protocol.rows())
+    clips, codes = 24, np.zeros((24, len(KEYWORDS)), np.int8)
+    finished = FinishedRow(first, 1, np.zeros(clips, np.int64), codes, {})
+    append_line(place.rows, finished.to_json())
+    assert first in pending_rows(place)
+    place.float_weights(first).parent.mkdir(parents=True)
+    place.float_weights(first).touch()
+    assert first not in pending_rows(place)
+    for row in place.protocol.rows():
+        append_line(place.rows, replace(finished, row=row).to_json())
+    place.float_weights(first).unlink()
+    assert pending_rows(place) == []
+
+
+def test_a_model_is_not_scored_on_clips_it_was_trained_on(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    for fold in (0, 1):
+        heard, scored = place.train_clips(fold), place.score_clips(fold)
+        assert len(heard.labels) + len(scored.labels) == 48
+        assert voices(heard).isdisjoint(voices(scored))
+    every = np.concatenate([place.score_clips(fold).features for fold in (0, 1)])
+    assert len(np.unique(every.reshape(48, -1), axis=0)) == 48
+    assert read_results(place.rows).rows == {}

@@ -1,0 +1,80 @@
+"""Two worker processes train as one does: same recipe, same code, rows divided, gradients and norms joined."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kwsq.ir.errors import UsageError
+from kwsq.models.training.distribution import chosen_strategy, replica_loss, spanning_step
+
+SCRIPT = Path(__file__).resolve().parents[2] / "distributed_run.py"
+UNIT = 2.0**-24
+# The longest chain of float32 sums behind a loss: 5 taps x 64 bands, 24 clips x 32 frames of norm statistics (twice,
+# sums and squares), 16 channels, 24 clips; each term adds one unit of rounding on either side, backwards as well.
+CHAIN = 5 * 64 + 2 * 24 * 32 + 16 + 24
+LOSS_SIZE = 8.0
+
+
+def run_workers(count: int, *options: str) -> list[dict[str, object]]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = ",".join(str(server.getsockname()[1]) for server in sockets)
+    for server in sockets:
+        server.close()
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    environment["PYTHONPATH"] = os.pathsep.join([str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")])
+    commands = [[sys.executable, str(SCRIPT), ports, str(index), *options] for index in range(count)]
+    workers = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    results = []
+    for worker in workers:
+        out, err = worker.communicate(timeout=300)
+        assert worker.returncode == 0, err[-2000:]
+        results.append(json.loads(out.splitlines()[-1]))
+    return results
+
+
+@pytest.mark.slow
+def test_two_workers_have_the_loss_of_one() -> None:
+    (alone,) = run_workers(1)
+    first, second = run_workers(2)
+    assert first == second
+    # Every step forward and backward once through the chain on both sides; the steps before add theirs.
+    bound = 4 * CHAIN * UNIT * LOSS_SIZE * np.arange(1, 5)
+    difference = np.abs(np.array(first["losses"]) - np.array(alone["losses"]))
+    assert max(alone["losses"]) < LOSS_SIZE  # type: ignore[call-overload]
+    assert (difference <= bound).all(), (difference, bound)
+    unjoined = np.abs(np.array(run_workers(2, "unsynchronized")[0]["losses"]) - np.array(alone["losses"]))
+    assert (unjoined > bound).any(), (unjoined, bound)
+
+
+def test_one_replica_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    assert chosen_strategy().num_replicas_in_sync == 1
+    assert spanning_step(max) is max
+    assert replica_loss(3.0) == 3.0
+
+
+def test_a_batch_that_replicas_do_not_divide_is_refused() -> None:
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("CPU")
+    with tf.distribute.MirroredStrategy([devices[0].name]).scope():
+        assert spanning_step(max) is max
+    strategy = type("TwoReplicas", (), {"num_replicas_in_sync": 2})()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+        step = spanning_step(max)
+    with pytest.raises(UsageError, match="batch of 5 clips for 2 replicas"):
+        step(np.zeros(5), np.zeros(5))

@@ -1,0 +1,97 @@
+"""One phase of training: the distillation loss is the stated one, and what layers add enters."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+from keyword_cases import BANDS, FRAMES, synthetic_keywords
+
+from kwsq.ir.errors import UsageError
+from kwsq.models.data.augmentation import Augmentation
+from kwsq.models.recipe import Distillation, Phase, Recipe
+from kwsq.models.training.fitting import Epoch, fit, training_step
+
+CLASSES = 12
+
+
+def linear_model(seed: int, **options: Any) -> Any:
+    rng = np.random.default_rng(seed)
+    layers = [tf_keras.Input((FRAMES, BANDS)), tf_keras.layers.GlobalAveragePooling1D()]
+    model = tf_keras.Sequential([*layers, tf_keras.layers.Dense(CLASSES, **options)])
+    model.set_weights([rng.normal(size=array.shape).astype(np.float32) for array in model.get_weights()])
+    return model
+
+
+def frozen_step(model: Any, distillation: Distillation, teacher: Any) -> Any:
+    """A step of rate 0: it gives the loss and changes nothing."""
+    optimizer = tf_keras.optimizers.SGD(0.0)
+    optimizer.build(model.trainable_variables)
+    return training_step(model, optimizer, distillation, teacher)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def stated_loss(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray, weight: float, heat: float) -> float:
+    """Equation (1) of the module in float64."""
+    truth = -np.log(softmax(student)[np.arange(labels.size), labels]).mean()
+    target, soft = softmax(teacher / heat), softmax(student / heat)
+    divergence = (target * (np.log(target) - np.log(soft))).sum(axis=1).mean()
+    return float((1 - weight) * truth + weight * heat**2 * divergence)
+
+
+@pytest.mark.parametrize(("weight", "heat"), [(0.0, 2.0), (0.5, 1.0), (0.7, 3.0), (1.0, 4.0)])
+def test_the_loss_is_the_stated_one(weight: float, heat: float) -> None:
+    examples, student, teacher = synthetic_keywords(48, seed=1), linear_model(1), linear_model(2)
+    step = frozen_step(student, Distillation(weight, heat), teacher)
+    logits = [model(examples.features).numpy().astype(np.float64) for model in (student, teacher)]
+    expected = stated_loss(*logits, examples.labels, weight, heat)
+    # float32 sums of 48 x 12 terms of a few units each: 1e-5 relative is a hundred roundings.
+    assert float(step(examples.features, examples.labels)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_student_equal_to_its_teacher_has_nothing_to_learn_from_it() -> None:
+    examples, model = synthetic_keywords(24, seed=1), linear_model(3)
+    loss = float(frozen_step(model, Distillation(1.0, 2.0), model)(examples.features, examples.labels))
+    # KL is the difference of two sums of about 2.5: a few float32 roundings, times T^2 = 4.
+    assert abs(loss) < 4 * 2.5 * 8 * np.finfo(np.float32).eps
+
+
+def test_the_teacher_is_not_trained_and_the_student_is() -> None:
+    examples, student, teacher = synthetic_keywords(24, seed=1), linear_model(1), linear_model(2)
+    before = [np.array(array) for model in (student, teacher) for array in model.get_weights()]
+    optimizer = tf_keras.optimizers.SGD(0.1)
+    optimizer.build(student.trainable_variables)
+    training_step(student, optimizer, Distillation(0.5, 2.0), teacher)(examples.features, examples.labels)
+    after = [np.array(array) for model in (student, teacher) for array in model.get_weights()]
+    assert [np.array_equal(old, new) for old, new in zip(before, after, strict=True)] == [False, False, True, True]
+
+
+def test_what_layers_add_is_part_of_the_loss() -> None:
+    examples = synthetic_keywords(24, seed=1)
+    plain, regularized = linear_model(1), linear_model(1, kernel_regularizer=tf_keras.regularizers.L2(0.01))
+    none = Distillation(0.0, 1.0)
+    losses = [float(frozen_step(m, none, None)(examples.features, examples.labels)) for m in (plain, regularized)]
+    added = 0.01 * float(tf.reduce_sum(regularized.layers[-1].kernel ** 2))
+    assert losses[1] - losses[0] == pytest.approx(added, rel=1e-4)
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(-0.1, 1.0), (1.1, 1.0), (0.5, 0.0)])
+def test_distillation_without_meaning_is_refused(weight: float, temperature: float) -> None:
+    with pytest.raises(UsageError, match="distillation"):
+        Distillation(weight, temperature)
+
+
+def test_every_epoch_is_observed() -> None:
+    plan = Recipe("small", "synthetic", "train", "val", 16, 16, Phase(3, 1e-3, 0.0), Augmentation(), ())
+    seen: list[Epoch] = []
+    fit(
+        linear_model(1), synthetic_keywords(40, seed=1), plan.float_phase, plan, np.random.default_rng(0),
+        observe=seen.append,
+    )  # fmt: skip
+    assert [(epoch.done, epoch.of) for epoch in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert all(np.isfinite(epoch.loss) for epoch in seen)

@@ -1,0 +1,166 @@
+"""Training that is killed at any moment and started again ends in the bits of training that was never killed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import training_program
+from keyword_cases import synthetic_keywords
+
+from kwsq.ir.errors import UsageError
+from kwsq.models.training.state import TrainingState
+from kwsq.models.training.watching import RunFolder, ignore_line
+
+PROGRAM = Path(training_program.__file__)
+Spoil = Callable[[dict[str, object], dict[str, np.ndarray]], None]
+
+
+def start(out: Path) -> "subprocess.Popen[str]":
+    paths = os.pathsep.join([str(PROGRAM.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {
+        "PYTHONPATH": paths,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_NUM_INTEROP_THREADS": "1",
+    }
+    command = [sys.executable, str(PROGRAM), str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+
+
+def kill_after(out: Path, line_begins: str) -> None:
+    """Run until a line is shown, then SIGKILL: training is in the middle of what follows."""
+    process = start(out)
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if line.startswith(line_begins):
+            process.kill()
+            break
+    process.stdout.close()
+    process.wait()
+    assert seen
+    assert seen[-1].startswith(line_begins)
+    assert not (out / "final.npz").exists()
+
+
+def finish(out: Path) -> dict[str, np.ndarray]:
+    process = start(out)
+    process.communicate()
+    assert process.returncode == 0
+    return final_weights(out)
+
+
+def final_weights(out: Path) -> dict[str, np.ndarray]:
+    with np.load(out / "final.npz") as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def differing(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> list[str]:
+    assert left.keys() == right.keys()
+    return [name for name in left if left[name].tobytes() != right[name].tobytes()]
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_in_the_same_bits(tmp_path: Path) -> None:
+    # Three kills of one run: within the float stage, within stage 1, within stage 2 with its moving ranges.
+    for place in ("float: epoch 2 ", "w4-stage1: epoch 1 ", "w4-stage2: epoch 2 "):
+        kill_after(tmp_path / "killed", place)
+    assert differing(finish(tmp_path / "killed"), finish(tmp_path / "whole")) == []
+    stages = json.loads((tmp_path / "killed" / "stages.json").read_text(encoding="utf-8"))
+    assert list(stages) == ["float", "w4-stage1", "w4-stage2"]
+    assert list((tmp_path / "killed" / "tensorboard" / "w4-stage2").iterdir())
+
+
+def reset_generator(facts: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+    facts["generator"] = np.random.default_rng(99).bit_generator.state
+
+
+def zero_slots(facts: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+    for name in arrays:
+        if name.startswith("optimizer") and arrays[name].ndim > 0:
+            arrays[name] = np.zeros_like(arrays[name])
+
+
+def forget_iterations(facts: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+    for name in arrays:
+        if name.startswith("optimizer") and arrays[name].ndim == 0:
+            arrays[name] = np.zeros_like(arrays[name])
+
+
+def one_bit_of_a_weight(facts: dict[str, object], arrays: dict[str, np.ndarray]) -> None:
+    arrays["model3"].view(np.uint32).flat[0] ^= 1
+
+
+class InterruptedRunError(Exception):
+    """Ends a run in the middle of a stage."""
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def show(line: str) -> None:
+        if line.startswith("w4-stage2: epoch 1 "):
+            raise InterruptedRunError
+
+    out = tmp_path_factory.mktemp("interrupted")
+    with pytest.raises(InterruptedRunError):
+        training_program.main(out, show)
+    return out
+
+
+def resumed(interrupted: Path, out: Path, spoil: Spoil) -> dict[str, np.ndarray]:
+    shutil.copytree(interrupted, out, dirs_exist_ok=True)
+    path = out / "state" / "w4-stage2.npz"
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    facts = json.loads(str(arrays.pop("facts")))
+    spoil(facts, arrays)
+    np.savez(path, **arrays, facts=np.array(json.dumps(facts)))
+    training_program.main(out, ignore_line)
+    return final_weights(out)
+
+
+def test_each_part_of_the_state_decides_the_bits(interrupted: Path, tmp_path: Path) -> None:
+    """Resuming from the whole state gives the bits of an uninterrupted run; without any one part, others."""
+    training_program.main(tmp_path / "whole", ignore_line)
+    whole = final_weights(tmp_path / "whole")
+    assert differing(resumed(interrupted, tmp_path / "as_it_is", lambda facts, arrays: None), whole) == []
+    for spoil in (reset_generator, zero_slots, forget_iterations, one_bit_of_a_weight):
+        assert differing(resumed(interrupted, tmp_path / spoil.__name__, spoil), whole), spoil.__name__
+
+
+def test_the_state_of_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
+    held_out, plan = synthetic_keywords(12, seed=2), training_program.PLAN
+    mine = RunFolder(tmp_path, plan, 1, held_out, ignore_line).state("float")
+    others = [
+        RunFolder(tmp_path, plan, 2, held_out, ignore_line),
+        RunFolder(tmp_path, replace(plan, batch_size=8), 1, held_out, ignore_line),
+    ]
+    assert len({mine.key, *(other.state("float").key for other in others)}) == 3
+    more = replace(plan, variants=(*plan.variants, replace(plan.variants[0], name="again")))
+    assert RunFolder(tmp_path, more, 1, held_out, ignore_line).state("float").key == mine.key
+
+    first = plan.variants[0]
+    wider = replace(plan, variants=(replace(first, scheme=replace(first.scheme, bits=8)),))
+    stages = [
+        RunFolder(tmp_path, each, 1, held_out, ignore_line).state(f"{first.name}-stage1") for each in (plan, wider)
+    ]
+    assert stages[0].key != stages[1].key
+
+    class Empty:
+        variables = weights = ()
+
+        def get_weights(self) -> list[np.ndarray]:
+            return []
+
+    rng = np.random.default_rng(0)
+    mine.save(Empty(), Empty(), rng, epochs_done=1, last=True)
+    with pytest.raises(UsageError, match="state of another run"):
+        TrainingState(mine.path, others[0].state("float").key).restore(Empty(), Empty(), rng)
