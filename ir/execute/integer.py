@@ -23,7 +23,10 @@ T = TypeVar("T", bound=np.generic)
 
 
 def run_integer(
-    graph: LoweredGraph, inputs: Mapping[str, npt.ArrayLike], keep: Collection[str] | None = None
+    graph: LoweredGraph,
+    inputs: Mapping[str, npt.ArrayLike],
+    keep: Collection[str] | None = None,
+    kernels: Kernels = KERNELS,
 ) -> dict[str, Array]:
     """Runs the graph on one or several vectors.
 
@@ -33,6 +36,8 @@ def run_integer(
             for all inputs, and stands for k independent runs. A graph that mixes vectors along its first dimension is
             run k times, any other once.
         keep: names of further tensors to return, e.g. all of them; None for the graph outputs only.
+        kernels: function of every operator; `kernel_sets.DEFAULT_KERNELS.kernels` rounds sums once, as LiteRT's default
+            kernels and ONNX Runtime do.
 
     Returns:
         Arrays by tensor name, k times the declared first dimension.
@@ -44,9 +49,9 @@ def run_integer(
     arrays = {name: np.asarray(inputs[name]) for name in graph.inputs if name in inputs}
     count = _vector_count(graph, arrays)
     if count == 1 or not batch_obstacles(graph):
-        return _run(graph, arrays, wanted, count)
+        return _run(graph, arrays, wanted, count, kernels)
     parts = [
-        _run(graph, {name: np.split(array, count)[i] for name, array in arrays.items()}, wanted, 1)
+        _run(graph, {name: np.split(array, count)[i] for name, array in arrays.items()}, wanted, 1, kernels)
         for i in range(count)
     ]
     return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in wanted}
@@ -78,11 +83,13 @@ def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
     return shape[1:] == declared[1:] and shape[0] % declared[0] == 0 and shape[0] > 0
 
 
-def _run(graph: LoweredGraph, inputs: Mapping[str, Array], wanted: Mapping[str, None], count: int) -> dict[str, Array]:
+def _run(
+    graph: LoweredGraph, inputs: Mapping[str, Array], wanted: Mapping[str, None], count: int, kernels: Kernels
+) -> dict[str, Array]:
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     values: dict[str, Array] = {t.name: t.data for t in graph.tensors.values() if t.data is not None} | dict(inputs)
     for i, node in enumerate(graph.nodes):
-        values |= run_node(graph, node, values, count)
+        values |= run_node(graph, node, values, count, kernels)
         for name in node.inputs:
             if last_use.get(name) == i and name not in wanted:
                 values.pop(name, None)

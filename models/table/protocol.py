@@ -34,14 +34,14 @@ class Method:
     Args:
         name: identifies the method in rows.
         weights: weight scheme; "float" for the float model and its control.
-        bits: widths, one table cell each.
+        bits: widths that run with every seed, one table cell each.
         stage1: weights quantized.
         stage2: activations too.
         distillation: of stages 1 and 2, from the float model.
         activation_percentile: share in percent of the calibration values kept at each end.
         options: of the weight scheme, such as the weight of a penalty.
         activation_ranges: how the scales of activations come about.
-        seeds: how many of the protocol's seeds it is trained with, 0 for all.
+        one_seed_bits: further widths, which run with the first seed only.
     """
 
     name: str
@@ -53,12 +53,17 @@ class Method:
     activation_percentile: float = 100.0
     options: tuple[tuple[str, float], ...] = ()
     activation_ranges: ActivationRanges = ActivationRanges.MOVING
-    seeds: int = 0
+    one_seed_bits: tuple[int, ...] = ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """All widths in the order of rows."""
+        return self.bits + self.one_seed_bits
 
     @property
     def quantizes_everything(self) -> bool:
         """Whether biases, gains and batch norms are trained on few bits too."""
-        return self.weights != "float" and all_parameters_are_quantized(self.scheme(self.bits[0]))
+        return self.weights != "float" and all_parameters_are_quantized(self.scheme(self.widths[0]))
 
     def scheme(self, bits: int) -> WeightScheme:
         """Return the representation of the weights at a width."""
@@ -95,21 +100,20 @@ class Protocol:
         """Return the float control with the method's epochs, data and teacher."""
         return self.control[name]
 
-    def seeds_of(self, method: Method) -> tuple[int, ...]:
-        """Return the seeds a method is trained with: the protocol's first."""
-        return self.seeds[: method.seeds or None]
+    def seeds_of(self, method: Method, bits: int) -> tuple[int, ...]:
+        """Return the seeds a method is trained with at a width."""
+        return self.seeds[:1] if bits in method.one_seed_bits else self.seeds
 
     def rows(self) -> Iterator["Row"]:
         """Yield every row, seed by seed: all methods at their first width, each over all folds, then at the next."""
         for seed in self.seeds:
-            for rank in range(max(len(method.bits) for method in self.methods)):
+            for rank in range(max(len(method.widths) for method in self.methods)):
                 for method in self.methods:
-                    if seed in self.seeds_of(method):
-                        yield from self._folds(method, seed, rank)
+                    yield from self._folds(method, seed, rank)
 
     def _folds(self, method: Method, seed: int, rank: int) -> Iterator["Row"]:
-        for bits in method.bits[rank : rank + 1]:
-            for fold in range(self.folds):
+        for bits in method.widths[rank : rank + 1]:
+            for fold in range(self.folds if seed in self.seeds_of(method, bits) else 0):
                 yield Row(method.name, bits, seed, fold, self._digest(method, bits, seed, fold))
 
     def float_row(self, row: "Row") -> "Row":
@@ -136,7 +140,7 @@ def _deciding(method: Method) -> dict[str, Any]:
     return {
         key: value
         for key, value in asdict(method).items()
-        if key not in ("bits", "seeds")
+        if key not in ("bits", "one_seed_bits")
         and (key, value) != ("activation_ranges", ActivationRanges.MOVING)  # see `_digest`
     }
 
@@ -202,10 +206,12 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
 def _method(entry: dict[str, Any]) -> Method:
     stage1, stage2 = Phase(**entry.pop("stage1")), Phase(**entry.pop("stage2"))
     distillation = Distillation(**entry.pop("distillation", asdict(NO_DISTILLATION)))
-    bits, options = tuple(entry.pop("bits")), tuple(sorted(entry.pop("options", {}).items()))
+    bits, one_seed_bits = (tuple(entry.pop(key, ())) for key in ("bits", "one_seed_bits"))
+    options = tuple(sorted(entry.pop("options", {}).items()))
     ranges = activation_ranges(entry.pop("activation_ranges", ActivationRanges.MOVING))
     method = Method(
         bits=bits,
+        one_seed_bits=one_seed_bits,
         options=options,
         stage1=stage1,
         stage2=stage2,
@@ -213,7 +219,10 @@ def _method(entry: dict[str, Any]) -> Method:
         activation_ranges=ranges,
         **entry,
     )
+    if not method.widths or len(set(method.widths)) < len(method.widths):
+        expected = "widths, each once, in bits or one_seed_bits"
+        raise UsageError(Problem(f"protocol: {method.name}", str(method.widths), expected, "correct the protocol"))
     if method.weights != "float":
-        for width in bits:
+        for width in method.widths:
             method.scheme(width)  # a width the scheme does not know is better refused before a night's run
     return method

@@ -98,10 +98,10 @@ def cells(protocol: Protocol, results: Results) -> dict[tuple[str, int], Cell]:
     """Return the table's cells, method by method, wide first; rows of other settings are not among them."""
     found = {
         (method.name, bits): Cell(
-            method.name, bits, {}, protocol.folds * len(protocol.seeds_of(method)), protocol.folds
+            method.name, bits, {}, protocol.folds * len(protocol.seeds_of(method, bits)), protocol.folds
         )
         for method in protocol.methods
-        for bits in sorted(method.bits, reverse=True)
+        for bits in sorted(method.widths, reverse=True)
     }
     for row in protocol.rows():
         if row in results.rows:

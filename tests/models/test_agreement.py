@@ -1,10 +1,10 @@
-"""Every committed quantized model: what Keras, ONNX Runtime, the integer reference and the artefact name.
+"""Every committed quantized model: what Keras, ONNX Runtime, the integer executor and the artefact name.
 
 Keras is rebuilt from the committed file: its weights become the values on their grid, its activation quantizers get the
 file's ranges. The artefact is run by LiteRT's default kernels, which round a sum of products once, as ONNX Runtime
-does; biases lie on the accumulator's codes, so that all add the same. The reference kernels, which the converter's own
-parity compares bit for bit with the integer reference, round twice: of the hidden codes one in a hundred differs by
-one, of the logits one in seven, and a word where two logits are that close.
+does; biases lie on the accumulator's codes, so that all add the same; the executor computes with either kernel set. The
+reference kernels, which the converter's own parity compares bit for bit with the executor, round twice: of the hidden
+codes one in a hundred differs by one, of the logits one in seven, and a word where two logits are that close.
 """
 
 from pathlib import Path
@@ -19,8 +19,11 @@ from onnx import numpy_helper
 
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
-from kwsq.converter.gate.model_pairs import load_runnable
+from kwsq.converter.report import Conversion
 from kwsq.converter.runtimes.litert import KernelSet, run_litert
+from kwsq.ir.execute import run_integer
+from kwsq.ir.execute.kernel_sets import DEFAULT_KERNELS, REFERENCE_KERNELS
+from kwsq.ir.execute.kernels import Kernels
 from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.recipe import read_recipe
@@ -28,7 +31,6 @@ from kwsq.models.schemes import FloatWeights
 from kwsq.models.scoring.accuracy import logits, model_layout
 from kwsq.models.synthetic.dataset import load_synthetic
 from kwsq.models.training.train import architecture
-from kwsq.targets.neon.reader import read
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FEATURES = {"kws_ff": "lfbe", "kws_cnn": "lfbe", "ds_cnn": "mfcc", "wake_word": "lfbe"}
@@ -88,8 +90,8 @@ def keras_model(name: str) -> Any:
     return model
 
 
-def proven_artefact(path: Path, arranged: NDArray[np.float32], folder: Path) -> Path:
-    """Convert with parity on these features; the file stays in the folder."""
+def proven(path: Path, arranged: NDArray[np.float32], folder: Path) -> Conversion:
+    """Convert with parity on these features."""
     inputs = folder / "inputs.npz"
     np.savez(inputs, features=arranged)
     bits = next(bits for width, bits in BITS.items() if f"_{width}" in path.stem)
@@ -98,18 +100,31 @@ def proven_artefact(path: Path, arranged: NDArray[np.float32], folder: Path) -> 
     )
     conversion = run_conversion(options)
     assert conversion.exit_code == 0
-    artefact = folder / "model.tflite"
-    artefact.write_bytes(conversion.artefact.proven_bytes)
-    return artefact
+    return conversion
 
 
-def reference_words(artefact: Path, arranged: NDArray[np.float32]) -> NDArray[np.int64]:
-    """What the kernels name that round twice, and with them the integer reference."""
-    data = artefact.read_bytes()
-    main = read(data, artefact.name).main
-    entry = main.tensors[main.inputs[0]]
-    codes = np.clip(np.rint(arranged / entry.scale[0]) + entry.zero_point[0], -128, 127).astype(np.int8)
-    return np.asarray(run_litert(data, [codes], KernelSet.REFERENCE).outputs[0].reshape(len(codes), -1).argmax(axis=1))
+def input_codes(conversion: Conversion, arranged: NDArray[np.float32]) -> NDArray[np.int8]:
+    """The features as the artefact takes them."""
+    entry = conversion.graph[conversion.graph.inputs[0]]
+    assert entry.scale is not None
+    return np.clip(np.rint(arranged / entry.scale[0]) + entry.zero_point, -128, 127).astype(np.int8)
+
+
+def run(conversion: Conversion, codes: NDArray[np.int8], kernels: KernelSet) -> NDArray[np.int32]:
+    """Logits of the artefact in LiteRT."""
+    (found,) = run_litert(conversion.artefact.proven_bytes, [codes], kernels).outputs
+    return np.asarray(found.reshape(len(codes), -1), dtype=np.int32)
+
+
+def logits_zero_point(conversion: Conversion) -> int:
+    return conversion.graph[conversion.graph.outputs[0]].zero_point
+
+
+def executed(conversion: Conversion, codes: NDArray[np.int8], kernels: Kernels) -> NDArray[np.int32]:
+    """Logits of the integer executor."""
+    graph = conversion.graph
+    logits = run_integer(graph, {graph.inputs[0]: codes}, kernels=kernels)[graph.outputs[0]]
+    return np.asarray(logits, dtype=np.int32)
 
 
 def logits_scale(name: str) -> float:
@@ -125,12 +140,20 @@ def check_agreement(name: str, features: NDArray[np.float32], folder: Path) -> N
     rank = len(onnx.load(path).graph.input[0].type.tensor_type.shape.dim)
     arranged, source = model_layout(features, rank=rank), logits(path, features)
     expected = source.argmax(axis=1)
-    artefact = proven_artefact(path, arranged, folder)
-    by_default = np.asarray(load_runnable(artefact, "artefact").run(arranged))
+    conversion = proven(path, arranged, folder)
     assert (keras_model(name).predict(features, verbose=0).argmax(axis=1) == expected).mean() >= LEAST_AGREEMENT
+
+    codes = input_codes(conversion, arranged)
+    by_default, by_reference = (run(conversion, codes, kernels) for kernels in (KernelSet.DEFAULT, KernelSet.REFERENCE))
+    once = executed(conversion, codes, DEFAULT_KERNELS.kernels)
     assert (by_default.argmax(axis=1) == expected).mean() >= LEAST_AGREEMENT
-    assert np.rint(np.abs(by_default - source) / logits_scale(name)).max() <= 1
-    assert (reference_words(artefact, arranged) == expected).mean() >= LEAST_REFERENCE_AGREEMENT
+    assert (once.argmax(axis=1) == expected).mean() >= LEAST_AGREEMENT
+    expected_codes = np.rint(source / logits_scale(name)).astype(np.int32)
+    for found in (by_default, once):
+        assert np.abs(found - logits_zero_point(conversion) - expected_codes).max() <= 1
+
+    np.testing.assert_array_equal(executed(conversion, codes, REFERENCE_KERNELS.kernels), by_reference)
+    assert (by_reference.argmax(axis=1) == expected).mean() >= LEAST_REFERENCE_AGREEMENT
 
 
 def both_splits(features: str) -> NDArray[np.float32]:

@@ -36,26 +36,30 @@ def changed(tmp_path: Path, old: str, new: str, *, file: str = "table.toml") -> 
 def test_the_shipped_protocol_asks_for_five_folds_and_five_seeds(shipped: Protocol) -> None:
     assert (shipped.folds, len(shipped.seeds)) == (5, 5)
     assert {"ste", "two_stage", "learned_step", "s8bqat", "gq"} <= {method.name for method in shipped.methods}
-    assert {1, 2, 3, 4, 5, 8} == set(shipped.method("two_stage").bits)
+    assert {1, 2, 3, 4, 5, 8} == set(shipped.method("two_stage").widths)
 
 
 def test_rows_are_unique_and_ordered_by_seed_with_float_and_control_first(shipped: Protocol) -> None:
     rows = list(shipped.rows())
     assert len(set(rows)) == len(rows)
-    assert len(rows) == 5 * sum(len(shipped.seeds_of(method)) * len(method.bits) for method in shipped.methods)
+    asked = sum(len(shipped.seeds_of(method, bits)) for method in shipped.methods for bits in method.widths)
+    assert len(rows) == 5 * asked
     assert [row.seed for row in rows] == sorted(row.seed for row in rows)
     first = [(name, fold) for name in (FLOAT, CONTROL) for fold in range(5)]
     assert [(row.method, row.fold) for row in rows[:10]] == first
     assert all(shipped.float_row(row) in rows for row in rows)
 
 
-def test_a_method_cut_to_one_seed_keeps_the_rows_it_has(shipped: Protocol, tmp_path: Path) -> None:
-    whole = set(changed(tmp_path, "seeds = 1\n", "").rows())
+def test_a_width_cut_to_one_seed_keeps_the_rows_it_has(shipped: Protocol, tmp_path: Path) -> None:
+    whole = set(changed(tmp_path, "one_seed_bits = [4, 5]", "bits = [4, 5]").rows())
     assert {row for row in whole if row.seed == 0} == {row for row in shipped.rows() if row.seed == 0}
-    assert {row.seed for row in whole - set(shipped.rows())} == {1, 2, 3, 4}
-    assert all(
-        shipped.seeds_of(shipped.method(name)) == (0, 1, 2, 3, 4) for name in ("two_stage", "s8bqat", "fxp", "gq")
-    )
+    assert {(row.method, row.seed) for row in whole - set(shipped.rows())} == {("lloyd_max", s) for s in (1, 2, 3, 4)}
+
+
+def test_every_method_of_the_papers_has_five_seeds_at_its_widths(shipped: Protocol) -> None:
+    named = {"two_stage": (8, 5, 4), "s8bqat": (5, 4), "fxp": (8, 4), "gq": (4,)}
+    for name, widths in named.items():
+        assert all(shipped.seeds_of(shipped.method(name), bits) == (0, 1, 2, 3, 4) for bits in widths)
 
 
 def test_a_method_and_its_control_have_the_same_epochs_and_teacher(shipped: Protocol) -> None:
@@ -104,7 +108,7 @@ def test_options_that_came_later_leave_finished_rows_their_digest(shipped: Proto
 
 
 def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path: Path) -> None:
-    more_widths = changed(tmp_path, "bits = [4, 5]", "bits = [4, 5, 6]")
+    more_widths = changed(tmp_path, "one_seed_bits = [4, 5]", "one_seed_bits = [4, 5, 6]")
     assert set(shipped.rows()) < set(more_widths.rows())
     other_bundle = changed(tmp_path, 'name = "w5_codebook"', 'name = "other"', file="recipe.toml")
     assert set(shipped.rows()) == set(other_bundle.rows())
@@ -117,7 +121,9 @@ def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path
         ("fold_seed = 0", "fold_seed = 0\ncolour = 1", "colour"),
         ('control = "control_distilled"', 'control = "none"', "control 'none'"),
         ('name = "dorefa"', 'name = "ste"', "named twice"),
-        ("bits = [4, 5]", "bits = [4, 8]", "1..7 for lloyd_max"),
+        ("one_seed_bits = [4, 5]", "one_seed_bits = [4, 8]", "1..7 for lloyd_max"),
+        ("one_seed_bits = [4, 5]", "", "widths, each once"),
+        ("one_seed_bits = [4, 5]", "bits = [5]\none_seed_bits = [4, 5]", "widths, each once"),
         ("cosine = 1e-4", "colour = 1e-4", "colour"),
         ("folds = 5", "folds = ", "Invalid value"),
     ],

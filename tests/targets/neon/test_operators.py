@@ -10,6 +10,7 @@ from lowered_models import emit, random_inputs
 from kwsq.converter.runtimes.litert import KernelSet, run_litert
 from kwsq.ir import lowered as ir
 from kwsq.ir.execute import run_integer
+from kwsq.ir.execute.kernel_sets import DEFAULT_KERNELS
 from kwsq.targets.neon.build import tensor_order
 from kwsq.targets.neon.operators import ROWS
 
@@ -43,6 +44,20 @@ def test_default_kernels_accept_it(name: str) -> None:
         for array, name_ in zip(found.outputs, graph.outputs, strict=True):
             difference = np.abs(array.astype(np.float64) - expected[name_])
             assert difference.max() <= 1, (kernels, name_)
+
+
+def test_the_executor_rounds_sums_once_like_the_default_kernels() -> None:
+    """Mutation: by the reference's kernels a few codes in a thousand are others."""
+    found, once, twice = [], [], []
+    for name in (case for case in CASES if case.startswith(("conv", "depthwise"))):
+        graph, model = emit(build(name))
+        inputs = random_inputs(graph, count=16)
+        found.append(run_litert(model, [inputs[n] for n in graph.inputs], KernelSet.DEFAULT).outputs[0].ravel())
+        once.append(run_integer(graph, inputs, kernels=DEFAULT_KERNELS.kernels)[graph.outputs[0]].ravel())
+        twice.append(run_integer(graph, inputs)[graph.outputs[0]].ravel())
+    default = np.concatenate(found)
+    assert (np.concatenate(once) != default).mean() <= 1e-4
+    assert (np.concatenate(twice) != default).mean() > 1e-3
 
 
 def test_every_lowered_operator_has_a_row_and_a_case() -> None:
