@@ -19,6 +19,7 @@ import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
+from kwsq.models.layers.walk import layer_inputs
 
 MOST_CLIPS = 4096
 
@@ -30,13 +31,11 @@ def settle_norms(model: Any, features: NDArray[Any]) -> None:
         model: Sequential model that has been trained.
         features: (n, ...) of training clips; a recipe draws at most MOST_CLIPS.
     """
-    values = tf.constant(features)
-    for layer in model.layers:
+    for layer, values in layer_inputs(model, features):
         if isinstance(layer, tf_keras.layers.BatchNormalization) and not _is_merged(layer):
             mean, variance = tf.nn.moments(values, axes=list(range(len(values.shape) - 1)))
             layer.moving_mean.assign(mean)
             layer.moving_variance.assign(variance)
-        values = layer(values, training=False)
 
 
 def _is_merged(layer: Any) -> bool:

@@ -17,13 +17,13 @@ Source: (1) the scaling freedom of a layer before a batch norm; (2) ours.
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.layers.over_maps import QuantizedConv2D
 from kwsq.models.layers.over_time import QuantizedDense
+from kwsq.models.layers.walk import layer_inputs
 from kwsq.models.training.published_weights import Floats, PublishedLayer
 
 BATCH = 256
@@ -45,31 +45,31 @@ def adopt_published(model: Any, layers: tuple[PublishedLayer, ...], features: Fl
     if shapes != expected:
         remedy = "start from a model of this architecture"
         raise UsageError(Problem("--weights", f"weights {shapes}", f"weights {expected}", remedy))
-    remaining, values = list(layers), features
-    for layer, follower in zip(model.layers, [*model.layers[1:], None], strict=True):
+    remaining = iter(layers)
+    for layer, values in layer_inputs(model, features, BATCH):
         if layer in own:
-            _adopt_layer(layer, follower, remaining.pop(0), values)
-        values = _outputs(layer, values)
+            published = next(remaining)
+            factor = _adopt_weight(layer, published)
+        elif isinstance(layer, tf_keras.layers.BatchNormalization):
+            _adopt_norm(layer, published.bias, factor, values.numpy().astype(np.float64))
 
 
-def _outputs(layer: Any, values: Floats) -> Floats:
-    starts = range(0, len(values), BATCH)
-    return np.concatenate([layer(tf.constant(values[s : s + BATCH]), training=False).numpy() for s in starts])
-
-
-def _adopt_layer(layer: Any, follower: Any, published: PublishedLayer, values: Floats) -> None:
+def _adopt_weight(layer: Any, published: PublishedLayer) -> NDArray[np.float64]:
+    """Give a layer its weight by equation (1) and return the factors, 1 where it has a bias and no batch norm."""
     if isinstance(layer, QuantizedDense):
         layer.adopt(published.weight)
         layer.bias.assign(published.bias)
-        return
-    assert isinstance(follower, tf_keras.layers.BatchNormalization)
+        return np.ones(len(published.bias))
     factor = channel_factors(published.weight, is_depthwise=layer.is_depthwise)
     shape = (-1, 1) if layer.is_depthwise else (-1,)
     layer.adopt(published.weight / factor.reshape(shape).astype(np.float32))
-    sums = _outputs(layer, values).astype(np.float64)
+    return factor
+
+
+def _adopt_norm(norm: Any, bias: Floats, factor: NDArray[np.float64], sums: NDArray[np.float64]) -> None:
+    """Equation (2)."""
     mean, variance = sums.mean(axis=(0, 1, 2)), sums.var(axis=(0, 1, 2))
-    gamma = factor * np.sqrt(variance + follower.epsilon)
-    follower.set_weights([gamma, published.bias + factor * mean, mean, variance])
+    norm.set_weights([factor * np.sqrt(variance + norm.epsilon), bias + factor * mean, mean, variance])
 
 
 def channel_factors(weight: Floats, *, is_depthwise: bool) -> NDArray[np.float64]:

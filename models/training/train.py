@@ -24,6 +24,7 @@ from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
 from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.layers.sequential import adopt_weights, layer_records, set_schemes
+from kwsq.models.layers.walk import layer_inputs
 from kwsq.models.quantizers.activation import ActivationQuantizer, use_ranges
 from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, WeightScheme
@@ -198,13 +199,11 @@ def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> N
 
     Biases and batch norms of a scheme that has few bits for them are quantized from here on.
     """
-    values = tf.constant(features)
-    for layer in model.layers:
+    for layer, values in layer_inputs(model, features):
         if isinstance(layer, QuantizedBatchNorm | QuantizedDense):
             layer.quantize()
         if isinstance(layer, ActivationQuantizer):
             layer.calibrate(values.numpy(), percentile)
-        values = layer(values, training=False)
 
 
 def _export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures, out: Path) -> list[TrainedModel]:
