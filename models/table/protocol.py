@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, read_recipe
+from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import (
     ActivationRanges,
     FloatWeights,
@@ -68,6 +68,17 @@ class Method:
     def scheme(self, bits: int) -> WeightScheme:
         """Return the representation of the weights at a width."""
         return FloatWeights() if self.weights == "float" else weight_scheme(self.weights, bits, **dict(self.options))
+
+    def variant(self, bits: int) -> Variant:
+        """Return what is trained at a width."""
+        return Variant(
+            self.name,
+            self.scheme(bits),
+            self.activation_percentile,
+            self.stage1,
+            self.stage2,
+            activation_ranges=self.activation_ranges,
+        )
 
 
 @dataclass(frozen=True, slots=True)

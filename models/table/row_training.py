@@ -10,7 +10,7 @@ import tf_keras
 
 from kwsq.models.data.clips import LabelledFeatures
 from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
-from kwsq.models.recipe import Recipe, Variant
+from kwsq.models.recipe import Recipe
 from kwsq.models.schemes import FloatWeights
 from kwsq.models.table.protocol import FLOAT, Method, Protocol, Row
 from kwsq.models.training.fitting import fit
@@ -51,16 +51,8 @@ def trained_row(
         return model
     float_model = _cached_float(build, float_weights)
     if method.weights == "float":
-        return _continued(plan, method, float_model, build, examples, seed)
-    variant = Variant(
-        method.name,
-        method.scheme(row.bits),
-        method.activation_percentile,
-        method.stage1,
-        method.stage2,
-        activation_ranges=method.activation_ranges,
-    )
-    return train_variant(plan, variant, build, float_model, examples, seed=seed)
+        return continued(plan, method, float_model, build, examples, seed)
+    return train_variant(plan, method.variant(row.bits), build, float_model, examples, seed=seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +78,17 @@ def _cached_float(build: Build, path: Path) -> Any:
     return model
 
 
-def _continued(plan: Recipe, method: Method, teacher: Any, build: Build, examples: LabelledFeatures, seed: int) -> Any:
-    """Train the float model on: what the same epochs, data and teacher give without quantization."""
+def continued(plan: Recipe, method: Method, teacher: Any, build: Build, examples: LabelledFeatures, seed: int) -> Any:
+    """Train the float model on: what the same epochs, data and teacher give without quantization.
+
+    Args:
+        plan: recipe with the method's distillation.
+        method: float control.
+        teacher: trained float model.
+        build: its architecture.
+        examples: training clips.
+        seed: decides order and augmentation.
+    """
     model = build(FloatWeights())
     model.set_weights(teacher.get_weights())
     rng = np.random.default_rng([seed, 1])
