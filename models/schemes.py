@@ -174,7 +174,7 @@ def weight_scheme(name: str, bits: int, **options: Any) -> WeightScheme:
 
 
 class ActivationRanges(StrEnum):
-    """How the scale of int8 activations comes about in stage 2: equations (1) to (3) of `activation_quantizer`."""
+    """How the scale of int8 activations comes about in stage 2: equations (1) to (3) of `quantizers.activation`."""
 
     MOVING = "moving"
     POWER_OF_TWO = "power_of_two"
