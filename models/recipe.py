@@ -64,6 +64,7 @@ class Variant:
         stage2: activations too.
         layers: name of a layer -> its own scheme, such as one of another width.
         activation_ranges: how the scales of activations come about.
+        distillation: of its own; None for the recipe's.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Variant:
     stage2: Phase
     layers: tuple[tuple[str, WeightScheme], ...] = ()
     activation_ranges: ActivationRanges = ActivationRanges.MOVING
+    distillation: Distillation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,5 +158,14 @@ def _variant(entry: dict[str, Any]) -> Variant:
         (name, weight_scheme(weights, bits, **options)) for name, bits in entry.pop("layer_bits", {}).items()
     )
     stage1, stage2 = Phase(**entry.pop("stage1")), Phase(**entry.pop("stage2"))
+    distillation = Distillation(**entry.pop("distillation")) if "distillation" in entry else None
     ranges = activation_ranges(entry.pop("activation_ranges", ActivationRanges.MOVING))
-    return Variant(scheme=scheme, stage1=stage1, stage2=stage2, layers=layers, activation_ranges=ranges, **entry)
+    return Variant(
+        scheme=scheme,
+        stage1=stage1,
+        stage2=stage2,
+        layers=layers,
+        activation_ranges=ranges,
+        distillation=distillation,
+        **entry,
+    )

@@ -1,7 +1,7 @@
-"""The integer executor: what a lowered graph computes, bit for bit as LiteRT's reference kernels.
+"""The integer executor: what a lowered graph computes, bit for bit as LiteRT's reference kernels unless given others.
 
-It is the oracle every artefact is compared with. Arithmetic lives in `kwsq.ir.numerics`; here each operator is bound
-to its tensors' grids.
+With those it is the oracle every artefact is compared with. Arithmetic lives in `kwsq.ir.numerics`; here each operator
+is bound to its tensors' grids.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Clips, their features and folds: free of TensorFlow but for the shards that `tf.data` reads."""
+"""Clips, their features, augmentation and folds: free of TensorFlow but for the shards that `tf.data` reads."""

@@ -1,1 +1,1 @@
-"""Keras layers that train what the converter reads, and what is done to whole networks of them."""
+"""Keras layers whose weights are quantized while they train, and what is done to whole networks of them."""

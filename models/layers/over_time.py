@@ -86,7 +86,12 @@ class QuantizedDense(tf_keras.layers.Layer):
 
 
 def batch_norm(scheme: WeightScheme, name: str) -> Any:
-    """Return a batch norm that stage 2 can quantize where the scheme says so."""
+    """Return a batch norm that stage 2 can quantize where the scheme says so.
+
+    Args:
+        scheme: says how many bits gain and bias have.
+        name: of the layer.
+    """
     bits = parameter_bits(scheme)
     return QuantizedBatchNorm(bits, name=name) if bits else tf_keras.layers.BatchNormalization(name=name)
 

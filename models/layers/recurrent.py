@@ -2,8 +2,9 @@
 
   h_t = tanh(x_t W + h_(t-1) U + b)
 
-Each weight has its own quantizer, hence its own grid, and any scheme of `schemes` but fixed point serves. Weights are
-quantized once per call, not once per frame. States have no grid yet, and the exporter has no record for this layer.
+Each weight has its own quantizer, hence its own grid, and any scheme of `kwsq.models.schemes` but fixed point
+serves. Weights are quantized once per call, not once per frame. States have no grid yet, and the exporter has no record
+for this layer.
 
 Source: Elman 1990; one grid per matrix as Zhen et al. 2022 have one codebook per gate matrix (our reading).
 """

@@ -13,8 +13,11 @@ def layer_inputs(model: Any, features: NDArray[np.float32], batch: int | None = 
 
     Args:
         model: Sequential model.
-        features: (n, ...) input of the first layer.
+        features: (n, ...) float32 input of the first layer, n >= 1.
         batch: clips computed at once, None for all.
+
+    Yields:
+        The layer, and the (n, ...) tensor that reaches it.
     """
     values = tf.constant(features)
     size = len(features) if batch is None else batch

@@ -1,1 +1,1 @@
-"""How weights and activations are quantized while training: straight-through, on the grids of `kwsq.ir`."""
+"""Weights and activations quantized while training, on the grids of `kwsq.ir`, and penalties that draw to them."""

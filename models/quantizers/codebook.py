@@ -1,7 +1,7 @@
 """Weights on int8 levels times one scale, the levels fixed: those of Lloyd and Max for the float weights.
 
   (1) straight-through   w = scale * levels[argmin |v - scale levels|],  dw/dv = 1 inside the outer levels, else 0
-  (2) compressed         in training  w = v, with the penalty (3) of `regularizers`, and every N steps
+  (2) compressed         in training  w = v, with penalty (3) of `quantizers.regularizers`, and every N steps
                          v <- nearest level; otherwise  w = nearest level
 
 Source: (1) fixed centroids in the manner of Zhen et al. 2022 with STE; (2) in their manner: pseudo compressor and hard

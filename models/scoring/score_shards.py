@@ -28,22 +28,6 @@ CLIP_SECONDS = "1.0"
 Row = tuple[str, ...]
 
 
-def log_odds(logits: NDArray[np.floating], keyword: int) -> NDArray[np.float64]:
-    """Equation (1).
-
-    Args:
-        logits: (N, classes).
-        keyword: column of the keyword.
-
-    Returns:
-        (N,) float64.
-    """
-    values = logits.astype(np.float64)
-    others = np.delete(values, keyword, axis=1)
-    largest = others.max(axis=1, keepdims=True)
-    return np.asarray(values[:, keyword] - largest[:, 0] - np.log(np.exp(others - largest).sum(axis=1)))
-
-
 def write_scores(
     path: Path,
     trials: Sequence[str],
@@ -60,7 +44,7 @@ def write_scores(
         trials: N identifiers, unique over all parts; file names do.
         speakers: N groups to resample by.
         labels: (N,) classes.
-        scores: (N,) from `log_odds`.
+        scores: (N,) log odds, of `kwsq.converter.gate.class_trials`.
         keyword: class of the keyword.
     """
     rows = [

@@ -1,1 +1,1 @@
-"""The table of training methods: its protocol, its rows, their statistics and the report."""
+"""The table of training methods: protocol, the run that trains and scores rows, their statistics, the report."""

@@ -1,4 +1,4 @@
-"""The protocol of the table: which rows there are, fixed in a file before the run, and what identifies each.
+"""The protocol of the table: which rows there are, stated in a file, and what identifies each.
 
 A row is one model: a method at one width, trained with one seed on all folds but one and scored on that one. Its
 digest covers everything that decides the model, so that a row of another setting is never taken for this one.
@@ -70,7 +70,14 @@ class Method:
         return FloatWeights() if self.weights == "float" else weight_scheme(self.weights, bits, **dict(self.options))
 
     def variant(self, bits: int) -> Variant:
-        """Return what is trained at a width."""
+        """Return what is trained at a width.
+
+        Args:
+            bits: width.
+
+        Raises:
+            UsageError: one the scheme does not have.
+        """
         return Variant(
             self.name,
             self.scheme(bits),
@@ -89,7 +96,7 @@ class Protocol:
         recipe: architecture, float phase, batch and augmentation of every row.
         folds: number of speaker-disjoint folds.
         fold_seed: decides them.
-        seeds: runs of every row.
+        seeds: of every width; those in a method's `one_seed_bits` run with the first only.
         baselines: plain methods that every other method is compared with at the same width.
         control: method -> the float row with the same epochs, data and teacher.
         methods: the float model first, then in the order of the file.
@@ -112,7 +119,7 @@ class Protocol:
         return self.control[name]
 
     def seeds_of(self, method: Method, bits: int) -> tuple[int, ...]:
-        """Return the seeds a method is trained with at a width."""
+        """Return the seeds a method is trained with at one of its widths."""
         return self.seeds[:1] if bits in method.one_seed_bits else self.seeds
 
     def rows(self) -> Iterator["Row"]:
@@ -179,7 +186,8 @@ def read_protocol(path: Path) -> Protocol:
     """Read a protocol file; the recipe it names lies beside it.
 
     Raises:
-        UsageError: no such file, not TOML, keys missing or unknown, or a method without a control.
+        UsageError: no such file, not TOML, keys missing or unknown, a recipe of keywords, a name twice, a control that
+            is no method, or a width that is missing, stands there twice or is none of the scheme's.
     """
     if not path.is_file():
         raise UsageError(Problem(str(path), "no such file", "a protocol", "name a table.toml"))

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.data.clips import LABELS, LabelledFeatures
 from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.recipe import Recipe
 from kwsq.models.schemes import FloatWeights
@@ -26,6 +26,7 @@ def trained_row(
     examples: LabelledFeatures,
     float_weights: Path,
     start: tuple[PublishedLayer, ...] | None = None,
+    classes: int = len(LABELS),
 ) -> Any:
     """Train the model of a row on the clips of all folds but its own.
 
@@ -35,6 +36,7 @@ def trained_row(
         examples: the clips to train on.
         float_weights: cache of the float model; written by its own row, read by every other.
         start: what the float model begins from, None for random weights.
+        classes: of the task.
 
     Returns:
         The Keras model.
@@ -42,7 +44,7 @@ def trained_row(
     tf_keras.backend.clear_session()
     tf.config.experimental.enable_op_determinism()
     seed, method = _seed(row), protocol.method(row.method)
-    build, plan = architecture(protocol.recipe.architecture), protocol.plan(method)
+    build, plan = architecture(protocol.recipe.architecture, classes), protocol.plan(method)
     if method.name == FLOAT:
         # The longest row by far: it alone keeps its state while it trains.
         state = TrainingState(float_weights.with_suffix(".state.npz"), row.name, every_epochs=10)
@@ -51,7 +53,7 @@ def trained_row(
         return model
     float_model = _cached_float(build, float_weights)
     if method.weights == "float":
-        return continued(plan, method, float_model, build, examples, seed)
+        return _continued(plan, method, float_model, build, examples, seed)
     return train_variant(plan, method.variant(row.bits), build, float_model, examples, seed=seed)
 
 
@@ -78,17 +80,8 @@ def _cached_float(build: Build, path: Path) -> Any:
     return model
 
 
-def continued(plan: Recipe, method: Method, teacher: Any, build: Build, examples: LabelledFeatures, seed: int) -> Any:
-    """Train the float model on: what the same epochs, data and teacher give without quantization.
-
-    Args:
-        plan: recipe with the method's distillation.
-        method: float control.
-        teacher: trained float model.
-        build: its architecture.
-        examples: training clips.
-        seed: decides order and augmentation.
-    """
+def _continued(plan: Recipe, method: Method, teacher: Any, build: Build, examples: LabelledFeatures, seed: int) -> Any:
+    """Train the float model on: what the same epochs, data and teacher give without quantization."""
     model = build(FloatWeights())
     model.set_weights(teacher.get_weights())
     rng = np.random.default_rng([seed, 1])

@@ -14,7 +14,7 @@ in the channels' multipliers, where integers have one per channel anyway.
 Source: (1) the scaling freedom of a layer before a batch norm; (2) ours.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tf_keras
@@ -27,6 +27,13 @@ from kwsq.models.layers.walk import layer_inputs
 from kwsq.models.training.published_weights import Floats, PublishedLayer
 
 BATCH = 256
+
+
+class NormStart(NamedTuple):
+    """What equation (2) takes of a layer: its published bias and the factors of its filters, (C_out,)."""
+
+    bias: Floats
+    factor: NDArray[np.float64]
 
 
 def adopt_published(model: Any, layers: tuple[PublishedLayer, ...], features: Floats) -> None:
@@ -46,28 +53,30 @@ def adopt_published(model: Any, layers: tuple[PublishedLayer, ...], features: Fl
         remedy = "start from a model of this architecture"
         raise UsageError(Problem("--weights", f"weights {shapes}", f"weights {expected}", remedy))
     remaining = iter(layers)
+    pending: NormStart | None = None
     for layer, values in layer_inputs(model, features, BATCH):
-        if layer in own:
-            published = next(remaining)
-            factor = _adopt_weight(layer, published)
-        elif isinstance(layer, tf_keras.layers.BatchNormalization):
-            _adopt_norm(layer, published.bias, factor, values.numpy().astype(np.float64))
+        # A batch norm behind every convolution and nowhere else: it takes the factors back.
+        assert isinstance(layer, tf_keras.layers.BatchNormalization) == (pending is not None), layer.name
+        if pending is not None:
+            _adopt_norm(layer, pending, values.numpy().astype(np.float64))
+        pending = _adopt_weight(layer, next(remaining)) if layer in own else None
 
 
-def _adopt_weight(layer: Any, published: PublishedLayer) -> NDArray[np.float64]:
-    """Give a layer its weight by equation (1) and return the factors, 1 where it has a bias and no batch norm."""
+def _adopt_weight(layer: Any, published: PublishedLayer) -> NormStart | None:
+    """Give a layer its weight by equation (1) and return what its batch norm starts from; None where it has a bias."""
     if isinstance(layer, QuantizedDense):
         layer.adopt(published.weight)
         layer.bias.assign(published.bias)
-        return np.ones(len(published.bias))
+        return None
     factor = channel_factors(published.weight, is_depthwise=layer.is_depthwise)
     shape = (-1, 1) if layer.is_depthwise else (-1,)
     layer.adopt(published.weight / factor.reshape(shape).astype(np.float32))
-    return factor
+    return NormStart(published.bias, factor)
 
 
-def _adopt_norm(norm: Any, bias: Floats, factor: NDArray[np.float64], sums: NDArray[np.float64]) -> None:
+def _adopt_norm(norm: Any, start: NormStart, sums: NDArray[np.float64]) -> None:
     """Equation (2)."""
+    bias, factor = start
     mean, variance = sums.mean(axis=(0, 1, 2)), sums.var(axis=(0, 1, 2))
     norm.set_weights([factor * np.sqrt(variance + norm.epsilon), bias + factor * mean, mean, variance])
 

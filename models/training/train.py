@@ -5,7 +5,7 @@ Source: the order of stages is that of Zeng et al. 2022; every length and rate i
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -146,7 +146,22 @@ def train_variant(
     seed: int,
     watch: Watch = UNWATCHED,
 ) -> Any:
-    """Fine-tune one quantized model from the float one: weights first, then activations as well."""
+    """Fine-tune one quantized model from the float one: weights first, then activations as well.
+
+    Args:
+        plan: recipe; its distillation is that of variants without their own.
+        variant: what is trained.
+        build: the architecture.
+        float_model: trained; start and teacher.
+        examples: training clips.
+        seed: decides order and augmentation.
+        watch: told about both stages.
+
+    Returns:
+        The Keras model, norms settled and biases on codes.
+    """
+    if variant.distillation is not None:
+        plan = replace(plan, distillation=variant.distillation)
     rng = np.random.default_rng([seed, 1])
     model = build(variant.scheme)
     synchronize_norms(model)
@@ -198,6 +213,11 @@ def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> N
     """Set every activation range, in layer order, from what these features cause there, and switch it on.
 
     Biases and batch norms of a scheme that has few bits for them are quantized from here on.
+
+    Args:
+        model: Sequential model.
+        features: (n, ...) float32 clips.
+        percentile: share in percent of the values kept at each end.
     """
     for layer, values in layer_inputs(model, features):
         if isinstance(layer, QuantizedBatchNorm | QuantizedDense):

@@ -21,8 +21,9 @@ from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
 from kwsq.converter.report import Conversion
 from kwsq.converter.runtimes.litert import KernelSet, run_litert
+from kwsq.converter.vectors import artefact_inputs
 from kwsq.ir.execute import run_integer
-from kwsq.ir.execute.kernel_sets import DEFAULT_KERNELS, REFERENCE_KERNELS
+from kwsq.ir.execute.kernel_sets import DEFAULT_KERNELS
 from kwsq.ir.execute.kernels import Kernels
 from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
 from kwsq.models.quantizers.activation import ActivationQuantizer
@@ -103,13 +104,6 @@ def proven(path: Path, arranged: NDArray[np.float32], folder: Path) -> Conversio
     return conversion
 
 
-def input_codes(conversion: Conversion, arranged: NDArray[np.float32]) -> NDArray[np.int8]:
-    """The features as the artefact takes them."""
-    entry = conversion.graph[conversion.graph.inputs[0]]
-    assert entry.scale is not None
-    return np.clip(np.rint(arranged / entry.scale[0]) + entry.zero_point, -128, 127).astype(np.int8)
-
-
 def run(conversion: Conversion, codes: NDArray[np.int8], kernels: KernelSet) -> NDArray[np.int32]:
     """Logits of the artefact in LiteRT."""
     (found,) = run_litert(conversion.artefact.proven_bytes, [codes], kernels).outputs
@@ -123,8 +117,7 @@ def logits_zero_point(conversion: Conversion) -> int:
 def executed(conversion: Conversion, codes: NDArray[np.int8], kernels: Kernels) -> NDArray[np.int32]:
     """Logits of the integer executor."""
     graph = conversion.graph
-    logits = run_integer(graph, {graph.inputs[0]: codes}, kernels=kernels)[graph.outputs[0]]
-    return np.asarray(logits, dtype=np.int32)
+    return np.asarray(run_integer(graph, {graph.inputs[0]: codes}, kernels=kernels)[graph.outputs[0]], dtype=np.int32)
 
 
 def logits_scale(name: str) -> float:
@@ -143,7 +136,8 @@ def check_agreement(name: str, features: NDArray[np.float32], folder: Path) -> N
     conversion = proven(path, arranged, folder)
     assert (keras_model(name).predict(features, verbose=0).argmax(axis=1) == expected).mean() >= LEAST_AGREEMENT
 
-    codes = input_codes(conversion, arranged)
+    graph = conversion.graph
+    (codes,) = artefact_inputs(graph, {graph.inputs[0]: arranged}).values()
     by_default, by_reference = (run(conversion, codes, kernels) for kernels in (KernelSet.DEFAULT, KernelSet.REFERENCE))
     once = executed(conversion, codes, DEFAULT_KERNELS.kernels)
     assert (by_default.argmax(axis=1) == expected).mean() >= LEAST_AGREEMENT
@@ -152,7 +146,7 @@ def check_agreement(name: str, features: NDArray[np.float32], folder: Path) -> N
     for found in (by_default, once):
         assert np.abs(found - logits_zero_point(conversion) - expected_codes).max() <= 1
 
-    np.testing.assert_array_equal(executed(conversion, codes, REFERENCE_KERNELS.kernels), by_reference)
+    # These equal the executor's own, bit for bit: `proven` compared them on the same clips.
     assert (by_reference.argmax(axis=1) == expected).mean() >= LEAST_REFERENCE_AGREEMENT
 
 

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
 from kwsq.models import cli
-from kwsq.models.recipe import read_recipe
-from kwsq.models.schemes import Compressed, LloydMax, TwoStage, weight_scheme
+from kwsq.models.recipe import Distillation, read_recipe
+from kwsq.models.schemes import Compressed, LearnedStep, LloydMax, TwoStage, weight_scheme
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "kws_ff" / "recipe.toml"
 
@@ -23,9 +23,12 @@ def invoke(*arguments: str) -> tuple[int, str]:
 def test_the_shipped_recipe_is_complete() -> None:
     recipe = read_recipe(SHIPPED)
     assert [(variant.name, variant.scheme) for variant in recipe.variants] == [
-        *((f"w{bits}", TwoStage(bits)) for bits in (8, 5, 4, 3, 2, 1)),
+        *((f"w{bits}", TwoStage(bits)) for bits in (8, 5, 4, 3)),
+        *((f"w{bits}", LearnedStep(bits)) for bits in (2, 1)),
         ("w5_codebook", LloydMax(5)),
     ]
+    own = Distillation(weight=0.5, temperature=2.0)
+    assert {v.name: v.distillation for v in recipe.variants if v.distillation} == {"w2": own, "w1": own}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,8 @@ def test_the_shipped_recipe_is_complete() -> None:
         ('dataset = "gsc12"', "", "dataset"),
         ('dataset = "gsc12"', 'dataset = "gsc12"\ncolour = 3', "colour"),
         ("masks = 2", "", "augmentation.masks"),
+        ("{ weight = 0.5,", "{ weight = 1.5,", "weight from 0 to 1"),
+        ("{ weight = 0.5, temperature", "{ temperature", "weight"),
         ("bits = 4", "bits = 9", "1..8 for two_stage"),
         ("bits = 5", "bits = 8", "1..7 for lloyd_max"),
         ('weights = "two_stage"', 'weights = "magic"', "'magic'"),

@@ -280,3 +280,7 @@ def test_log_odds_are_the_same_from_logits_and_probabilities() -> None:
     codes = np.array([[1.0, 0.0], [255 / 256, 0.0], [0.0, 1.0]])
     assert np.isfinite(log_odds(codes, 0)).all()
     assert np.all(np.diff(log_odds(codes, 0)) < 0)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    assert log_odds(np.array([[2000.0, 0.0, 1000.0]]), 0).tolist() == [1000.0]

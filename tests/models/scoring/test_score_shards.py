@@ -7,11 +7,12 @@ import pytest
 
 from kwsq.converter.det.operating_point import matched_point
 from kwsq.converter.det.trials import Trials
+from kwsq.converter.gate.class_trials import log_odds
 from kwsq.converter.gate.score_files import read_scores
 from kwsq.ir.errors import UsageError
 from kwsq.models.data.clips import LABELS
 from kwsq.models.scoring.accuracy import logits
-from kwsq.models.scoring.score_shards import log_odds, merge_scores, write_scores
+from kwsq.models.scoring.score_shards import merge_scores, write_scores
 from kwsq.models.synthetic.dataset import load_synthetic
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "kws_ff_w4.onnx"
@@ -20,7 +21,7 @@ KEYWORD = LABELS.index("yes")
 
 def write_part(path: Path, rows: np.ndarray) -> Path:
     examples = load_synthetic("val")
-    scores = log_odds(logits(MODEL, examples.features[rows]), KEYWORD)
+    scores = log_odds(logits(MODEL, examples.features[rows]).astype(np.float64), KEYWORD)
     speakers = [examples.speakers[row] for row in rows]
     write_scores(path, [f"clip{row:03}" for row in rows], speakers, examples.labels[rows], scores, keyword=KEYWORD)
     return path
@@ -54,15 +55,3 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "part.csv").write_text("trial_id,label,score\na,1,0.5\nb,0,0.1\n", encoding="utf-8")
     with pytest.raises(UsageError, match="columns trial_id, label, score"):
         merge_scores([tmp_path / "part.csv"], tmp_path / "merged.csv")
-
-
-def test_log_odds_are_those_of_the_softmax() -> None:
-    values = np.random.default_rng(5).normal(size=(20, 12))
-    softmax = np.exp(values) / np.exp(values).sum(axis=1, keepdims=True)
-    expected = np.log(softmax[:, 3] / (1 - softmax[:, 3]))
-    # float64 throughout; 1 - p loses at most a factor 1 / (1 - p) < 30 of 2**-53 here.
-    np.testing.assert_allclose(log_odds(values, 3), expected, atol=1e-13)
-
-
-def test_large_logits_do_not_overflow() -> None:
-    assert log_odds(np.array([[2000.0, 0.0, 1000.0]]), 0).tolist() == [1000.0]

@@ -20,7 +20,7 @@ from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
 from kwsq.models.records import DenseRecord, FakeQuantizeRecord, SplicedDenseRecord
 from kwsq.models.schemes import FloatWeights, LloydMax, TwoStage, WeightScheme
-from kwsq.models.training.train import trained_models
+from kwsq.models.training.train import train_variant, trained_models
 
 STEP = Phase(epochs=1, learning_rate=2e-3, weight_decay=0.0)
 PLAN = Recipe(
@@ -99,6 +99,20 @@ def test_stage_two_quantizes_activations_and_logits(models: dict[str, Any]) -> N
 
 def test_the_seed_alone_decides_the_bytes(models: dict[str, Any]) -> None:
     assert exported(train_once(seed=5)) == exported(models)
+
+
+def test_a_variant_may_have_a_teacher_of_its_own(models: dict[str, Any]) -> None:
+    """Its weights are those of a recipe that states the teacher for all, and not those without one."""
+    teacher, first = Distillation(weight=0.5, temperature=2.0), PLAN.variants[0]
+    examples = synthetic_keywords(192, seed=1)
+
+    def weights(plan: Recipe, variant: Variant) -> bytes:
+        model = train_variant(plan, variant, build_small, models["float"], examples, seed=5)
+        return exported({"w4": model})["w4"]
+
+    own = weights(PLAN, replace(first, distillation=teacher))
+    assert own == weights(replace(PLAN, distillation=teacher), first)
+    assert own != exported(models)["w4"]
 
 
 def test_kws_ff_has_the_stated_size() -> None:

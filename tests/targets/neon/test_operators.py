@@ -47,7 +47,10 @@ def test_default_kernels_accept_it(name: str) -> None:
 
 
 def test_the_executor_rounds_sums_once_like_the_default_kernels() -> None:
-    """Mutation: by the reference's kernels a few codes in a thousand are others."""
+    """Mutation: by the reference's kernels more codes are others.
+
+    Of 65,000 codes `kernel_sets` allows a few in ten thousand to differ; measured were none, and 227 by two roundings.
+    """
     found, once, twice = [], [], []
     for name in (case for case in CASES if case.startswith(("conv", "depthwise"))):
         graph, model = emit(build(name))
