@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kwsq.models import features
+from kwsq.models.data import features
 
 UNIT = 2.0**-53
 FLOAT32_UNIT = 2.0**-24
