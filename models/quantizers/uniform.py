@@ -12,8 +12,8 @@ largest one:
   (4) max-abs       r = v / scale,  scale = max|v| / top without gradient; dw/dv = 1
                     1 bit, and DoReFa's: scale = mean|v|
 
-Where scales are to be powers of two, that of (1) and (2) is the nearest one, straight-through, that of (4) the next one
-up, for 1 bit the nearest.
+The scale of (1) and (2) is the magnitude of what trains. Where scales are to be powers of two, that of (1) and (2) is
+the nearest one, straight-through, that of (4) the next one up, for 1 bit the nearest.
 
 Source: (1) our reconstruction, in the manner of Zeng et al. 2022 (tanh squashing after Strom et al. 2022); (2) Esser
 et al. 2020, on symmetric grids; (3) Zhou et al. 2016, whose grid spans [-1, 1]: the fixed gain is ours, so that a
@@ -76,8 +76,9 @@ class UniformQuantizer(WeightQuantizer):
             self.add_loss(self._penalty(ratio, scale))
         return straight_through(nearest_code(ratio, self.grid), ratio) * scale
 
-    def _trained_scale(self, scale: Any) -> Any:
-        """Return a trained scale as it is used."""
+    def _trained_scale(self, trained: Any) -> Any:
+        """Return a trained variable as the scale that is used: a large step may carry the variable below zero."""
+        scale = tf.maximum(tf.abs(trained), tf.cast(SMALLEST_SCALE, trained.dtype))
         return straight_through(nearest_power(scale), scale) if self.power_of_two else scale
 
     def _penalty(self, ratio: Any, scale: Any) -> Any:

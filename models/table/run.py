@@ -20,6 +20,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from kwsq.ir.errors import KwsqError
 from kwsq.models.cli import Data, prepare_tensorflow
 from kwsq.models.data.clips import LabelledFeatures, load_split
 from kwsq.models.data.folds import clip_groups, speaker_folds, subset
@@ -78,14 +79,22 @@ def open_workplace(protocol: Path, data: Path, out: Path, rows: Path, weights: P
     return place
 
 
-def run(place: Workplace, report: Any) -> None:
-    """Finish every row of the protocol."""
-    while True:
-        pending = pending_rows(place)
-        if not pending:
-            return
-        if not any(_attempt(place, row, report) for row in pending):
+def run(place: Workplace, report: Any) -> set[Row]:
+    """Finish every row of the protocol that can be.
+
+    Returns:
+        The rows whose training diverged, or whose model kwsq refused or did not reproduce; each was tried once.
+    """
+    refused: set[Row] = set()
+    while pending := [row for row in pending_rows(place) if not _hopeless(place, row, refused)]:
+        if not any(_attempt(place, row, report, refused) for row in pending):
             time.sleep(RETRY_SECONDS)
+    return refused
+
+
+def _hopeless(place: Workplace, row: Row, refused: set[Row]) -> bool:
+    """Whether a row was refused, or needs a float model that was before it left its weights."""
+    return row in refused or (place.protocol.float_row(row) in refused and not place.float_weights(row).exists())
 
 
 def pending_rows(place: Workplace) -> list[Row]:
@@ -96,8 +105,8 @@ def pending_rows(place: Workplace) -> list[Row]:
     return [row for row in rows if row not in finished or row in missing]
 
 
-def _attempt(place: Workplace, row: Row, report: Any) -> bool:
-    """Finish one row; False if it must wait for its float model or another process has it."""
+def _attempt(place: Workplace, row: Row, report: Any, refused: set[Row]) -> bool:
+    """Finish one row or add it to the refused; False if it waits for its float model or another process has it."""
     if row.method != FLOAT and not place.float_weights(row).exists():
         return False
     with _claimed(place.out / "claims" / row.name) as mine:
@@ -106,7 +115,12 @@ def _attempt(place: Workplace, row: Row, report: Any) -> bool:
         if row not in pending_rows(place):  # finished between reading and claiming
             return True
         started = time.monotonic()
-        finished = _finish(place, row)
+        try:
+            finished = _finish(place, row)
+        except KwsqError as error:
+            refused.add(row)
+            report(f"{row.name}: {error}")
+            return True
         if row not in read_results(place.rows).rows:  # else only its weights were missing
             append_line(place.rows, finished.to_json())
         labels = place.score_clips(row.fold).labels
@@ -172,7 +186,9 @@ def main(
 ) -> None:
     """Train and score every row of a protocol that is not finished; may be killed and started again."""
     prepare_tensorflow(threads)
-    run(open_workplace(protocol, data, out, rows, weights), lambda line: typer.echo(line, err=True))
+    place = open_workplace(protocol, data, out, rows, weights)
+    if run(place, lambda line: typer.echo(line, err=True)):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,9 @@ def fit(
         teacher: trained model whose logits are followed; None where the recipe has no distillation.
         state: where the state of this phase is kept; training continues from what it holds.
         observe: called after each epoch.
+
+    Raises:
+        UsageError: an epoch left a variable that is not finite; its state is not kept.
     """
     # Whole batches only, so that one traced step serves all; the order is new in every epoch.
     batch_size = min(plan.batch_size, len(examples.labels))
@@ -86,9 +89,17 @@ def fit(
             float(step(features[start : start + batch_size], labels[start : start + batch_size]))
             for start in range(0, steps * batch_size, batch_size)
         ]
+        if not all(np.isfinite(values).all() for values in model.get_weights()):
+            raise _diverged(epoch + 1, phase)
         if state is not None:
             state.save(model, optimizer, rng, epochs_done=epoch + 1, last=epoch + 1 == phase.epochs)
         observe(Epoch(epoch + 1, phase.epochs, float(np.mean(losses))))
+
+
+def _diverged(epoch: int, phase: Phase) -> UsageError:
+    where = f"recipe: phase of {phase.epochs} epochs with learning rate {phase.learning_rate:g}"
+    found, expected = f"variables that are not finite after epoch {epoch}", "finite ones"
+    return UsageError(Problem(where, found, expected, "lower the phase's learning rate"))
 
 
 def _optimizer(model: Any, phase: Phase, steps_per_epoch: int) -> Any:

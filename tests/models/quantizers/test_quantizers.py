@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from kwsq.ir.quant import Affine, Codebook, dequantize
+from kwsq.ir.quant import Affine, Codebook, Unquantized, dequantize
 from kwsq.ir.uniform_grid import UniformGrid
 from kwsq.models.quantizers.by_scheme import FloatWeightQuantizer, weight_quantizer
 from kwsq.models.quantizers.codebook import CodebookQuantizer
@@ -98,6 +98,24 @@ def test_learned_step_gradients_are_those_of_lsq() -> None:
     # Products and quotients of a few roundings each, 105 terms below 12.
     np.testing.assert_allclose(by_parameter, np.where(inside, upstream(), 0.0), rtol=0, atol=1e-14)
     np.testing.assert_allclose(by_step, expected_step, rtol=0, atol=105 * 12 * 1e-15)
+
+
+@pytest.mark.parametrize("power_of_two", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("name", ["two_stage", "learned_step"])
+def test_a_scale_trained_past_zero_is_its_magnitude(name: str, bits: int, power_of_two: bool) -> None:
+    layer = built(lambda dtype: weight_quantizer(weight_scheme(name, bits, power_of_two=power_of_two)), "float32")
+    parameter = layer.adopt(weights())
+    scale = layer.gain if name == "two_stage" else layer.step
+    expected = [layer(parameter).numpy(), layer.weight_tensor(parameter).values]
+    scale.assign(-scale)
+    np.testing.assert_array_equal(layer(parameter), expected[0])
+    np.testing.assert_array_equal(layer.weight_tensor(parameter).values, expected[1])
+    scale.assign(0.0)
+    stored = layer.weight_tensor(parameter)
+    assert not isinstance(stored.spec, Unquantized)
+    assert 0.0 < stored.spec.scale[0] < 1e-7
+    np.testing.assert_array_equal(layer(parameter), dequantize(stored.values, stored.spec).astype(np.float32))
 
 
 def test_codebook_gradient_passes_inside_the_outer_levels_only() -> None:

@@ -47,7 +47,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 def test_a_run_that_is_stopped_goes_on_and_gives_the_same_rows(tmp_path: Path) -> None:
     place = workplace(tmp_path)
     shown: list[str] = []
-    run(place, shown.append)
+    assert run(place, shown.append) == set()
     whole = lines(place.rows)
     assert [(row["method"], row["fold"]) for row in whole] == [
         (name, fold) for name in (FLOAT, CONTROL, "two_stage") for fold in (0, 1)
@@ -62,6 +62,31 @@ def test_a_run_that_is_stopped_goes_on_and_gives_the_same_rows(tmp_path: Path) -
     run(place, shown.append)
     assert lines(place.rows) == whole
     assert len(shown) == 2  # the four finished rows were not trained again
+
+
+@pytest.mark.slow
+def test_a_row_that_fails_is_reported_and_every_other_is_finished(tmp_path: Path) -> None:
+    place, diverging = workplace(tmp_path), Phase(1, float("inf"), 0.0)
+    broken = Method("broken", "two_stage", (4,), diverging, NO_TRAINING, NO_DISTILLATION)
+    control = {**place.protocol.control, "broken": CONTROL}
+    methods = (broken, *place.protocol.methods)
+    place = replace(place, protocol=replace(place.protocol, control=control, methods=methods))
+    shown: list[str] = []
+    assert {(row.method, row.fold) for row in run(place, shown.append)} == {("broken", 0), ("broken", 1)}
+    assert {row.method for row in read_results(place.rows).rows} == {FLOAT, CONTROL, "two_stage"}
+    assert [line.split("-")[0] for line in shown if "not finite" in line] == ["broken"] * 2
+    assert len(shown) == 8
+
+
+@pytest.mark.slow
+def test_rows_do_not_wait_for_a_float_model_that_failed(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    recipe = replace(place.protocol.recipe, float_phase=Phase(1, float("inf"), 0.0))
+    place = replace(place, protocol=replace(place.protocol, recipe=recipe))
+    shown: list[str] = []
+    assert {row.method for row in run(place, shown.append)} == {FLOAT}
+    assert read_results(place.rows).rows == {}
+    assert len(shown) == 2
 
 
 def test_a_float_model_whose_weights_are_gone_is_trained_again_where_it_is_needed(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """One phase of training: the distillation loss is the stated one, and what layers add enters."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from kwsq.ir.errors import UsageError
 from kwsq.models.data.augmentation import Augmentation
 from kwsq.models.recipe import Distillation, Phase, Recipe
 from kwsq.models.training.fitting import Epoch, fit, training_step
+from kwsq.models.training.state import TrainingState
 
 CLASSES = 12
 
@@ -95,3 +97,14 @@ def test_every_epoch_is_observed() -> None:
     )  # fmt: skip
     assert [(epoch.done, epoch.of) for epoch in seen] == [(1, 3), (2, 3), (3, 3)]
     assert all(np.isfinite(epoch.loss) for epoch in seen)
+
+
+@pytest.mark.parametrize("rate", [float("inf"), 1e38])
+def test_training_that_diverges_says_so_and_keeps_nothing(rate: float, tmp_path: Path) -> None:
+    phase, shown = Phase(3, rate, 0.0), list[Epoch]()
+    plan = Recipe("small", "synthetic", "train", "val", 16, 16, phase, Augmentation(), ())
+    state, rng = TrainingState(tmp_path / "state.npz", "float"), np.random.default_rng(0)
+    with pytest.raises(UsageError, match=r"phase of 3 epochs .* not finite after epoch 1"):
+        fit(linear_model(5), synthetic_keywords(48, seed=1), phase, plan, rng, state=state, observe=shown.append)
+    assert shown == []
+    assert not any(tmp_path.iterdir())
