@@ -44,13 +44,11 @@ def plain_sums(codes: Any, weights: Any, window: Window) -> Any:
     Returns:
         (N, outputs along each axis, C_out).
     """
-    match len(window.taps):
-        case 0:
-            return tf.matmul(codes, weights)
-        case 1:
-            return tf.nn.conv1d(codes, weights, stride=window.stride[0], padding="VALID")
-        case _:
-            return tf.nn.conv2d(codes, weights, strides=window.stride, padding=[(0, 0), *window.pads, (0, 0)])
+    if not window.taps:  # no match statement here: TensorFlow's AutoGraph knows none and says so in the user's log
+        return tf.matmul(codes, weights)
+    if len(window.taps) == 1:
+        return tf.nn.conv1d(codes, weights, stride=window.stride[0], padding="VALID")
+    return tf.nn.conv2d(codes, weights, strides=window.stride, padding=[(0, 0), *window.pads, (0, 0)])
 
 
 def counted_sums(codes: Any, weights: Any, start: Any, window: Window, contract: Accumulator) -> tuple[Any, Any]:

@@ -1,5 +1,7 @@
 """Ordered sums in TensorFlow: the integers of `kwsq.ir`, and a gradient that stops where a sum was cut."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -82,6 +84,21 @@ def test_the_gradient_is_that_of_the_plain_sum_where_nothing_was_cut_and_zero_el
         # A code's slope sums fewer terms than there are products, a weight's as many as outputs; each below 127 * 5.
         terms = max(PRODUCTS, int(np.prod(sums.shape[:-1])))
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=terms * 2.0**-23 * 127 * 5)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=name_of)
+def test_a_traced_step_has_the_gradient_of_an_eager_one(window: Window) -> None:
+    variables = [tf.constant(array) for array in case(window, largest=7, seed=1)]
+
+    def gradient(*variables: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(variables)
+            sums = trained_sums(*variables, window, CONTRACTS[0])
+        return tape.gradient(sums, variables)
+
+    # Sums of integers below 2^24 are exact in any order.
+    for traced, eager in zip(tf.function(gradient)(*variables), gradient(*variables), strict=True):
+        np.testing.assert_array_equal(traced, eager)
 
 
 def ever_cut(
