@@ -1,4 +1,4 @@
-"""What tests of training share: TensorFlow warns in a log and not through Python's warnings; here that is an error too."""
+"""What tests of training share: TensorFlow warns in its log, not as Python does; here that is an error too."""
 
 import logging
 from collections.abc import Iterator

@@ -24,6 +24,7 @@ from tflite_mutations import (
 from kwsq.converter import parity
 from kwsq.converter.parity import source as parity_source
 from kwsq.converter.parity.check import MAC_BUDGET, affordable_vectors
+from kwsq.converter.parity.noise import noisy_outputs
 from kwsq.converter.runtimes import tflm
 from kwsq.ir import lowered as ir
 from kwsq.ir.execute import run_integer
@@ -311,6 +312,30 @@ def test_a_model_that_amplifies_rounding_is_judged_by_rounding() -> None:
     shifted = replace(graph.tensors["bias_2"], data=np.asarray(graph.tensors["bias_2"].data) + np.int32(40000))
     wrong = replace(graph, tensors={**graph.tensors, "bias_2": shifted})
     assert not source_check(wrong, run, random_inputs(graph, 64)).passed
+
+
+def test_simulated_rounding_goes_one_way_at_an_operator_and_either_way_over_the_draws() -> None:
+    model = LoweredModel(8)
+    graph = model.graph(model.unary(ir.Quantize(), model.input("x", (1, 500), (0.05, -3)), (0.07, 4)))
+    inputs, (y,) = random_inputs(graph, 4), graph.outputs
+    exact = run_integer(graph, inputs)[y].astype(np.int32)
+    moves = [noisy_outputs(graph, inputs, seed)[y] - exact for seed in range(8)]
+    assert {frozenset(np.unique(move)) for move in moves} == {frozenset({0, 1}), frozenset({-1, 0})}
+    # 15 % of 2000 codes; 4 standard deviations of a binomial share are 0.032.
+    assert all(abs(np.mean(move != 0) - 0.15) < 0.032 for move in moves)
+
+
+@pytest.mark.parametrize(("vectors", "strays"), [(8, 1), (4, 1), (64, 7)])
+def test_a_share_of_few_elements_is_at_least_one(vectors: int, strays: int) -> None:
+    """Of 8 vectors one is left out: 84 elements; of 64 too: 1 % of 756 is 7."""
+    graph = dense_network()
+    inputs = random_inputs(graph, vectors)
+    expected = run_integer(graph, inputs)
+    found = {name: np.asarray(real_network(graph)(parity_source.real_inputs(graph, inputs))[name]) for name in graph.outputs}
+    least = parity_source.Tolerance()
+    limit = parity_source.simulated_tolerances(graph, inputs, found, expected, least)["fullyconnected_3"]
+    elements = (vectors - limit.outlying_vectors) * 12
+    assert int(elements * (1.0 - limit.near_share) + 1e-9) == strays
 
 
 @pytest.mark.parametrize(
