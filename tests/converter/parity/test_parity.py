@@ -331,7 +331,9 @@ def test_a_share_of_few_elements_is_at_least_one(vectors: int, strays: int) -> N
     graph = dense_network()
     inputs = random_inputs(graph, vectors)
     expected = run_integer(graph, inputs)
-    found = {name: np.asarray(real_network(graph)(parity_source.real_inputs(graph, inputs))[name]) for name in graph.outputs}
+    found = {
+        name: np.asarray(real_network(graph)(parity_source.real_inputs(graph, inputs))[name]) for name in graph.outputs
+    }
     least = parity_source.Tolerance()
     limit = parity_source.simulated_tolerances(graph, inputs, found, expected, least)["fullyconnected_3"]
     elements = (vectors - limit.outlying_vectors) * 12
