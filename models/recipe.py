@@ -157,15 +157,17 @@ def _variant(entry: dict[str, Any]) -> Variant:
     layers = tuple(
         (name, weight_scheme(weights, bits, **options)) for name, bits in entry.pop("layer_bits", {}).items()
     )
-    stage1, stage2 = Phase(**entry.pop("stage1")), Phase(**entry.pop("stage2"))
-    distillation = Distillation(**entry.pop("distillation")) if "distillation" in entry else None
-    ranges = activation_ranges(entry.pop("activation_ranges", ActivationRanges.MOVING))
-    return Variant(
-        scheme=scheme,
-        stage1=stage1,
-        stage2=stage2,
-        layers=layers,
-        activation_ranges=ranges,
-        distillation=distillation,
-        **entry,
-    )
+    return Variant(scheme=scheme, layers=layers, **pop_schedule(entry), **entry)
+
+
+def pop_schedule(entry: dict[str, Any]) -> dict[str, Any]:
+    """Take out of a table, and return parsed, what recipes and protocols say alike of how a model is trained.
+
+    Args:
+        entry: table of one model; stages are needed, activation ranges and distillation are taken where they stand.
+    """
+    schedule: dict[str, Any] = {stage: Phase(**entry.pop(stage)) for stage in ("stage1", "stage2")}
+    schedule["activation_ranges"] = activation_ranges(entry.pop("activation_ranges", ActivationRanges.MOVING))
+    if "distillation" in entry:
+        schedule["distillation"] = Distillation(**entry.pop("distillation"))
+    return schedule

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, Variant, read_recipe
+from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, Variant, pop_schedule, read_recipe
 from kwsq.models.schemes import (
     ActivationRanges,
     FloatWeights,
     WeightScheme,
-    activation_ranges,
     all_parameters_are_quantized,
     weight_scheme,
 )
@@ -223,21 +222,10 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
 
 
 def _method(entry: dict[str, Any]) -> Method:
-    stage1, stage2 = Phase(**entry.pop("stage1")), Phase(**entry.pop("stage2"))
-    distillation = Distillation(**entry.pop("distillation", asdict(NO_DISTILLATION)))
     bits, one_seed_bits = (tuple(entry.pop(key, ())) for key in ("bits", "one_seed_bits"))
     options = tuple(sorted(entry.pop("options", {}).items()))
-    ranges = activation_ranges(entry.pop("activation_ranges", ActivationRanges.MOVING))
-    method = Method(
-        bits=bits,
-        one_seed_bits=one_seed_bits,
-        options=options,
-        stage1=stage1,
-        stage2=stage2,
-        distillation=distillation,
-        activation_ranges=ranges,
-        **entry,
-    )
+    schedule = {"distillation": NO_DISTILLATION} | pop_schedule(entry)
+    method = Method(bits=bits, one_seed_bits=one_seed_bits, options=options, **schedule, **entry)
     if not method.widths or len(set(method.widths)) < len(method.widths):
         expected = "widths, each once, in bits or one_seed_bits"
         raise UsageError(Problem(f"protocol: {method.name}", str(method.widths), expected, "correct the protocol"))
