@@ -19,11 +19,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from kwsq.models.architectures import Build, architecture
+from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.sequential import adopt_weights
 from kwsq.models.recipe import NO_DISTILLATION
 from kwsq.models.schemes import FloatWeights, WeightScheme, weight_scheme
 from kwsq.models.training.fitting import training_step
-from kwsq.models.training.train import Build, architecture, calibrate
 
 MOST_RATIO = 1.5
 BATCH, FRAMES, BANDS, CLASSES = 64, 98, 64, 12

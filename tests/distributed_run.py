@@ -18,12 +18,12 @@ import numpy as np  # noqa: E402
 import tf_keras  # noqa: E402
 from keyword_cases import BANDS, FRAMES, synthetic_keywords  # noqa: E402
 
+from kwsq.models.layers.calibration import calibrate  # noqa: E402
 from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense  # noqa: E402
 from kwsq.models.quantizers.activation import ActivationQuantizer  # noqa: E402
 from kwsq.models.schemes import TwoStage  # noqa: E402
 from kwsq.models.training.distribution import chosen_strategy, synchronize_norms  # noqa: E402
 from kwsq.models.training.fitting import NO_DISTILLATION, training_step  # noqa: E402
-from kwsq.models.training.train import calibrate  # noqa: E402
 
 STEPS, BATCH = 4, 24
 

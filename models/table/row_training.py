@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from kwsq.models.architectures import Build, architecture
 from kwsq.models.data.clips import LABELS, LabelledFeatures
 from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.recipe import Recipe
@@ -16,7 +17,7 @@ from kwsq.models.table.protocol import FLOAT, Method, Protocol, Row
 from kwsq.models.training.fitting import fit
 from kwsq.models.training.published_weights import PublishedLayer
 from kwsq.models.training.state import TrainingState, write_arrays
-from kwsq.models.training.train import Build, architecture, sample, train_float, train_variant
+from kwsq.models.training.train import sample, train_float, train_variant
 from kwsq.models.training.watching import Unwatched
 
 

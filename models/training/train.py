@@ -4,10 +4,7 @@ Source: the order of stages is that of Zeng et al. 2022; every length and rate i
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +13,22 @@ import tensorflow as tf
 import tf_keras
 from numpy.typing import NDArray
 
-from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data.clips import LABELS, LabelledFeatures, class_names, load_split
+from kwsq.models.architectures import Build, architecture
+from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.layers.accumulator_biases import round_biases
-from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
+from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
-from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.layers.sequential import adopt_weights, layer_records, set_schemes
-from kwsq.models.layers.walk import layer_inputs
-from kwsq.models.quantizers.activation import ActivationQuantizer, use_ranges
+from kwsq.models.quantizers.activation import use_ranges
 from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
-from kwsq.models.schemes import FloatWeights, WeightScheme
+from kwsq.models.schemes import FloatWeights
 from kwsq.models.scoring.accuracy import accuracy
 from kwsq.models.training.distribution import chosen_strategy, synchronize_norms
 from kwsq.models.training.fitting import fit
 from kwsq.models.training.published_start import adopt_published
 from kwsq.models.training.published_weights import PublishedLayer, published_layers
 from kwsq.models.training.watching import UNWATCHED, RunFolder, Show, Watch, ignore_line
-
-Build = Callable[[WeightScheme], Any]
-
-ARCHITECTURES = {name: f"kwsq.models.{name}.model" for name in ("kws_ff", "kws_cnn", "ds_cnn")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +75,6 @@ def train(
     with strategy.scope():
         models = trained_models(plan, build, train_clips, seed=seed, start=start, watch=watch)
     return _export_all(models, plan, report_clips, out)
-
-
-def architecture(name: str, classes: int = len(LABELS)) -> Build:
-    """Return the builder of a named architecture with so many outputs.
-
-    Raises:
-        UsageError: no such architecture.
-    """
-    if name not in ARCHITECTURES:
-        expected = f"one of {', '.join(ARCHITECTURES)}"
-        raise UsageError(Problem("recipe: architecture", repr(name), expected, "correct the recipe"))
-    return partial(import_module(ARCHITECTURES[name]).build, classes=classes)
 
 
 def trained_models(
@@ -207,23 +186,6 @@ def sample(examples: LabelledFeatures, most: int, rng: np.random.Generator) -> N
     """Return features of so many clips, or all, of all classes: the clips are ordered by class."""
     count = min(most, len(examples.labels))
     return examples.features[np.sort(rng.choice(len(examples.labels), count, replace=False))]
-
-
-def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> None:
-    """Set every activation range, in layer order, from what these features cause there, and switch it on.
-
-    Biases and batch norms of a scheme that has few bits for them are quantized from here on.
-
-    Args:
-        model: Sequential model.
-        features: (n, ...) float32 clips.
-        percentile: share in percent of the values kept at each end.
-    """
-    for layer, values in layer_inputs(model, features):
-        if isinstance(layer, QuantizedBatchNorm | QuantizedDense):
-            layer.quantize()
-        if isinstance(layer, ActivationQuantizer):
-            layer.calibrate(values.numpy(), percentile)
 
 
 def _export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures, out: Path) -> list[TrainedModel]:

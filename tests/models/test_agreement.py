@@ -25,13 +25,13 @@ from kwsq.converter.vectors import artefact_inputs
 from kwsq.ir.execute import run_integer
 from kwsq.ir.execute.kernel_sets import DEFAULT_KERNELS
 from kwsq.ir.execute.kernels import Kernels
+from kwsq.models.architectures import architecture
 from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.recipe import read_recipe
 from kwsq.models.schemes import FloatWeights
 from kwsq.models.scoring.accuracy import logits, model_layout
 from kwsq.models.synthetic.dataset import load_synthetic
-from kwsq.models.training.train import architecture
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FEATURES = {"kws_ff": "lfbe", "kws_cnn": "lfbe", "ds_cnn": "mfcc", "wake_word": "lfbe"}

@@ -18,13 +18,13 @@ from kwsq.converter.driver import run_conversion
 from kwsq.ir.execute.integer import run_integer
 from kwsq.models.data.clips import LABELS
 from kwsq.models.export_onnx import QONNX_DOMAIN, export_onnx
+from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense
 from kwsq.models.layers.sequential import adopt_weights, layer_records
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.records import DenseRecord, SplicedDenseRecord
 from kwsq.models.schemes import FloatWeights, WeightScheme, weight_scheme
 from kwsq.models.scoring.accuracy import logits
-from kwsq.models.training.train import calibrate
 from kwsq.targets.neon.reader import read
 
 ONE_BIT = ("two_stage", "learned_step", "max_abs", "dorefa")

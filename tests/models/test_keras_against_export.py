@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from kwsq.ir.quant import Affine, Unquantized, dequantize
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build
+from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.sequential import adopt_weights, layer_records
 from kwsq.models.records import (
     BatchNormRecord,
@@ -31,7 +32,6 @@ from kwsq.models.records import (
     SplicedDenseRecord,
 )
 from kwsq.models.schemes import FloatWeights, LearnedStep, LloydMax, TwoStage, WeightScheme
-from kwsq.models.training.train import calibrate
 
 FLOAT32_UNIT = 2.0**-24
 CLIPS = 64

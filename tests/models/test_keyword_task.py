@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
 from kwsq.models import cli
+from kwsq.models.architectures import architecture
 from kwsq.models.data.augmentation import Augmentation, augment
 from kwsq.models.data.clips import LABELS, OTHER, SILENCE, class_names, load_split, read_clips
 from kwsq.models.data.folds import clip_groups, subset
@@ -26,7 +27,7 @@ from kwsq.models.scoring.detection import keyword_trials, miss_rate
 from kwsq.models.synthetic.dataset import WAKE_WORD, load_synthetic, synthetic_words
 from kwsq.models.table.protocol import read_protocol
 from kwsq.models.training.fitting import class_weights, training_step
-from kwsq.models.training.train import architecture, train, trained_models
+from kwsq.models.training.train import train, trained_models
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SHIPPED = MODELS / "wake_word" / "recipe.toml"

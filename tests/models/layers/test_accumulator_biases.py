@@ -13,12 +13,12 @@ from kwsq.models.ds_cnn.model import build
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build as kws_ff
 from kwsq.models.layers.accumulator_biases import round_biases
+from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
 from kwsq.models.layers.sequential import adopt_weights, layer_records
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.schemes import FloatWeights, weight_scheme
 from kwsq.models.scoring.artefact import scored_artefact
-from kwsq.models.training.train import calibrate
 
 CLIPS = synthetic_keywords(48, seed=2).features[:, ::2, :10]
 

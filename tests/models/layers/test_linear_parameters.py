@@ -13,13 +13,13 @@ from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build
+from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.linear_parameters import QuantizedBatchNorm, on_linear_grid
 from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.layers.sequential import adopt_weights, layer_records
 from kwsq.models.quantizers.activation import use_ranges
 from kwsq.models.records import BatchNormRecord, DenseRecord, FakeQuantizeRecord, SplicedDenseRecord
 from kwsq.models.schemes import ActivationRanges, FloatWeights, TwoStage
-from kwsq.models.training.train import calibrate
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

@@ -8,10 +8,10 @@ import tf_keras
 from keyword_cases import synthetic_keywords
 
 from kwsq.models.kws_ff.model import build
+from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
 from kwsq.models.layers.norm_statistics import settle_norms
 from kwsq.models.schemes import weight_scheme
-from kwsq.models.training.train import calibrate
 
 CLIPS = synthetic_keywords(60, seed=4).features
 

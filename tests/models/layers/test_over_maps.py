@@ -21,6 +21,7 @@ from kwsq.converter.driver import run_conversion
 from kwsq.models.ds_cnn.model import build as build_ds_cnn
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_cnn.model import build as build_kws_cnn
+from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.over_maps import AddChannel, MeanOverMap, QuantizedConv2D, same_pads
 from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.layers.sequential import adopt_weights, layer_records
@@ -28,7 +29,6 @@ from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.schemes import FloatWeights, TwoStage
 from kwsq.models.scoring.accuracy import model_layout
 from kwsq.models.synthetic.dataset import load_synthetic
-from kwsq.models.training.train import calibrate
 
 FRAMES, BANDS, CLASSES = 11, 6, 3
 NETWORKS = {"kws_cnn": (build_kws_cnn, "lfbe", 77_996), "ds_cnn": (build_ds_cnn, "mfcc", 24_332)}
