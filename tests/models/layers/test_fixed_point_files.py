@@ -1,7 +1,6 @@
 """Committed fixed-point files: Keras, ONNX Runtime, the integers in their own accumulator, and LiteRT name one word.
 
-Keras is rebuilt from the file's codes. With 4-bit weights nothing is narrowed, so all must agree to the code where no
-sum was cut; with 8 bits the accumulator drops bits that neither ONNX Runtime nor LiteRT drop.
+Keras is rebuilt from the file's codes. Neither contract drops bits, so all must agree to the code where no sum was cut.
 """
 
 from pathlib import Path
@@ -21,16 +20,14 @@ from kwsq.models.scoring.artefact import ScoredArtefact, scored_artefact
 from kwsq.models.synthetic.dataset import load_synthetic
 
 FOLDER = Path(__file__).resolve().parents[3] / "models" / "kws_cnn"
-FILES = {"kws_cnn_w8_fxp.onnx": 8, "kws_cnn_w4_fxp.onnx": 4}
-LEAST_AGREEMENT = 0.999
-LEAST_NARROWED_AGREEMENT = 0.99
+FILES = {"kws_cnn_w8_fxp.onnx": FixedPoint(8, accumulator_bits=32), "kws_cnn_w4_fxp.onnx": FixedPoint(4)}
 
 
 def keras_model(name: str) -> Any:
     """The committed file as the Keras model that trained it."""
     stored = onnx.load(FOLDER / name).graph.initializer
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
-    model = build(FixedPoint(FILES[name]))
+    model = build(FILES[name])
     for layer in model.layers:
         if isinstance(layer, FixedPointLayer):
             gain = tensors[f"{layer.name}_quantizer.scale"].item() * 128.0
@@ -46,15 +43,14 @@ def keras_model(name: str) -> Any:
 
 
 def check(name: str, features: NDArray[np.float32]) -> ScoredArtefact:
-    scored = scored_artefact(FOLDER / name, features, weight_bits=FILES[name])
+    scored = scored_artefact(FOLDER / name, features, weight_bits=FILES[name].bits)
     keras = keras_model(name)(features, training=False).numpy()
     np.testing.assert_array_equal(keras, scored.logits)
     assert scored.runtime == "kwsq narrow"
     assert scored.facts["saturated"] == 0
-    words, sources = scored.logits.argmax(axis=1), scored.source_logits.argmax(axis=1)
-    is_narrowed = FILES[name] > 4
-    assert (words == sources).mean() >= (LEAST_NARROWED_AGREEMENT if is_narrowed else LEAST_AGREEMENT)
-    assert np.array_equal(scored.source_logits, scored.logits) != is_narrowed
+    assert scored.facts["accumulator"] == str(FILES[name].accumulator)
+    np.testing.assert_array_equal(scored.source_logits, scored.logits)
+    assert scored.facts["litert_top1_differs"] == 0
     return scored
 
 
