@@ -1,7 +1,7 @@
 """Errors of kwsq. Every message says where, what was found, what was expected and what to do.
 
 KwsqError
-├── UsageError               wrong flags, files or folders                  (exit 2)
+├── UsageError               wrong flags, files, folders or settings        (exit 2)
 ├── ModelError
 │   ├── UnsupportedModelError   a valid model with something kwsq cannot express  (exit 4)
 │   └── InvalidModelError       a broken or unsafe model                    (exit 5)

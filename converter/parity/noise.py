@@ -2,15 +2,16 @@
 
 Two faithful executions of a quantised model round the same real numbers, and at each operator some codes come out one
 step apart: ties broken differently, one rounding instead of two. How far apart the outputs then are depends on the
-model. Here such differences are drawn: every operator that rounds has a share of its codes moved by one step, all up or
-all down, since a kernel breaks its ties one way and a shift of the mean carries further than as many steps either way;
-the outputs are compared with those of the undisturbed integer reference.
+model. Here such differences are drawn: every operator that rounds has a share of its codes moved by one step, all of
+them up or all down, along a whole sequence too, since a kernel breaks its ties one way and a shift of the mean carries
+further than as many steps either way; the outputs are compared with those of the undisturbed integer reference.
 
 Source: our construction; shares measured (docs/quantization.md, section 10) and rounded up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +48,8 @@ def noisy_outputs(graph: LoweredGraph, inputs: Arrays, seed: int = 0) -> dict[st
     """
     rng = np.random.default_rng(seed)
     shifted = _with_shifted_biases(graph, rng)
-    return run_vectors(graph, lambda arrays: _run(shifted, arrays, rng), inputs, zero_states(graph))
+    signs = {node.name: int(rng.choice(np.array([-1, 1]))) for node in graph.nodes}
+    return run_vectors(graph, lambda arrays: _run(shifted, arrays, signs, rng), inputs, zero_states(graph))
 
 
 def _with_shifted_biases(graph: LoweredGraph, rng: np.random.Generator) -> LoweredGraph:
@@ -65,11 +67,11 @@ def _with_shifted_biases(graph: LoweredGraph, rng: np.random.Generator) -> Lower
     return replace(graph, tensors=tensors)
 
 
-def _run(graph: LoweredGraph, inputs: Arrays, rng: np.random.Generator) -> dict[str, Array]:
+def _run(graph: LoweredGraph, inputs: Arrays, signs: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
     arrays = dict(inputs)
     for node in graph.nodes:
         for name, codes in recomputed(graph, node, arrays).items():
-            arrays[name] = _disturbed(codes, _share(graph, node), rng)
+            arrays[name] = _disturbed(codes, _share(graph, node), signs[node.name], rng)
     return {name: arrays[name] for name in graph.outputs}
 
 
@@ -91,10 +93,10 @@ def _step_ratio(graph: LoweredGraph, node: LoweredNode) -> float:
     return float(np.mean(a.astype(np.float64) * b) / y[0])
 
 
-def _disturbed(codes: Array, share: float, rng: np.random.Generator) -> Array:
+def _disturbed(codes: Array, share: float, sign: int, rng: np.random.Generator) -> Array:
     if share == 0:
         return codes
-    step = rng.choice(np.array([-1, 1])) * (rng.random(codes.shape) < share)
+    step = sign * (rng.random(codes.shape) < share)
     limits = np.iinfo(codes.dtype)
     moved: Array = np.clip(codes.astype(np.int32) + step, limits.min, limits.max).astype(codes.dtype)
     return moved

@@ -140,7 +140,8 @@ def simulated_tolerances(
     further apart than the usual tolerance without anybody being wrong (`kwsq.converter.parity.noise`). One sample of
     that noise is held against the largest of a few others: a high quantile of few outputs varies much. The elements
     of one vector stray together, most of all behind a softmax near a tie, so that a single vector of a few dozen can
-    break the share: one is left out of it. Of fewer than a hundred elements one may stray, as of a hundred. A source
+    break the share: one is left out of it. Of fewer than a hundred elements one may stray, as of a
+    hundred. A source
     whose output has no grid of its own is up to half a step from any.
     """
     draws = [noisy_outputs(graph, inputs, seed) for seed in range(NOISE_DRAWS)]
@@ -154,9 +155,10 @@ def simulated_tolerances(
             for share in (least.near_share, 1.0)
         )
         outlying = int(len(expected[name]) >= FEWEST_VECTORS)
+        compared = expected[name][outlying:].size
         tolerances[name] = Tolerance(
             near_lsb=max(least.near_lsb, _widened(near)),
-            near_share=min(least.near_share, 1.0 - 1.0 / expected[name][outlying:].size),
+            near_share=min(least.near_share, (compared - 1) / compared),
             max_lsb=max(least.max_lsb, _widened(largest)),
             outlying_vectors=outlying,
         )

@@ -2,8 +2,8 @@
 
 98 x 64 LFBE -> (8 x 8, stride 4, 24) -> (3 x 3, stride 2, 48) -> (3 x 3, stride 2 and 3, 64) -> (3 x 3, 64) -> mean
 -> 12; batch norm and ReLU after each convolution: 77,996 parameters and 3.0 million multiply-accumulates per clip. The
-mean is over 7 x 3 positions: that of an odd number of codes is never half way between two, and every runtime rounds it
-alike.
+mean is over 7 x 3 positions: on one grid, as in fixed point, that of an odd number of codes is never half way between
+two, and every runtime rounds it alike.
 
 Source: our own choice of a small convolutional network; the papers' networks are not public.
 """

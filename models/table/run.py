@@ -83,7 +83,8 @@ def run(place: Workplace, report: Any) -> set[Row]:
     """Finish every row of the protocol that can be.
 
     Returns:
-        The rows whose training diverged, or whose model kwsq refused or did not reproduce; each was tried once.
+        The rows whose training diverged, or whose model kwsq refused or did not reproduce. This process tried each
+        once; another one, or the next, tries again.
     """
     refused: set[Row] = set()
     while pending := [row for row in pending_rows(place) if not _hopeless(place, row, refused)]:
@@ -93,7 +94,7 @@ def run(place: Workplace, report: Any) -> set[Row]:
 
 
 def _hopeless(place: Workplace, row: Row, refused: set[Row]) -> bool:
-    """Whether a row was refused, or needs a float model that was before it left its weights."""
+    """Whether a row was refused, or needs a float model that was refused before it left its weights."""
     return row in refused or (place.protocol.float_row(row) in refused and not place.float_weights(row).exists())
 
 
@@ -184,7 +185,10 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's [start] names.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
-    """Train and score every row of a protocol that is not finished; may be killed and started again."""
+    """Train and score every row of a protocol that is not finished; may be killed and started again.
+
+    Exits with 1 where a row could not be finished.
+    """
     prepare_tensorflow(threads)
     place = open_workplace(protocol, data, out, rows, weights)
     if run(place, lambda line: typer.echo(line, err=True)):

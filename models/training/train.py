@@ -61,7 +61,8 @@ def train(
         One entry per exported file, the float model first.
 
     Raises:
-        UsageError: recipe or data cannot be used, or `out` holds the state of another recipe or seed.
+        UsageError: recipe or data cannot be used, training diverged, or `out` holds the state of another recipe or
+            seed.
     """
     strategy = chosen_strategy()
     plan = read_recipe(recipe)
@@ -86,7 +87,11 @@ def trained_models(
     start: tuple[PublishedLayer, ...] | None = None,
     watch: Watch = UNWATCHED,
 ) -> dict[str, Any]:
-    """Train the float model and every variant; return Keras models by name ("float" first)."""
+    """Train the float model and every variant; return Keras models by name ("float" first).
+
+    Raises:
+        UsageError: training diverged.
+    """
     tf.config.experimental.enable_op_determinism()
     float_model = train_float(plan, build, examples, seed=seed, start=start, watch=watch)
     models = {"float": float_model}

@@ -325,19 +325,40 @@ def test_simulated_rounding_goes_one_way_at_an_operator_and_either_way_over_the_
     assert all(abs(np.mean(move != 0) - 0.15) < 0.032 for move in moves)
 
 
-@pytest.mark.parametrize(("vectors", "strays"), [(8, 1), (4, 1), (64, 7)])
-def test_a_share_of_few_elements_is_at_least_one(vectors: int, strays: int) -> None:
-    """Of 8 vectors one is left out: 84 elements; of 64 too: 1 % of 756 is 7."""
-    graph = dense_network()
-    inputs = random_inputs(graph, vectors)
-    expected = run_integer(graph, inputs)
-    found = {
-        name: np.asarray(real_network(graph)(parity_source.real_inputs(graph, inputs))[name]) for name in graph.outputs
-    }
-    least = parity_source.Tolerance()
-    limit = parity_source.simulated_tolerances(graph, inputs, found, expected, least)["fullyconnected_3"]
-    elements = (vectors - limit.outlying_vectors) * 12
-    assert int(elements * (1.0 - limit.near_share) + 1e-9) == strays
+def test_simulated_rounding_goes_one_way_along_a_sequence() -> None:
+    model = LoweredModel(8)
+    x, state = model.input("x", (1, 200), (0.05, -3)), model.input("s", (1, 200), (0.05, -3))
+    y, kept = model.unary(ir.Quantize(), x, (0.07, 4)), model.reshape(x, (1, 200))
+    graph = model.graph(y, kept, states=(ir.StatePair(state, kept),))
+    inputs = {"x": random_inputs(graph, 12)["x"]}
+    exact = run_integer(graph, {**inputs, "s": inputs["x"]})[y].astype(np.int32)
+    moves = [noisy_outputs(graph, inputs, seed)[y] - exact for seed in range(8)]
+    assert {frozenset(np.unique(move)) for move in moves} == {frozenset({0, 1}), frozenset({-1, 0})}
+    assert all((move != 0).any(axis=1).all() for move in moves)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "outputs", "most"),
+    [(8, 12, 1), (4, 12, 1), (1, 3, 1), (8, 1, 1), (8, 9, 1), (64, 12, 7)],
+)
+def test_of_few_elements_one_may_stray_and_of_many_one_in_a_hundred(vectors: int, outputs: int, most: int) -> None:
+    """By two steps, where one is near; of 8 vectors and more one is left out, whose elements all stray."""
+    model = LoweredModel(8)
+    graph = model.graph(model.input("x", (1, outputs), (0.05, -3)))
+    expected = random_inputs(graph, vectors)
+    exact = 0.05 * (expected["x"].astype(np.float64) + 3)
+    limit = parity_source.simulated_tolerances(graph, expected, {"x": exact}, expected, parity_source.Tolerance())["x"]
+    assert (limit.near_lsb, limit.max_lsb) == (1, 2)
+
+    def passes(strays: int) -> bool:
+        found = exact.copy()
+        found[: limit.outlying_vectors] += 0.1
+        found[limit.outlying_vectors :].reshape(-1)[:strays] += 0.1
+        error = parity_source.output_error(graph, "x", found, expected["x"], limit)
+        return error.near_share >= limit.near_share
+
+    assert passes(most)
+    assert not passes(most + 1)
 
 
 @pytest.mark.parametrize(
