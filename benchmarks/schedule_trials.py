@@ -22,10 +22,10 @@ import numpy as np
 import soundfile
 
 from kwsq.models.cli import prepare_tensorflow
-from kwsq.models.data.augmentation import augment
+from kwsq.models.data.augmentation import Augmentation, augment
 from kwsq.models.data.clips import CLIP_SAMPLES, LabelledFeatures, front_end, read_clip
 from kwsq.models.data.folds import clip_groups, speaker_folds, subset
-from kwsq.models.table.protocol import Protocol, read_protocol
+from kwsq.models.table.protocol import read_protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -54,9 +54,9 @@ def load_task() -> LabelledFeatures:
     return LabelledFeatures(np.stack(features), labels, speakers, labels == len(words))
 
 
-def in_noise(clips: LabelledFeatures, protocol: Protocol) -> LabelledFeatures:
+def in_noise(clips: LabelledFeatures, plain: Augmentation) -> LabelledFeatures:
     """Return the clips several times: shifted, louder or softer, in noise and masked once."""
-    settings = replace(protocol.recipe.augmentation, **IN_NOISE)
+    settings = replace(plain, **IN_NOISE)
     drawn = [augment(clips, settings, np.random.default_rng([HELD_OUT, 9, copy])) for copy in range(COPIES)]
     features, labels = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
     return LabelledFeatures(features, labels, ("",) * len(labels), labels == clips.labels.max())
@@ -72,7 +72,7 @@ def main(trials: Path) -> int:
     fold_of = speaker_folds(clip_groups(task), protocol.folds, protocol.fold_seed)
     train, clean = (subset(task, chosen) for chosen in (fold_of != HELD_OUT, fold_of == HELD_OUT))
     print(f"{len(train.labels)} clips to train; {len(clean.labels)} of other speakers, and {COPIES} times in noise")
-    scored = (clean, in_noise(clean, protocol))
+    scored = (clean, in_noise(clean, protocol.recipe.augmentation))
     for row in protocol.rows():
         if row.fold == HELD_OUT:
             path, weights = CACHE / f"{row.name}.json", CACHE / f"{protocol.float_row(row).name}.npz"
