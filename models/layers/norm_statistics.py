@@ -10,9 +10,10 @@ squashed), 84.7 -> 85.8 (1 bit), 87.2 -> 87.4 (2 bits, squashed), 88.0 -> 88.2 (
 augmented clips brought nothing (83.7, 85.1, 87.0, 87.2).
 
 It has a price: in noise at -3 to 9 dB the same networks lose. `python benchmarks/norm_statistics.py`, 612 clips of
-other set-aside speakers, one seed, norms as trained -> of clean clips -> of clean and augmented ones in equal parts: in
-noise 67.2 -> 62.8 -> 66.0 % (4 bits) and 67.1 -> 62.1 -> 65.7 (2 bits); on the clips as they are 85.6 -> 85.6 -> 85.0 and
-85.1 -> 86.4 -> 86.4. Models are judged here on clips as they are; for a noisy room equal parts would be the better choice.
+other set-aside speakers, one seed, norms as trained -> of clean clips -> of clean and augmented ones in equal parts:
+in noise 67.2 -> 62.8 -> 66.0 % (4 bits) and 67.1 -> 62.1 -> 65.7 (2 bits); on the clips as they are 85.6 -> 85.6 ->
+85.0 and 85.1 -> 86.4 -> 86.4. Models are judged here on clips as they are; for a noisy room equal parts would be the
+better choice.
 
 Source: re-estimation after Nagel et al. 2022 (oscillations in quantization-aware training); clean clips are our choice.
 """
