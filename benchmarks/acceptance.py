@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/acceptance.py docs/acceptance.md [TEXT]
 
-With TEXT, only commands that contain it are run; the other lines keep what they last showed.
+With TEXT, only commands that contain it are run, and lines that the page lacks; the others keep what they last showed.
 """
 
 import os
@@ -101,7 +101,8 @@ def main(arguments: list[str]) -> int:
     entries = tomllib.loads((Path(__file__).with_suffix(".toml")).read_text(encoding="utf-8"))["line"]
     lines = [Line(**entry) for entry in entries]
     last = read_page(Path(destination).read_text(encoding="utf-8")) if text else {}
-    kept = {line.claim: last[line.claim, line.command] for line in lines if text not in line.command}
+    known = [line for line in lines if (line.claim, line.command) in last]
+    kept = {line.claim: last[line.claim, line.command] for line in known if text not in line.command}
     wanted = [line for line in lines if line.claim not in kept]
     outcomes = kept | {line.claim: shown(line) for line in wanted if line.is_timed}
     with ThreadPoolExecutor(os.cpu_count()) as pool:

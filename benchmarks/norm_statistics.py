@@ -22,7 +22,7 @@ from kwsq.models.cli import prepare_tensorflow
 from kwsq.models.data.augmentation import augment
 from kwsq.models.data.clips import LabelledFeatures, load_split
 from kwsq.models.data.folds import clip_groups, speaker_folds, subset
-from kwsq.models.recipe import Phase, Recipe, read_recipe
+from kwsq.models.recipe import Phase, Variant, read_recipe
 from kwsq.models.schemes import weight_scheme
 
 FOLDS, HELD_OUT, SEED = 5, 0, 3
@@ -34,7 +34,7 @@ WIDTHS = (4, 2)
 def main() -> int:
     """Print one line per model and choice of clips: accuracy on the clips as they are, and in noise."""
     prepare_tensorflow(1)
-    from kwsq.models.training.train import train_float  # TensorFlow, with its threads set
+    from kwsq.models.training.train import train_float, trained_stages  # TensorFlow, with its threads set
 
     plan = read_recipe(ROOT / "models" / "kws_ff" / "recipe.toml")
     plan = replace(plan, float_phase=replace(plan.float_phase, epochs=FLOAT_EPOCHS))
@@ -48,26 +48,14 @@ def main() -> int:
         "both": np.concatenate([train.features[::2], augmented[1::2]]),
         "augmented": augmented,
     }
-    float_model = train_float(plan, architecture(plan.architecture), train, seed=SEED)
+    build = architecture(plan.architecture)
+    float_model = train_float(plan, build, train, seed=SEED)
     show("float", float_model, choices, scored)
     for bits in WIDTHS:
-        show(f"{bits} bits", quantized(plan, bits, float_model, train), choices, scored)
+        variant = Variant(f"w{bits}", weight_scheme("learned_step", bits), 100.0, *STAGES)
+        model = trained_stages(plan, variant, build, float_model, train, np.random.default_rng([SEED, 1]))
+        show(f"{bits} bits", model, choices, scored)
     return 0
-
-
-def quantized(plan: Recipe, bits: int, float_model: Any, train: LabelledFeatures) -> Any:
-    """Return the model after both stages, its norms as training left them."""
-    from kwsq.models.layers.calibration import calibrate
-    from kwsq.models.layers.sequential import adopt_weights
-    from kwsq.models.training.fitting import fit
-    from kwsq.models.training.train import sample
-
-    model, rng = architecture(plan.architecture)(weight_scheme("learned_step", bits)), np.random.default_rng([SEED, 1])
-    adopt_weights(model, float_model)
-    fit(model, train, STAGES[0], plan, rng)
-    calibrate(model, sample(train, plan.calibration_clips, rng), 100.0)
-    fit(model, train, STAGES[1], plan, rng)
-    return model
 
 
 def show(

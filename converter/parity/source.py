@@ -140,8 +140,7 @@ def simulated_tolerances(
     further apart than the usual tolerance without anybody being wrong (`kwsq.converter.parity.noise`). One sample of
     that noise is held against the largest of a few others: a high quantile of few outputs varies much. The elements
     of one vector stray together, most of all behind a softmax near a tie, so that a single vector of a few dozen can
-    break the share: one is left out of it. Of fewer than a hundred elements one may stray, as of a
-    hundred. A source
+    break the share: one is left out of it. Of fewer than a hundred elements one may stray, as of a hundred. A source
     whose output has no grid of its own is up to half a step from any.
     """
     draws = [noisy_outputs(graph, inputs, seed) for seed in range(NOISE_DRAWS)]

@@ -78,7 +78,7 @@ class UniformQuantizer(WeightQuantizer):
 
     def _trained_scale(self, trained: Any) -> Any:
         """Return a trained variable as the scale that is used: a large step may carry the variable below zero."""
-        scale = tf.maximum(tf.abs(trained), tf.cast(SMALLEST_SCALE, trained.dtype))
+        scale = tf.maximum(tf.abs(trained), SMALLEST_SCALE)
         return straight_through(nearest_power(scale), scale) if self.power_of_two else scale
 
     def _penalty(self, ratio: Any, scale: Any) -> Any:

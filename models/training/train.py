@@ -144,9 +144,28 @@ def train_variant(
     Returns:
         The Keras model, norms settled and biases on codes.
     """
+    rng = np.random.default_rng([seed, 1])
+    model = trained_stages(plan, variant, build, float_model, examples, rng, watch)
+    settle_norms(model, sample(examples, MOST_CLIPS, rng))
+    round_biases(model)
+    return model
+
+
+def trained_stages(
+    plan: Recipe,
+    variant: Variant,
+    build: Build,
+    float_model: Any,
+    examples: LabelledFeatures,
+    rng: np.random.Generator,
+    watch: Watch = UNWATCHED,
+) -> Any:
+    """Return the model after both stages: norms as training left them, biases float.
+
+    Arguments as in `train_variant`, but for a generator in place of its seed.
+    """
     if variant.distillation is not None:
         plan = replace(plan, distillation=variant.distillation)
-    rng = np.random.default_rng([seed, 1])
     model = build(variant.scheme)
     synchronize_norms(model)
     set_schemes(model, dict(variant.layers))
@@ -156,8 +175,6 @@ def train_variant(
     stage.run(f"{variant.name}-stage1", variant.stage1)
     calibrate(model, sample(examples, plan.calibration_clips, rng), variant.activation_percentile)
     stage.run(f"{variant.name}-stage2", variant.stage2)
-    settle_norms(model, sample(examples, MOST_CLIPS, rng))
-    round_biases(model)
     return model
 
 
