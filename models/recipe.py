@@ -7,7 +7,7 @@ from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.augmentation import Augmentation
-from kwsq.models.schemes import ActivationRanges, WeightScheme, activation_ranges, weight_scheme
+from kwsq.models.schemes import ActivationRanges, NormClips, WeightScheme, named, weight_scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class Variant:
         layers: name of a layer -> its own scheme, such as one of another width.
         activation_ranges: how the scales of activations come about.
         distillation: of its own; None for the recipe's.
+        norm_clips: whose statistics batch norms take at the end.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Variant:
     layers: tuple[tuple[str, WeightScheme], ...] = ()
     activation_ranges: ActivationRanges = ActivationRanges.MOVING
     distillation: Distillation | None = None
+    norm_clips: NormClips = NormClips.MIXED
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +166,12 @@ def pop_schedule(entry: dict[str, Any]) -> dict[str, Any]:
     """Take out of a table, and return parsed, what recipes and protocols say alike of how a model is trained.
 
     Args:
-        entry: table of one model; stages are needed, activation ranges and distillation are taken where they stand.
+        entry: table of one model; stages are needed, all else is taken where it stands.
     """
     schedule: dict[str, Any] = {stage: Phase(**entry.pop(stage)) for stage in ("stage1", "stage2")}
-    schedule["activation_ranges"] = activation_ranges(entry.pop("activation_ranges", ActivationRanges.MOVING))
+    for key, kind in (("activation_ranges", ActivationRanges), ("norm_clips", NormClips)):
+        if key in entry:
+            schedule[key] = named(kind, key, entry.pop(key))
     if "distillation" in entry:
         schedule["distillation"] = Distillation(**entry.pop("distillation"))
     return schedule

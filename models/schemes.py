@@ -7,7 +7,7 @@ it from the recipe's options.
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.numerics.accumulator import Accumulator
@@ -181,17 +181,32 @@ class ActivationRanges(StrEnum):
     LEARNED = "learned"
 
 
-def activation_ranges(name: str) -> ActivationRanges:
-    """Return the kind of ranges a recipe names.
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class NormClips(StrEnum):
+    """Whose statistics batch norms take once training has ended: see `kwsq.models.layers.norm_statistics`."""
+
+    AS_TRAINED = "as_trained"
+    CLEAN = "clean"
+    MIXED = "mixed"
+
+
+def named(kind: type[Choice], key: str, name: str) -> Choice:
+    """Return the choice that a recipe names.
+
+    Args:
+        kind: the choices.
+        key: under which the recipe names one.
+        name: what it says.
 
     Raises:
-        UsageError: no such kind.
+        UsageError: no such choice.
     """
     try:
-        return ActivationRanges(name)
+        return kind(name)
     except ValueError as error:
-        expected = f"one of {', '.join(ActivationRanges)}"
-        where = "recipe: variant.activation_ranges"
+        expected, where = f"one of {', '.join(kind)}", f"recipe: variant.{key}"
         raise UsageError(Problem(where, repr(name), expected, "correct the recipe")) from error
 
 

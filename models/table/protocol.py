@@ -17,6 +17,7 @@ from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, Var
 from kwsq.models.schemes import (
     ActivationRanges,
     FloatWeights,
+    NormClips,
     WeightScheme,
     all_parameters_are_quantized,
     weight_scheme,
@@ -41,6 +42,7 @@ class Method:
         options: of the weight scheme, such as the weight of a penalty.
         activation_ranges: how the scales of activations come about.
         one_seed_bits: further widths, which run with the first seed only.
+        norm_clips: whose statistics batch norms take at the end.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Method:
     options: tuple[tuple[str, float], ...] = ()
     activation_ranges: ActivationRanges = ActivationRanges.MOVING
     one_seed_bits: tuple[int, ...] = ()
+    norm_clips: NormClips = NormClips.CLEAN
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -84,6 +87,7 @@ class Method:
             self.stage1,
             self.stage2,
             activation_ranges=self.activation_ranges,
+            norm_clips=self.norm_clips,
         )
 
 
@@ -138,6 +142,11 @@ class Protocol:
         digest = self._digest(self.method(FLOAT), FLOAT_BITS, row.seed, row.fold)
         return Row(FLOAT, FLOAT_BITS, row.seed, row.fold, digest)
 
+    def training_key(self, row: "Row") -> str:
+        """Return what a row shares with rows whose training is the same up to the statistics of batch norms."""
+        training = replace(self.method(row.method), name="", norm_clips=NormClips.AS_TRAINED)
+        return self._digest(training, row.bits, row.seed, row.fold)
+
     def plan(self, method: Method) -> Recipe:
         """Return the recipe with the method's distillation."""
         return replace(self.recipe, distillation=method.distillation)
@@ -157,9 +166,12 @@ def _deciding(method: Method) -> dict[str, Any]:
     return {
         key: value
         for key, value in asdict(method).items()
-        if key not in ("bits", "one_seed_bits")
-        and (key, value) != ("activation_ranges", ActivationRanges.MOVING)  # see `_digest`
+        if key not in ("bits", "one_seed_bits") and (key, value) not in _LATER_DEFAULTS
     }
+
+
+# Left out of digests where they are at their default, see `Protocol._digest`.
+_LATER_DEFAULTS = (("activation_ranges", ActivationRanges.MOVING), ("norm_clips", NormClips.CLEAN))
 
 
 _NOT_DECIDING = {"variants", "train_split", "report_split", "distillation"}

@@ -37,12 +37,14 @@ What is quantized: in all quantized rows the weights (per tensor while training)
 while training too); every artefact holds integers only. Two tables say what else training sees.
 
 - *Weights*: biases and batch norms train in float. At the end, in float controls too, batch norms take the statistics
-  of the training clips as they are; then offsets go onto the accumulator's codes. The conversion puts the gains of
-  batch norms into weight scales, one per channel.
+  of the training clips as they are, which the scored clips are too (files that ship take them from clean and augmented
+  clips in equal parts: `kwsq.models.layers.norm_statistics`); then offsets go onto the accumulator's codes. The
+  conversion puts the gains of batch norms into weight scales, one per channel.
 - *Everything*: from stage 2 on also biases and the gains of batch norms, 8 bits per tensor, their statistics fixed;
   every scale is a power of two, so that biases are whole numbers of an accumulator's steps before the conversion.
   Fixed point (fxp) has no gains: every tensor is a fraction of 8 bits, biases too, weights of the width stated, and
-  sums saturate in int16 accumulators; batch norms are folded before it trains.
+  sums saturate in int16 accumulators; batch norms are folded before it trains. Neither can take other statistics at
+  the end: their control, whose name ends in `as_trained`, keeps those of training as they do.
 
 **State: {finished} of {wanted} rows are finished.** A cell counts the seeds of which all folds are there; cells that
 lack rows are marked with the count, and an interval from one or two seeds does not hold the spread between seeds.
@@ -80,8 +82,8 @@ def render(protocol: Protocol, results: Results, name: str) -> str:
     weights_only, everything = _groups(protocol, table)
     sections = [
         head,
-        _main_table("Weights quantized", protocol, weights_only, clips),
-        _main_table("Everything quantized", protocol, everything, clips) if everything else "",
+        _main_table("Weights quantized", protocol, weights_only, table, clips),
+        _main_table("Everything quantized", protocol, everything, table, clips) if everything else "",
         _comparisons(protocol, (weights_only, everything), clips),
         _costs(table),
         _accumulators(table),
@@ -100,14 +102,15 @@ def _groups(protocol: Protocol, table: Cells) -> tuple[Cells, Cells]:
     return {key: cell for key, cell in table.items() if key[0] not in everything}, second
 
 
-def _main_table(title: str, protocol: Protocol, table: Cells, clips: Clips) -> str:
+def _main_table(title: str, protocol: Protocol, shown: Cells, table: Cells, clips: Clips) -> str:
+    """Return the rows to be shown; a control may be any row of the whole table."""
     lines = [
         f"## {title}",
         "",
         "| method | bits | rows | accuracy % | loss, points [95 %] | FRR % | FDR % | relative FDR % [95 %] |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (name, bits), cell in table.items():
+    for (name, bits), cell in shown.items():
         control = None if name == FLOAT else table[protocol.control_of(name), FLOAT_BITS]
         lines.append(" | ".join([f"| {name}", str(bits), _rows(cell), *_measures(clips, control, cell)]) + " |")
     return "\n".join([*lines, ""])
@@ -171,7 +174,8 @@ def _costs(table: Cells) -> str:
         "## Agreement and cost",
         "",
         "Clips whose class differs between the emitted artefact and Keras (fake-quantized) or ONNX Runtime, over all",
-        "finished rows; mean CPU seconds of a row's training; bytes of the file that was run.",
+        "finished rows; mean CPU seconds of a row's training (controls that differ only in the statistics of their",
+        "batch norms train once); bytes of the file that was run.",
         "",
         "| method | bits | clips | Keras differs | ONNX Runtime differs | CPU s | bytes |",
         "|---|---|---|---|---|---|---|",

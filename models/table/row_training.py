@@ -10,14 +10,13 @@ import tf_keras
 
 from kwsq.models.architectures import Build, architecture
 from kwsq.models.data.clips import LABELS, LabelledFeatures
-from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.recipe import Recipe
 from kwsq.models.schemes import FloatWeights
-from kwsq.models.table.protocol import FLOAT, Method, Protocol, Row
+from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol, Row
 from kwsq.models.training.fitting import fit
 from kwsq.models.training.published_weights import PublishedLayer
 from kwsq.models.training.state import TrainingState, write_arrays
-from kwsq.models.training.train import sample, train_float, train_variant
+from kwsq.models.training.train import settle, train_float, train_variant
 from kwsq.models.training.watching import Unwatched
 
 
@@ -54,7 +53,8 @@ def trained_row(
         return model
     float_model = _cached_float(build, float_weights)
     if method.weights == "float":
-        return _continued(plan, method, float_model, build, examples, seed)
+        kept = float_weights.with_name(f"{CONTROL}-{protocol.training_key(row)}.npz")
+        return _continued(plan, method, float_model, build, examples, seed, kept)
     return train_variant(plan, method.variant(row.bits), build, float_model, examples, seed=seed)
 
 
@@ -81,12 +81,18 @@ def _cached_float(build: Build, path: Path) -> Any:
     return model
 
 
-def _continued(plan: Recipe, method: Method, teacher: Any, build: Build, examples: LabelledFeatures, seed: int) -> Any:
-    """Train the float model on: what the same epochs, data and teacher give without quantization."""
+def _continued(
+    plan: Recipe, method: Method, teacher: Any, build: Build, examples: LabelledFeatures, seed: int, kept: Path
+) -> Any:
+    """Train the float model on: what the same epochs, data and teacher give without quantization.
+
+    Controls that differ only in the statistics their batch norms take train once: the end of each stage is kept.
+    """
     model = build(FloatWeights())
     model.set_weights(teacher.get_weights())
     rng = np.random.default_rng([seed, 1])
-    for phase in (method.stage1, method.stage2):
-        fit(model, examples, phase, plan, rng, teacher=teacher if plan.distillation.weight else None)
-    settle_norms(model, sample(examples, MOST_CLIPS, rng))
+    for stage, phase in (("stage1", method.stage1), ("stage2", method.stage2)):
+        state = TrainingState(kept.with_suffix(f".{stage}.npz"), f"{kept.stem} {stage}", max(phase.epochs, 1))
+        fit(model, examples, phase, plan, rng, teacher=teacher if plan.distillation.weight else None, state=state)
+    settle(model, method.norm_clips, examples, plan, rng)
     return model

@@ -14,7 +14,9 @@ import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.models.architectures import Build, architecture
+from kwsq.models.data.augmentation import augment
 from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
+from kwsq.models.data.folds import subset
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.layers.accumulator_biases import round_biases
 from kwsq.models.layers.calibration import calibrate
@@ -22,7 +24,7 @@ from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.layers.sequential import adopt_weights, layer_records, set_schemes
 from kwsq.models.quantizers.activation import use_ranges
 from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
-from kwsq.models.schemes import FloatWeights
+from kwsq.models.schemes import FloatWeights, NormClips
 from kwsq.models.scoring.accuracy import accuracy
 from kwsq.models.training.distribution import chosen_strategy, synchronize_norms
 from kwsq.models.training.fitting import fit
@@ -146,7 +148,7 @@ def train_variant(
     """
     rng = np.random.default_rng([seed, 1])
     model = trained_stages(plan, variant, build, float_model, examples, rng, watch)
-    settle_norms(model, sample(examples, MOST_CLIPS, rng))
+    settle(model, variant.norm_clips, examples, plan, rng)
     round_biases(model)
     return model
 
@@ -204,10 +206,36 @@ class Stage:
         self.watch.boundary(name, self.model)
 
 
+def settle(model: Any, kind: NormClips, examples: LabelledFeatures, plan: Recipe, rng: np.random.Generator) -> None:
+    """Give batch norms the statistics of clips of a kind, half of them freshly augmented where they are mixed.
+
+    Args:
+        model: has been trained.
+        kind: of clips.
+        examples: training clips.
+        plan: its augmentation.
+        rng: draws clips and augmentation.
+    """
+    if kind is NormClips.AS_TRAINED:
+        return
+    clips = subset(examples, _drawn(examples, MOST_CLIPS, rng))
+    features = clips.features
+    if kind is NormClips.MIXED:
+        features = np.concatenate([features[::2], augment(clips, plan.augmentation, rng)[0][1::2]])
+    settle_norms(model, features)
+
+
 def sample(examples: LabelledFeatures, most: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """Return features of so many clips, or all, of all classes: the clips are ordered by class."""
+    return examples.features[_drawn(examples, most, rng)]
+
+
+def _drawn(examples: LabelledFeatures, most: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return which clips are among so many, or all."""
     count = min(most, len(examples.labels))
-    return examples.features[np.sort(rng.choice(len(examples.labels), count, replace=False))]
+    chosen = np.zeros(len(examples.labels), dtype=bool)
+    chosen[rng.choice(len(examples.labels), count, replace=False)] = True
+    return chosen
 
 
 def _export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures, out: Path) -> list[TrainedModel]:

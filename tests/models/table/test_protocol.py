@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kwsq.ir.errors import UsageError
+from kwsq.models.schemes import NormClips
 from kwsq.models.table.protocol import CONTROL, FLOAT, Protocol, read_protocol
 
 FIRST_DIGESTS = {
@@ -72,6 +73,23 @@ def test_a_method_and_its_control_have_the_same_epochs_and_teacher(shipped: Prot
             assert control.weights == "float"
 
 
+def test_a_method_and_its_control_take_the_statistics_of_the_same_clips(shipped: Protocol) -> None:
+    for method in shipped.methods:
+        control = shipped.method(shipped.control_of(method.name))
+        if method.weights != "float":
+            keeps_its_own = method.quantizes_everything or method.weights == "fxp"
+            assert control.norm_clips == (NormClips.AS_TRAINED if keeps_its_own else method.norm_clips)
+
+
+def test_controls_that_differ_in_the_statistics_of_their_norms_share_their_training(shipped: Protocol) -> None:
+    rows = {row.method: row for row in shipped.rows() if (row.seed, row.fold) == (0, 0)}
+    for name in ("control", "control_long"):
+        settled, as_trained = rows[name], rows[f"{name}_as_trained"]
+        assert shipped.training_key(settled) == shipped.training_key(as_trained)
+        assert settled.digest != as_trained.digest
+    assert shipped.training_key(rows["control"]) != shipped.training_key(rows["control_long"])
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "float_changes"),
     [
@@ -98,6 +116,14 @@ def test_ranges_of_activations_are_in_the_digest_where_they_are_not_the_moving_o
     other = changed(tmp_path, line, line + 'activation_ranges = "learned"\n')
     assert {row.method for row in set(other.rows()) - set(shipped.rows())} == {"dorefa"}
     same = changed(tmp_path, line, line + 'activation_ranges = "moving"\n')
+    assert set(same.rows()) == set(shipped.rows())
+
+
+def test_clips_of_norms_are_in_the_digest_where_they_are_not_the_clean_ones(shipped: Protocol, tmp_path: Path) -> None:
+    line = 'name = "dorefa"\n'
+    other = changed(tmp_path, line, line + 'norm_clips = "mixed"\n')
+    assert {row.method for row in set(other.rows()) - set(shipped.rows())} == {"dorefa"}
+    same = changed(tmp_path, line, line + 'norm_clips = "clean"\n')
     assert set(same.rows()) == set(shipped.rows())
 
 

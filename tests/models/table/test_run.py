@@ -11,7 +11,9 @@ from keyword_cases import synthetic_keywords
 from kwsq.models.data.clips import SILENCE, LabelledFeatures
 from kwsq.models.data.folds import clip_groups, speaker_folds
 from kwsq.models.recipe import NO_DISTILLATION, Phase
+from kwsq.models.schemes import NormClips
 from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol, read_protocol
+from kwsq.models.table.row_training import trained_row
 from kwsq.models.table.rows import KEYWORDS, FinishedRow, append_line, read_results
 from kwsq.models.table.run import Workplace, pending_rows, run
 
@@ -103,6 +105,26 @@ def test_a_float_model_whose_weights_are_gone_is_trained_again_where_it_is_neede
         append_line(place.rows, replace(finished, row=row).to_json())
     place.float_weights(first).unlink()
     assert pending_rows(place) == []
+
+
+@pytest.mark.slow
+def test_controls_that_differ_in_the_statistics_of_their_norms_train_once(tmp_path: Path) -> None:
+    place = workplace(tmp_path)
+    free = Method("free", "float", (32,), ONE, NO_TRAINING, NO_DISTILLATION, norm_clips=NormClips.AS_TRAINED)
+    methods = (*place.protocol.methods, free)
+    protocol = replace(place.protocol, control={**place.protocol.control, free.name: free.name}, methods=methods)
+    rows = {row.method: row for row in protocol.rows() if row.fold == 0}
+    weights = place.float_weights(rows[FLOAT])
+    trained_row(protocol, rows[FLOAT], place.train_clips(0), weights)
+    settled = trained_row(protocol, rows[CONTROL], place.train_clips(0), weights)
+    # Other clips: what it trained on is what the row before it kept.
+    as_trained = trained_row(protocol, rows[free.name], place.train_clips(1), weights)
+    for one, other in zip(settled.trainable_variables, as_trained.trainable_variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    pairs = zip(settled.non_trainable_variables, as_trained.non_trainable_variables, strict=True)
+    moved = [np.abs(one - other).max() > 0 for one, other in pairs if "moving" in one.name]
+    assert len(moved) >= 10
+    assert all(moved)
 
 
 def test_a_model_is_not_scored_on_clips_it_was_trained_on(tmp_path: Path) -> None:

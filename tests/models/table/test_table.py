@@ -171,19 +171,23 @@ def test_no_rows_give_a_page_of_empty_cells() -> None:
 def test_methods_that_quantize_everything_have_a_table_with_their_control() -> None:
     plan = protocol()
     whole = Method("whole", "max_abs", (4,), STAGE, STAGE, NONE, options=(("parameter_bits", 8),))
+    like = Method("like", "float", (32,), STAGE, STAGE, NONE)
     grown = replace(
         plan,
-        methods=(*plan.methods, whole),
-        control=plan.control | {"whole": CONTROL},
+        methods=(*plan.methods, like, whole),
+        control=plan.control | {"whole": "like", "like": CONTROL},
         baselines=("poor", "whole"),
     )
-    page = render(grown, results(grown, RATES | {("whole", 4): 0.1}), "table.toml")
+    page = render(grown, results(grown, RATES | {("whole", 4): 0.1, ("like", 32): 0.2}), "table.toml")
     _, weights, everything, *_ = page.split("\n## ")
     assert weights.startswith("Weights quantized")
     assert everything.startswith("Everything quantized")
     rows = [[line for line in table.splitlines() if line.startswith("|")][2:] for table in (weights, everything)]
     named = [[row.split(" | ")[0][2:] for row in table] for table in rows]
-    assert named == [[FLOAT, CONTROL, "good", "poor", "poor"], [CONTROL, "whole"]]
+    assert named == [[FLOAT, CONTROL, "good", "poor", "poor", "like"], ["like", "whole"]]
+    # Ten points better than its own control, which loses ten to the control of the table above.
+    points = [float(row.split(" | ")[4].split()[0]) for row in rows[1]]
+    assert points == pytest.approx([10.0, -10.0], abs=2.0)
     # A method is compared with the plain ones of its own table: "whole" would beat "poor" at 4 bits.
     assert "| good | poor | 4 |" in page
     assert "| whole | poor |" not in page

@@ -11,16 +11,17 @@ from keyword_cases import BANDS, FRAMES, synthetic_keywords
 from kwsq.ir.errors import UsageError
 from kwsq.ir.quant import Affine, Codebook
 from kwsq.models.data.augmentation import Augmentation
-from kwsq.models.data.clips import LABELS
+from kwsq.models.data.clips import LABELS, LabelledFeatures
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build as build_kws_ff
+from kwsq.models.layers.norm_statistics import settle_norms
 from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense
 from kwsq.models.layers.sequential import layer_records, set_schemes
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
 from kwsq.models.records import DenseRecord, FakeQuantizeRecord, SplicedDenseRecord
-from kwsq.models.schemes import FloatWeights, LloydMax, TwoStage, WeightScheme
-from kwsq.models.training.train import train_variant, trained_models
+from kwsq.models.schemes import FloatWeights, LloydMax, NormClips, TwoStage, WeightScheme
+from kwsq.models.training.train import settle, train_variant, trained_models
 
 STEP = Phase(epochs=1, learning_rate=2e-3, weight_decay=0.0)
 PLAN = Recipe(
@@ -113,6 +114,26 @@ def test_a_variant_may_have_a_teacher_of_its_own(models: dict[str, Any]) -> None
     own = weights(PLAN, replace(first, distillation=teacher))
     assert own == weights(replace(PLAN, distillation=teacher), first)
     assert own != exported(models)["w4"]
+
+
+def settled(kind: NormClips, clips: LabelledFeatures) -> list[Any]:
+    tf_keras.utils.set_random_seed(3)
+    model = build_small(TwoStage(4))
+    settle(model, kind, clips, PLAN, np.random.default_rng(7))
+    norm = model.get_layer("splice1_norm")
+    return [norm.moving_mean.numpy(), norm.moving_variance.numpy()]
+
+
+def test_norms_take_the_statistics_of_the_clips_the_recipe_names() -> None:
+    clips = synthetic_keywords(96, seed=2)
+    as_trained, clean, mixed = (settled(kind, clips) for kind in NormClips)
+    np.testing.assert_array_equal(as_trained, [np.zeros(24), np.ones(24)])
+    tf_keras.utils.set_random_seed(3)
+    model = build_small(TwoStage(4))
+    settle_norms(model, clips.features)
+    np.testing.assert_array_equal(clean, model.get_layer("splice1_norm").get_weights()[2:])
+    assert np.abs(mixed[0] - clean[0]).max() > 0.01
+    np.testing.assert_array_equal(mixed, settled(NormClips.MIXED, clips))
 
 
 def test_kws_ff_has_the_stated_size() -> None:
