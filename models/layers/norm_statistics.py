@@ -6,8 +6,8 @@ in the last steps, so that the averages lag behind them; and they are those of a
   (1) mean, variance <- those of the layer's inputs on training clips, all layers before it settled
 
 Which clips is a choice between a quiet and a noisy room (`kwsq.models.schemes.NormClips`). `python
-benchmarks/norm_statistics.py`, kws_ff, means over float, 4, 2 and 1 bit in two folds of 612 clips of set-aside speakers,
-on clips as they are and in noise at -3 to 9 dB:
+benchmarks/norm_statistics.py`, kws_ff, means over float, 4, 2 and 1 bit and two folds of some 612 clips of set-aside
+speakers, on clips as they are and in noise at -3 to 9 dB:
 
   as trained                            86.2 %   69.3 %
   clips as they are                     86.5 %   63.3 %
