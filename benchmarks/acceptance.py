@@ -95,14 +95,19 @@ def read_page(markdown: str) -> dict[tuple[str, str], Outcome]:
     return {(claim, command): Outcome(figure, holds) for claim, command, figure, holds in rows}
 
 
+def kept_outcomes(lines: list[Line], markdown: str, text: str) -> dict[str, Outcome]:
+    """Return, by claim, what a written page last showed of the lines it knows whose command lacks the text."""
+    last = read_page(markdown)
+    known = [line for line in lines if (line.claim, line.command) in last]
+    return {line.claim: last[line.claim, line.command] for line in known if text not in line.command}
+
+
 def main(arguments: list[str]) -> int:
     """Regenerate the page; 0 when every line that could run holds."""
     destination, text = (*arguments, "")[:2]
     entries = tomllib.loads((Path(__file__).with_suffix(".toml")).read_text(encoding="utf-8"))["line"]
     lines = [Line(**entry) for entry in entries]
-    last = read_page(Path(destination).read_text(encoding="utf-8")) if text else {}
-    known = [line for line in lines if (line.claim, line.command) in last]
-    kept = {line.claim: last[line.claim, line.command] for line in known if text not in line.command}
+    kept = kept_outcomes(lines, Path(destination).read_text(encoding="utf-8"), text) if text else {}
     wanted = [line for line in lines if line.claim not in kept]
     outcomes = kept | {line.claim: shown(line) for line in wanted if line.is_timed}
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.augmentation import Augmentation
-from kwsq.models.schemes import ActivationRanges, NormClips, WeightScheme, named, weight_scheme
+from kwsq.models.schemes import ActivationRanges, NormClips, WeightScheme, choice, weight_scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Variant:
         layers: name of a layer -> its own scheme, such as one of another width.
         activation_ranges: how the scales of activations come about.
         distillation: of its own; None for the recipe's.
-        norm_clips: whose statistics batch norms take at the end.
+        norm_clips: whose statistics batch norms take at the end; a file is for quiet and noisy rooms, hence both.
     """
 
     name: str
@@ -159,19 +159,20 @@ def _variant(entry: dict[str, Any]) -> Variant:
     layers = tuple(
         (name, weight_scheme(weights, bits, **options)) for name, bits in entry.pop("layer_bits", {}).items()
     )
-    return Variant(scheme=scheme, layers=layers, **pop_schedule(entry), **entry)
+    return Variant(scheme=scheme, layers=layers, **pop_schedule(entry, "recipe: variant"), **entry)
 
 
-def pop_schedule(entry: dict[str, Any]) -> dict[str, Any]:
+def pop_schedule(entry: dict[str, Any], where: str) -> dict[str, Any]:
     """Take out of a table, and return parsed, what recipes and protocols say alike of how a model is trained.
 
     Args:
         entry: table of one model; stages are needed, all else is taken where it stands.
+        where: the table, as an error names it.
     """
     schedule: dict[str, Any] = {stage: Phase(**entry.pop(stage)) for stage in ("stage1", "stage2")}
     for key, kind in (("activation_ranges", ActivationRanges), ("norm_clips", NormClips)):
         if key in entry:
-            schedule[key] = named(kind, key, entry.pop(key))
+            schedule[key] = choice(kind, f"{where}.{key}", entry.pop(key))
     if "distillation" in entry:
         schedule["distillation"] = Distillation(**entry.pop("distillation"))
     return schedule

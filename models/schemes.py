@@ -132,6 +132,7 @@ class FixedPoint:
         return Accumulator(self.accumulator_bits, self.group, narrowing)
 
 
+Choice = TypeVar("Choice", bound=StrEnum)
 QuantizedScheme = FixedPoint | MaxAbs | Dorefa | TwoStage | LearnedStep | LloydMax | Compressed | SoftToHard
 WeightScheme = FloatWeights | QuantizedScheme
 
@@ -181,9 +182,6 @@ class ActivationRanges(StrEnum):
     LEARNED = "learned"
 
 
-Choice = TypeVar("Choice", bound=StrEnum)
-
-
 class NormClips(StrEnum):
     """Whose statistics batch norms take once training has ended: see `kwsq.models.layers.norm_statistics`."""
 
@@ -192,13 +190,13 @@ class NormClips(StrEnum):
     MIXED = "mixed"
 
 
-def named(kind: type[Choice], key: str, name: str) -> Choice:
-    """Return the choice that a recipe names.
+def choice(kind: type[Choice], where: str, name: str) -> Choice:
+    """Return the choice that a recipe or protocol names.
 
     Args:
         kind: the choices.
-        key: under which the recipe names one.
-        name: what it says.
+        where: file and key, as an error names them.
+        name: what stands there.
 
     Raises:
         UsageError: no such choice.
@@ -206,8 +204,7 @@ def named(kind: type[Choice], key: str, name: str) -> Choice:
     try:
         return kind(name)
     except ValueError as error:
-        expected, where = f"one of {', '.join(kind)}", f"recipe: variant.{key}"
-        raise UsageError(Problem(where, repr(name), expected, "correct the recipe")) from error
+        raise UsageError(Problem(where, repr(name), f"one of {', '.join(kind)}", "correct it")) from error
 
 
 def uniform_grid(scheme: MaxAbs | Dorefa | TwoStage | LearnedStep) -> UniformGrid:

@@ -42,7 +42,7 @@ class Method:
         options: of the weight scheme, such as the weight of a penalty.
         activation_ranges: how the scales of activations come about.
         one_seed_bits: further widths, which run with the first seed only.
-        norm_clips: whose statistics batch norms take at the end.
+        norm_clips: whose statistics batch norms take at the end; rows are scored on clean clips, hence those.
     """
 
     name: str
@@ -66,6 +66,11 @@ class Method:
     def quantizes_everything(self) -> bool:
         """Whether biases, gains and batch norms are trained on few bits too."""
         return self.weights != "float" and all_parameters_are_quantized(self.scheme(self.widths[0]))
+
+    @property
+    def training(self) -> "Method":
+        """What methods have in common that differ in the statistics their batch norms take at the end, and no more."""
+        return replace(self, name="", bits=(), one_seed_bits=(), norm_clips=NormClips.AS_TRAINED)
 
     def scheme(self, bits: int) -> WeightScheme:
         """Return the representation of the weights at a width."""
@@ -143,9 +148,13 @@ class Protocol:
         return Row(FLOAT, FLOAT_BITS, row.seed, row.fold, digest)
 
     def training_key(self, row: "Row") -> str:
-        """Return what a row shares with rows whose training is the same up to the statistics of batch norms."""
-        training = replace(self.method(row.method), name="", norm_clips=NormClips.AS_TRAINED)
-        return self._digest(training, row.bits, row.seed, row.fold)
+        """Return what a row has in common with those of the same `Method.training`."""
+        return self._digest(self.method(row.method).training, row.bits, row.seed, row.fold)
+
+    def takes_over(self, method: Method) -> bool:
+        """Return whether a control's training is that of one before it."""
+        before = [other for other in self.methods[: self.methods.index(method)] if other.name != FLOAT]
+        return method.weights == "float" and method.training in [other.training for other in before]
 
     def plan(self, method: Method) -> Recipe:
         """Return the recipe with the method's distillation."""
@@ -236,7 +245,7 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
 def _method(entry: dict[str, Any]) -> Method:
     bits, one_seed_bits = (tuple(entry.pop(key, ())) for key in ("bits", "one_seed_bits"))
     options = tuple(sorted(entry.pop("options", {}).items()))
-    schedule = {"distillation": NO_DISTILLATION} | pop_schedule(entry)
+    schedule = {"distillation": NO_DISTILLATION} | pop_schedule(entry, f"protocol: {entry['name']}")
     method = Method(bits=bits, one_seed_bits=one_seed_bits, options=options, **schedule, **entry)
     if not method.widths or len(set(method.widths)) < len(method.widths):
         expected = "widths, each once, in bits or one_seed_bits"

@@ -37,14 +37,14 @@ What is quantized: in all quantized rows the weights (per tensor while training)
 while training too); every artefact holds integers only. Two tables say what else training sees.
 
 - *Weights*: biases and batch norms train in float. At the end, in float controls too, batch norms take the statistics
-  of the training clips as they are, which the scored clips are too (files that ship take them from clean and augmented
-  clips in equal parts: `kwsq.models.layers.norm_statistics`); then offsets go onto the accumulator's codes. The
-  conversion puts the gains of batch norms into weight scales, one per channel.
+  of the training clips as they are, which the scored clips are too (a recipe takes them from clean and augmented clips
+  in equal parts where it does not say otherwise: `kwsq.models.layers.norm_statistics`); then offsets go onto the
+  accumulator's codes. The conversion puts the gains of batch norms into weight scales, one per channel.
 - *Everything*: from stage 2 on also biases and the gains of batch norms, 8 bits per tensor, their statistics fixed;
   every scale is a power of two, so that biases are whole numbers of an accumulator's steps before the conversion.
   Fixed point (fxp) has no gains: every tensor is a fraction of 8 bits, biases too, weights of the width stated, and
   sums saturate in int16 accumulators; batch norms are folded before it trains. Neither can take other statistics at
-  the end: their control, whose name ends in `as_trained`, keeps those of training as they do.
+  the end: the control they are held against keeps those of training, as they do.
 
 **State: {finished} of {wanted} rows are finished.** A cell counts the seeds of which all folds are there; cells that
 lack rows are marked with the count, and an interval from one or two seeds does not hold the spread between seeds.
@@ -69,7 +69,28 @@ def render(protocol: Protocol, results: Results, name: str) -> str:
         name: path of the protocol as the page states it.
     """
     table, clips = cells(protocol, results), Clips.of(results)
-    head = HEAD.format(
+    weights_only, everything = _groups(protocol, table)
+    sections = [
+        introduction(protocol, table, clips, name),
+        _main_table("Weights quantized", protocol, weights_only, table, clips),
+        _main_table("Everything quantized", protocol, everything, table, clips) if everything else "",
+        _comparisons(protocol, (weights_only, everything), clips),
+        _costs(protocol, table),
+        _accumulators(table),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def introduction(protocol: Protocol, table: Cells, clips: Clips, name: str) -> str:
+    """Return the page as far as its first table.
+
+    Args:
+        protocol: what was to be run.
+        table: cells with the rows they have.
+        clips: that were scored.
+        name: path of the protocol as the page states it.
+    """
+    return HEAD.format(
         protocol=name,
         clips=clips.labels.size,
         groups=np.unique(clips.groups).size - int((clips.labels == SILENCE).sum()),
@@ -79,27 +100,20 @@ def render(protocol: Protocol, results: Results, name: str) -> str:
         finished=sum(cell.finished for cell in table.values()),
         wanted=sum(cell.wanted for cell in table.values()),
     )
-    weights_only, everything = _groups(protocol, table)
-    sections = [
-        head,
-        _main_table("Weights quantized", protocol, weights_only, table, clips),
-        _main_table("Everything quantized", protocol, everything, table, clips) if everything else "",
-        _comparisons(protocol, (weights_only, everything), clips),
-        _costs(table),
-        _accumulators(table),
-    ]
-    return "\n".join(section for section in sections if section)
 
 
 def _groups(protocol: Protocol, table: Cells) -> tuple[Cells, Cells]:
     """Return the cells that quantize weights, and those that quantize everything with the controls of theirs.
 
-    The first group holds the float rows; where no method quantizes everything, the second is empty.
+    The first group holds the float rows, but for controls of the second alone; where no method quantizes everything,
+    the second is empty.
     """
     everything = {method.name for method in protocol.methods if method.quantizes_everything}
     controls = {protocol.control_of(name) for name in everything}
+    names = {method.name for method in protocol.methods} - everything - controls
+    named_here = names | {protocol.control_of(name) for name in names} | {FLOAT}
     second = {key: cell for key, cell in table.items() if key[0] in everything | controls}
-    return {key: cell for key, cell in table.items() if key[0] not in everything}, second
+    return {key: cell for key, cell in table.items() if key[0] in named_here}, second
 
 
 def _main_table(title: str, protocol: Protocol, shown: Cells, table: Cells, clips: Clips) -> str:
@@ -169,13 +183,13 @@ def _gains(protocol: Protocol, table: Cells, clips: Clips) -> Iterator[str]:
                 yield f"| {name} | {plain} | {bits} | {gain.seeds} | {_interval(gain)} | {beats} |"
 
 
-def _costs(table: Cells) -> str:
+def _costs(protocol: Protocol, table: Cells) -> str:
     lines = [
         "## Agreement and cost",
         "",
         "Clips whose class differs between the emitted artefact and Keras (fake-quantized) or ONNX Runtime, over all",
-        "finished rows; mean CPU seconds of a row's training (controls that differ only in the statistics of their",
-        "batch norms train once); bytes of the file that was run.",
+        "finished rows; mean CPU seconds of a row's training (- for a control that takes over the training of one",
+        "before it, with other statistics of its batch norms); bytes of the file that was run.",
         "",
         "| method | bits | clips | Keras differs | ONNX Runtime differs | CPU s | bytes |",
         "|---|---|---|---|---|---|---|",
@@ -185,9 +199,10 @@ def _costs(table: Cells) -> str:
         if rows:
             clips = sum(row.predicted.size for row in rows)
             differs = [sum(row.facts[f"{who}_top1_differs"] for row in rows) for who in ("keras", "onnxruntime")]
-            seconds = np.mean([row.facts["cpu_seconds"] for row in rows])
+            mean = np.mean([row.facts["cpu_seconds"] for row in rows])
+            seconds = NOTHING if protocol.takes_over(protocol.method(name)) else f"{mean:.0f}"
             size = max(row.model_bytes for row in rows)
-            lines.append(f"| {name} | {bits} | {clips} | {differs[0]} | {differs[1]} | {seconds:.0f} | {size:,} |")
+            lines.append(f"| {name} | {bits} | {clips} | {differs[0]} | {differs[1]} | {seconds} | {size:,} |")
     return "\n".join([*lines, ""])
 
 

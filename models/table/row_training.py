@@ -1,5 +1,6 @@
 """One row of the table as a trained Keras model."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def trained_row(
         protocol: methods and recipe.
         row: which model.
         examples: the clips to train on.
-        float_weights: cache of the float model; written by its own row, read by every other.
+        float_weights: cache of the float model; written by its own row, read by every other. Beside it, controls keep
+            the end of their training.
         start: what the float model begins from, None for random weights.
         classes: of the task.
 
@@ -46,14 +48,14 @@ def trained_row(
     seed, method = _seed(row), protocol.method(row.method)
     build, plan = architecture(protocol.recipe.architecture, classes), protocol.plan(method)
     if method.name == FLOAT:
-        # The longest row by far: it alone keeps its state while it trains.
+        # The longest row by far: it alone keeps its state on the way.
         state = TrainingState(float_weights.with_suffix(".state.npz"), row.name, every_epochs=10)
         model = train_float(plan, build, examples, seed=seed, start=start, watch=KeepState(state))
         write_arrays(float_weights, {f"w{i}": value for i, value in enumerate(model.get_weights())})
         return model
     float_model = _cached_float(build, float_weights)
     if method.weights == "float":
-        kept = float_weights.with_name(f"{CONTROL}-{protocol.training_key(row)}.npz")
+        kept = _kept(float_weights, protocol.training_key(row), method)
         return _continued(plan, method, float_model, build, examples, seed, kept)
     return train_variant(plan, method.variant(row.bits), build, float_model, examples, seed=seed)
 
@@ -81,18 +83,26 @@ def _cached_float(build: Build, path: Path) -> Any:
     return model
 
 
+def _kept(float_weights: Path, training_key: str, method: Method) -> TrainingState:
+    """Return where controls of one training keep its end: valid for the float weights it went on from."""
+    digest = hashlib.sha256(float_weights.read_bytes()).hexdigest()[:16]
+    path = float_weights.with_name(f"{CONTROL}-{training_key}-{digest}.npz")
+    return TrainingState(path, path.stem, every_epochs=method.stage2.epochs)
+
+
 def _continued(
-    plan: Recipe, method: Method, teacher: Any, build: Build, examples: LabelledFeatures, seed: int, kept: Path
+    plan: Recipe, method: Method, teacher: Any, build: Build, examples: LabelledFeatures, seed: int, kept: TrainingState
 ) -> Any:
     """Train the float model on: what the same epochs, data and teacher give without quantization.
 
-    Controls that differ only in the statistics their batch norms take train once: the end of each stage is kept.
+    Controls that differ only in the statistics their batch norms take train once: the second finds the end of stage 2.
     """
     model = build(FloatWeights())
     model.set_weights(teacher.get_weights())
     rng = np.random.default_rng([seed, 1])
-    for stage, phase in (("stage1", method.stage1), ("stage2", method.stage2)):
-        state = TrainingState(kept.with_suffix(f".{stage}.npz"), f"{kept.stem} {stage}", max(phase.epochs, 1))
-        fit(model, examples, phase, plan, rng, teacher=teacher if plan.distillation.weight else None, state=state)
+    followed = teacher if plan.distillation.weight else None
+    if not kept.path.exists():
+        fit(model, examples, method.stage1, plan, rng, teacher=followed)
+    fit(model, examples, method.stage2, plan, rng, teacher=followed, state=kept)
     settle(model, method.norm_clips, examples, plan, rng)
     return model

@@ -207,7 +207,7 @@ class Stage:
 
 
 def settle(model: Any, kind: NormClips, examples: LabelledFeatures, plan: Recipe, rng: np.random.Generator) -> None:
-    """Give batch norms the statistics of clips of a kind, half of them freshly augmented where they are mixed.
+    """Give batch norms the statistics of clips of a kind.
 
     Args:
         model: has been trained.
@@ -216,13 +216,20 @@ def settle(model: Any, kind: NormClips, examples: LabelledFeatures, plan: Recipe
         plan: its augmentation.
         rng: draws clips and augmentation.
     """
-    if kind is NormClips.AS_TRAINED:
-        return
+    if kind is not NormClips.AS_TRAINED:
+        settle_norms(model, norm_features(kind, examples, plan, rng))
+
+
+def norm_features(
+    kind: NormClips, examples: LabelledFeatures, plan: Recipe, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return features of all clips, or of MOST_CLIPS; where they are mixed, every second is an augmented one."""
     clips = subset(examples, _drawn(examples, MOST_CLIPS, rng))
-    features = clips.features
-    if kind is NormClips.MIXED:
-        features = np.concatenate([features[::2], augment(clips, plan.augmentation, rng)[0][1::2]])
-    settle_norms(model, features)
+    if kind is NormClips.CLEAN:
+        return clips.features
+    mixed = clips.features.copy()
+    mixed[1::2] = augment(clips, plan.augmentation, rng)[0][1::2]
+    return mixed
 
 
 def sample(examples: LabelledFeatures, most: int, rng: np.random.Generator) -> NDArray[np.float32]:

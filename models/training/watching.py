@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from kwsq.models.data.clips import LabelledFeatures
 from kwsq.models.recipe import Recipe
+from kwsq.models.schemes import NormClips
 from kwsq.models.training.fitting import Epoch
 from kwsq.models.training.state import TrainingState
 
@@ -76,9 +77,12 @@ class RunFolder:
         return TrainingState(self.out / "state" / f"{stage}.npz", self._key(stage))
 
     def _key(self, stage: str) -> str:
-        """Everything that decides a stage: variants enter by their own stages only, so that one may be added."""
+        """Everything that decides a stage: variants enter by their own stages only, so that one may be added.
+
+        What comes after the last stage stays out, so that it may be changed.
+        """
         name = stage.removesuffix("-stage1").removesuffix("-stage2")
-        own = tuple(variant for variant in self.plan.variants if variant.name == name)
+        own = tuple(replace(each, norm_clips=NormClips.MIXED) for each in self.plan.variants if each.name == name)
         schemes = [repr(variant.scheme) for variant in own]
         facts = [_stated(replace(self.plan, variants=own)), schemes, self.seed, stage]
         return f"{stage} {hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"

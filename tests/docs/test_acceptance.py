@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from typing import Any
 
 from checkout import ROOT
 
 LINES = tomllib.loads((ROOT / "benchmarks" / "acceptance.toml").read_text(encoding="utf-8"))["line"]
+
+
+def program() -> Any:
+    spec = spec_from_file_location("acceptance", ROOT / "benchmarks" / "acceptance.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["acceptance"] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def missing(command: str) -> list[str]:
@@ -26,6 +39,17 @@ def test_a_moved_file_is_noticed() -> None:
 
 def test_every_figure_has_one_group() -> None:
     assert all(re.compile(line["figure"]).groups == 1 for line in LINES)
+
+
+def test_of_a_written_page_only_what_was_not_asked_again_is_kept() -> None:
+    run = program()
+    a, b, c, d = (run.Line(*line, "(1)") for line in (("a", "x one"), ("b", "x two"), ("c", "y"), ("d", "x")))
+    b_last, c_last = run.Outcome("2", "yes"), run.Outcome("3", "yes")
+    # The page lacks the line "d", and shows another command for "a".
+    written = run.page([(replace(a, command="x zero"), b_last), (b, b_last), (c, c_last)])
+    assert run.kept_outcomes([a, b, c, d], written, "y") == {"b": b_last}
+    assert run.kept_outcomes([a, b, c, d], written, "two") == {"c": c_last}
+    assert run.kept_outcomes([a, b, c, d], written, "nowhere") == {"b": b_last, "c": c_last}
 
 
 def test_no_claim_is_made_twice() -> None:

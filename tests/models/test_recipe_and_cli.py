@@ -43,6 +43,8 @@ def test_the_shipped_recipe_is_complete() -> None:
         ("bits = 5", "bits = 8", "1..7 for lloyd_max"),
         ('weights = "two_stage"', 'weights = "magic"', "'magic'"),
         ("batch_size = 64", "batch_size = ", "Invalid value"),
+        ("bits = 4", 'bits = 4\nnorm_clips = "loud"', r"variant\.norm_clips.*'loud'.*as_trained, clean, mixed"),
+        ("bits = 4", 'bits = 4\nactivation_ranges = "loud"', r"variant\.activation_ranges.*'loud'"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_what_is_wrong(tmp_path: Path, old: str, new: str, found: str) -> None:

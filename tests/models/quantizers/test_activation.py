@@ -11,7 +11,7 @@ from kwsq.ir.errors import UsageError
 from kwsq.ir.quant import INT8, dequantize, fake_quantize
 from kwsq.models.kws_ff.model import build
 from kwsq.models.quantizers.activation import ActivationQuantizer, use_ranges
-from kwsq.models.schemes import ActivationRanges, FloatWeights, named
+from kwsq.models.schemes import ActivationRanges, FloatWeights, choice
 
 Floats = NDArray[np.float64]
 SHAPE = (5, 7, 3)
@@ -99,8 +99,8 @@ def test_every_scale_of_a_network_can_be_learned() -> None:
 
 
 def test_ranges_of_another_name_are_refused() -> None:
-    with pytest.raises(UsageError, match="one of moving, power_of_two, learned"):
-        named(ActivationRanges, "activation_ranges", "golden")
+    with pytest.raises(UsageError, match=r"variant\.activation_ranges.*'golden'.*one of moving, power_of_two, learned"):
+        choice(ActivationRanges, "recipe: variant.activation_ranges", "golden")
 
 
 @pytest.mark.parametrize("ranges", ActivationRanges)

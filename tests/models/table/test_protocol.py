@@ -77,17 +77,34 @@ def test_a_method_and_its_control_take_the_statistics_of_the_same_clips(shipped:
     for method in shipped.methods:
         control = shipped.method(shipped.control_of(method.name))
         if method.weights != "float":
-            keeps_its_own = method.quantizes_everything or method.weights == "fxp"
+            keeps_its_own = method.quantizes_everything
             assert control.norm_clips == (NormClips.AS_TRAINED if keeps_its_own else method.norm_clips)
 
 
+def test_what_is_trained_is_what_the_method_says(shipped: Protocol) -> None:
+    for method in shipped.methods:
+        for bits in method.widths:
+            trained = method.variant(bits)
+            for key in ("name", "stage1", "stage2", "activation_percentile", "activation_ranges", "norm_clips"):
+                assert getattr(trained, key) == getattr(method, key)
+            assert trained.scheme == method.scheme(bits)
+
+
 def test_controls_that_differ_in_the_statistics_of_their_norms_share_their_training(shipped: Protocol) -> None:
-    rows = {row.method: row for row in shipped.rows() if (row.seed, row.fold) == (0, 0)}
-    for name in ("control", "control_long"):
-        settled, as_trained = rows[name], rows[f"{name}_as_trained"]
-        assert shipped.training_key(settled) == shipped.training_key(as_trained)
-        assert settled.digest != as_trained.digest
-    assert shipped.training_key(rows["control"]) != shipped.training_key(rows["control_long"])
+    groups: dict[str, set[tuple[str, int, int]]] = {}
+    for row in shipped.rows():
+        if shipped.method(row.method).weights == "float":
+            groups.setdefault(shipped.training_key(row), set()).add((row.method, row.seed, row.fold))
+    pairs = {("control", "control_as_trained"), ("control_long", "control_long_as_trained")}
+    for group in groups.values():
+        names = tuple(sorted(name for name, _, _ in group))
+        assert len({(seed, fold) for _, seed, fold in group}) == 1
+        assert names in pairs | {(FLOAT,), ("control_distilled",)}
+    assert len(groups) == 25 * (1 + len(pairs)) + 5
+    digests = [row.digest for row in shipped.rows()]
+    assert len(set(digests)) == len(digests)
+    taking_over = {method.name for method in shipped.methods if shipped.takes_over(method)}
+    assert taking_over == {"control_as_trained", "control_long_as_trained"}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +170,11 @@ def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path
         ("one_seed_bits = [4, 5]", "bits = [5]\none_seed_bits = [4, 5]", "widths, each once"),
         ("cosine = 1e-4", "colour = 1e-4", "colour"),
         ("folds = 5", "folds = ", "Invalid value"),
+        (
+            'name = "dorefa"',
+            'name = "dorefa"\nnorm_clips = "loud"',
+            r"protocol: dorefa\.norm_clips.*'loud'",
+        ),
     ],
 )
 def test_a_wrong_protocol_is_refused_by_what_is_wrong(tmp_path: Path, old: str, new: str, found: str) -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,24 +108,59 @@ def test_a_float_model_whose_weights_are_gone_is_trained_again_where_it_is_neede
     assert pending_rows(place) == []
 
 
+def controls(folder: Path) -> tuple[Protocol, Workplace]:
+    """Two controls of one training, with an epoch in each stage; their norms take clean clips, and mixed ones."""
+    place = workplace(folder)
+    first, second = (
+        Method(name, "float", (32,), ONE, ONE, NO_DISTILLATION, norm_clips=kind)
+        for name, kind in (("first", NormClips.CLEAN), ("second", NormClips.MIXED))
+    )
+    methods = (place.protocol.methods[0], first, second)
+    return replace(place.protocol, control={FLOAT: FLOAT, "first": "first", "second": "first"}, methods=methods), place
+
+
 @pytest.mark.slow
 def test_controls_that_differ_in_the_statistics_of_their_norms_train_once(tmp_path: Path) -> None:
-    place = workplace(tmp_path)
-    free = Method("free", "float", (32,), ONE, NO_TRAINING, NO_DISTILLATION, norm_clips=NormClips.AS_TRAINED)
-    methods = (*place.protocol.methods, free)
-    protocol = replace(place.protocol, control={**place.protocol.control, free.name: free.name}, methods=methods)
+    protocol, place = controls(tmp_path)
     rows = {row.method: row for row in protocol.rows() if row.fold == 0}
     weights = place.float_weights(rows[FLOAT])
     trained_row(protocol, rows[FLOAT], place.train_clips(0), weights)
-    settled = trained_row(protocol, rows[CONTROL], place.train_clips(0), weights)
-    # Other clips: what it trained on is what the row before it kept.
-    as_trained = trained_row(protocol, rows[free.name], place.train_clips(1), weights)
-    for one, other in zip(settled.trainable_variables, as_trained.trainable_variables, strict=True):
+
+    def kept() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in weights.parent.glob("control-*")}
+
+    def trained(name: str) -> Any:
+        return trained_row(protocol, rows[name], place.train_clips(0), weights)
+
+    second_alone = trained("second").get_weights()
+    (path,) = kept()
+    path.unlink()
+    first, times = trained("first"), kept()
+    second = trained("second")
+    assert kept() == times
+    for alone, after in zip(second_alone, second.get_weights(), strict=True):
+        np.testing.assert_array_equal(alone, after)
+    for one, other in zip(first.trainable_variables, second.trainable_variables, strict=True):
         np.testing.assert_array_equal(one, other)
-    pairs = zip(settled.non_trainable_variables, as_trained.non_trainable_variables, strict=True)
+    pairs = zip(first.non_trainable_variables, second.non_trainable_variables, strict=True)
     moved = [np.abs(one - other).max() > 0 for one, other in pairs if "moving" in one.name]
     assert len(moved) >= 10
     assert all(moved)
+
+
+@pytest.mark.slow
+def test_a_control_goes_on_from_its_own_float_weights_only(tmp_path: Path) -> None:
+    protocol, place = controls(tmp_path)
+    rows = {row.method: row for row in protocol.rows() if row.fold == 0}
+    weights = place.float_weights(rows[FLOAT])
+    trained_row(protocol, rows[FLOAT], place.train_clips(0), weights)
+    before = trained_row(protocol, rows["first"], place.train_clips(0), weights).get_weights()
+    with np.load(weights) as arrays:
+        other = {name: values * np.float32(1.01) for name, values in arrays.items()}
+    np.savez(weights, **other)
+    after = trained_row(protocol, rows["first"], place.train_clips(0), weights).get_weights()
+    assert any((one != two).any() for one, two in zip(before, after, strict=True))
+    assert len(list(weights.parent.glob("control-*"))) == 2
 
 
 def test_a_model_is_not_scored_on_clips_it_was_trained_on(tmp_path: Path) -> None:

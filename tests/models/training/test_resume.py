@@ -15,6 +15,7 @@ import training_program
 from keyword_cases import synthetic_keywords
 
 from kwsq.ir.errors import UsageError
+from kwsq.models.schemes import NormClips
 from kwsq.models.training.state import TrainingState
 from kwsq.models.training.watching import RunFolder, ignore_line
 
@@ -148,6 +149,10 @@ def test_the_state_of_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
     assert RunFolder(tmp_path, more, 1, held_out, ignore_line).state("float").key == mine.key
 
     first = plan.variants[0]
+    settled = replace(plan, variants=(replace(first, norm_clips=NormClips.CLEAN),))  # decides what comes after both
+    for stage in (f"{first.name}-stage1", f"{first.name}-stage2"):
+        keys = [RunFolder(tmp_path, each, 1, held_out, ignore_line).state(stage).key for each in (plan, settled)]
+        assert keys[0] == keys[1]
     wider = replace(plan, variants=(replace(first, scheme=replace(first.scheme, bits=8)),))
     stages = [
         RunFolder(tmp_path, each, 1, held_out, ignore_line).state(f"{first.name}-stage1") for each in (plan, wider)

@@ -14,14 +14,14 @@ from kwsq.models.data.augmentation import Augmentation
 from kwsq.models.data.clips import LABELS, LabelledFeatures
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build as build_kws_ff
-from kwsq.models.layers.norm_statistics import settle_norms
+from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense
 from kwsq.models.layers.sequential import layer_records, set_schemes
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
 from kwsq.models.records import DenseRecord, FakeQuantizeRecord, SplicedDenseRecord
 from kwsq.models.schemes import FloatWeights, LloydMax, NormClips, TwoStage, WeightScheme
-from kwsq.models.training.train import settle, train_variant, trained_models
+from kwsq.models.training.train import norm_features, train_variant, trained_models
 
 STEP = Phase(epochs=1, learning_rate=2e-3, weight_decay=0.0)
 PLAN = Recipe(
@@ -116,24 +116,50 @@ def test_a_variant_may_have_a_teacher_of_its_own(models: dict[str, Any]) -> None
     assert own != exported(models)["w4"]
 
 
-def settled(kind: NormClips, clips: LabelledFeatures) -> list[Any]:
-    tf_keras.utils.set_random_seed(3)
-    model = build_small(TwoStage(4))
-    settle(model, kind, clips, PLAN, np.random.default_rng(7))
+def norm_of(model: Any) -> list[Any]:
     norm = model.get_layer("splice1_norm")
     return [norm.moving_mean.numpy(), norm.moving_variance.numpy()]
 
 
-def test_norms_take_the_statistics_of_the_clips_the_recipe_names() -> None:
+def test_half_of_mixed_clips_are_augmented() -> None:
     clips = synthetic_keywords(96, seed=2)
-    as_trained, clean, mixed = (settled(kind, clips) for kind in NormClips)
-    np.testing.assert_array_equal(as_trained, [np.zeros(24), np.ones(24)])
-    tf_keras.utils.set_random_seed(3)
-    model = build_small(TwoStage(4))
-    settle_norms(model, clips.features)
-    np.testing.assert_array_equal(clean, model.get_layer("splice1_norm").get_weights()[2:])
-    assert np.abs(mixed[0] - clean[0]).max() > 0.01
-    np.testing.assert_array_equal(mixed, settled(NormClips.MIXED, clips))
+    clean, mixed, again = (
+        norm_features(kind, clips, PLAN, np.random.default_rng(7))
+        for kind in (NormClips.CLEAN, NormClips.MIXED, NormClips.MIXED)
+    )
+    np.testing.assert_array_equal(clean, clips.features)
+    np.testing.assert_array_equal(mixed, again)
+    assert [(row == original).all() for row, original in zip(mixed, clips.features, strict=True)] == [True, False] * 48
+
+
+def test_a_large_corpus_gives_as_many_clips_as_are_asked() -> None:
+    some = synthetic_keywords(96, seed=2)
+    copies = -(-(MOST_CLIPS + 1) // 96)
+    many = LabelledFeatures(
+        np.tile(some.features, (copies, 1, 1)),
+        np.tile(some.labels, copies),
+        some.speakers * copies,
+        np.tile(some.is_noise, copies),
+    )
+    for kind in (NormClips.CLEAN, NormClips.MIXED):
+        assert len(norm_features(kind, many, PLAN, np.random.default_rng(7))) == MOST_CLIPS
+
+
+def test_norms_of_a_variant_take_the_statistics_of_the_clips_it_names(models: dict[str, Any]) -> None:
+    clips = synthetic_keywords(192, seed=1)
+    found = {}
+    for kind in NormClips:
+        variant = replace(PLAN.variants[0], norm_clips=kind)
+        found[kind] = train_variant(PLAN, variant, build_small, models["float"], clips, seed=5)
+    mixed = found[NormClips.MIXED]
+    for kind in (NormClips.AS_TRAINED, NormClips.CLEAN):
+        for one, other in zip(norm_of(mixed), norm_of(found[kind]), strict=True):
+            assert np.abs(one - other).max() > 0.001
+        np.testing.assert_array_equal(mixed.layers[1].parameter, found[kind].layers[1].parameter)
+    clean = norm_of(found[NormClips.CLEAN])
+    settle_norms(mixed, clips.features)
+    for one, other in zip(norm_of(mixed), clean, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_kws_ff_has_the_stated_size() -> None:
