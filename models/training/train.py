@@ -223,13 +223,11 @@ def settle(model: Any, kind: NormClips, examples: LabelledFeatures, plan: Recipe
 def norm_features(
     kind: NormClips, examples: LabelledFeatures, plan: Recipe, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return features of all clips, or of MOST_CLIPS; where they are mixed, every second is an augmented one."""
+    """Return features of all clips, or of MOST_CLIPS; where they are mixed, every second clip and as many augmented."""
     clips = subset(examples, _drawn(examples, MOST_CLIPS, rng))
     if kind is NormClips.CLEAN:
         return clips.features
-    mixed = clips.features.copy()
-    mixed[1::2] = augment(clips, plan.augmentation, rng)[0][1::2]
-    return mixed
+    return np.concatenate([clips.features[::2], augment(clips, plan.augmentation, rng)[0][1::2]])
 
 
 def sample(examples: LabelledFeatures, most: int, rng: np.random.Generator) -> NDArray[np.float32]:

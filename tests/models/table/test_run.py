@@ -1,6 +1,7 @@
 """The runner on a protocol of six rows: it trains, converts, scores, and goes on where it was stopped."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,29 +109,34 @@ def test_a_float_model_whose_weights_are_gone_is_trained_again_where_it_is_neede
     assert pending_rows(place) == []
 
 
-def controls(folder: Path) -> tuple[Protocol, Workplace]:
-    """Two controls of one training, with an epoch in each stage; their norms take clean clips, and mixed ones."""
+def controls(folder: Path) -> tuple[Path, Callable[[str], Any]]:
+    """Two controls of one training, with an epoch in each stage; their norms take clean clips, and mixed ones.
+
+    Returns the weights of the float model, which is trained, and what trains one of the two by name.
+    """
     place = workplace(folder)
     first, second = (
         Method(name, "float", (32,), ONE, ONE, NO_DISTILLATION, norm_clips=kind)
         for name, kind in (("first", NormClips.CLEAN), ("second", NormClips.MIXED))
     )
     methods = (place.protocol.methods[0], first, second)
-    return replace(place.protocol, control={FLOAT: FLOAT, "first": "first", "second": "first"}, methods=methods), place
+    protocol = replace(place.protocol, control={FLOAT: FLOAT, "first": "first", "second": "first"}, methods=methods)
+    rows = {row.method: row for row in protocol.rows() if row.fold == 0}
+    weights = place.float_weights(rows[FLOAT])
+
+    def trained(name: str) -> Any:
+        return trained_row(protocol, rows[name], place.train_clips(0), weights)
+
+    trained(FLOAT)
+    return weights, trained
 
 
 @pytest.mark.slow
 def test_controls_that_differ_in_the_statistics_of_their_norms_train_once(tmp_path: Path) -> None:
-    protocol, place = controls(tmp_path)
-    rows = {row.method: row for row in protocol.rows() if row.fold == 0}
-    weights = place.float_weights(rows[FLOAT])
-    trained_row(protocol, rows[FLOAT], place.train_clips(0), weights)
+    weights, trained = controls(tmp_path)
 
     def kept() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in weights.parent.glob("control-*")}
-
-    def trained(name: str) -> Any:
-        return trained_row(protocol, rows[name], place.train_clips(0), weights)
 
     second_alone = trained("second").get_weights()
     (path,) = kept()
@@ -150,15 +156,12 @@ def test_controls_that_differ_in_the_statistics_of_their_norms_train_once(tmp_pa
 
 @pytest.mark.slow
 def test_a_control_goes_on_from_its_own_float_weights_only(tmp_path: Path) -> None:
-    protocol, place = controls(tmp_path)
-    rows = {row.method: row for row in protocol.rows() if row.fold == 0}
-    weights = place.float_weights(rows[FLOAT])
-    trained_row(protocol, rows[FLOAT], place.train_clips(0), weights)
-    before = trained_row(protocol, rows["first"], place.train_clips(0), weights).get_weights()
+    weights, trained = controls(tmp_path)
+    before = trained("first").get_weights()
     with np.load(weights) as arrays:
         other = {name: values * np.float32(1.01) for name, values in arrays.items()}
     np.savez(weights, **other)
-    after = trained_row(protocol, rows["first"], place.train_clips(0), weights).get_weights()
+    after = trained("first").get_weights()
     assert any((one != two).any() for one, two in zip(before, after, strict=True))
     assert len(list(weights.parent.glob("control-*"))) == 2
 
