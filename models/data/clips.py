@@ -8,6 +8,7 @@ The data folder holds `manifest.csv` with the columns file, set, label12, speake
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -249,11 +250,12 @@ def _cache_key(data: Path, clips: list[Clip], constants: FeatureFormat | MfccFor
 
 
 def _store(path: Path, features: Features) -> None:
-    """Write through a temporary name, so that a killed run leaves no half file behind."""
+    """Write through a temporary name, this process's own: a killed run leaves no half file, two at once do not meet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, features)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as stream:
+        np.save(stream, features)
     partial.replace(path)
 
 

@@ -29,7 +29,7 @@ import tf_keras
 from kwsq.ir.quant import INT8, Affine, IntRange
 from kwsq.models.layers.ordered_sums import Window, counted_sums, plain_sums, trained_sums
 from kwsq.models.layers.over_maps import same_pads
-from kwsq.models.quantizers.straight_through import straight_through
+from kwsq.models.quantizers.straight_through import rounded_within, straight_through
 from kwsq.models.records import (
     BiasTensor,
     Conv2DRecord,
@@ -55,8 +55,8 @@ class FixedPointInput(tf_keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Return features on the grid FEATURE_GAIN / 128."""
-        ratio = tf.clip_by_value(inputs * (UNIT / FEATURE_GAIN), INT8.low, INT8.high)
-        return straight_through(tf.round(ratio), ratio) * (FEATURE_GAIN / UNIT)
+        codes = rounded_within(inputs * (UNIT / FEATURE_GAIN), float(INT8.low), float(INT8.high))
+        return codes * (FEATURE_GAIN / UNIT)
 
     def records(self) -> list[LayerRecord]:
         """Return the quantizer of the features."""
@@ -118,21 +118,16 @@ class FixedPointLayer(tf_keras.layers.Layer):
         """Map (N, positions along each axis, C_in) to (N, outputs along each, units)."""
         codes = inputs * (UNIT / self.input_gain)
         sums = self._sums(codes) if training else self._counted_sums(codes)
-        steps = sums / self._steps()
         low = 0.0 if self.relu else float(INT8.low)
-        surrogate = tf.clip_by_value(steps, low, float(INT8.high))
-        outputs = straight_through(tf.clip_by_value(tf.round(steps), low, float(INT8.high)), surrogate)
-        return outputs * (self.output_gain / UNIT)
+        return rounded_within(sums / self._steps(), low, float(INT8.high)) * (self.output_gain / UNIT)
 
     def weight_codes(self) -> Any:
         """Equation (1), (*kernel, C_in, units)."""
-        squashed = tf.clip_by_value(tf.tanh(self.parameter) * (self.top + 1.0), -self.top, self.top)
-        return straight_through(tf.round(squashed), squashed)
+        return rounded_within(tf.tanh(self.parameter) * (self.top + 1.0), -self.top, self.top)
 
     def bias_codes(self) -> Any:
         """Equation (2), before its shift."""
-        ratio = tf.clip_by_value(self.bias * UNIT, INT8.low, INT8.high)
-        return straight_through(tf.round(ratio), ratio)
+        return rounded_within(self.bias * UNIT, float(INT8.low), float(INT8.high))
 
     def _sums(self, codes: Any) -> Any:
         """Equation (3) for a training step; 32 bits hold every sum, which is then the plain one."""

@@ -48,7 +48,8 @@ def plain_sums(codes: Any, weights: Any, window: Window) -> Any:
         return tf.matmul(codes, weights)
     if len(window.taps) == 1:
         return tf.nn.conv1d(codes, weights, stride=window.stride[0], padding="VALID")
-    return tf.nn.conv2d(codes, weights, strides=window.stride, padding=[(0, 0), *window.pads, (0, 0)])
+    # Padded beforehand: TensorFlow has no fast gradient of a convolution with explicit padding.
+    return tf.nn.conv2d(_padded(codes, window), weights, strides=window.stride, padding="VALID")
 
 
 def counted_sums(codes: Any, weights: Any, start: Any, window: Window, contract: Accumulator) -> tuple[Any, Any]:
@@ -112,7 +113,7 @@ def _grouped(codes: Any, weights: Any, window: Window, group: int) -> tuple[Any,
     A group's inputs are cut from the codes one by one: all of an output's inputs at once would be laid out twice. The
     frequencies that an output of a map sees become channels first, so that what is cut is contiguous.
     """
-    padded = tf.pad(codes, [(0, 0), *window.pads, (0, 0)]) if window.pads else codes
+    padded = _padded(codes, window)
     channels = int(weights.shape[-2])
     taps: list[tuple[slice, ...]] = [()]
     if len(window.taps) == 2:
@@ -130,6 +131,10 @@ def _grouped(codes: Any, weights: Any, window: Window, group: int) -> tuple[Any,
         part = tf.concat(pieces, axis=-1)
         groups.append((tf.reshape(part, (-1, last - first)), columns[first:last]))
     return tf.concat([tf.shape(part)[:-1], [weights.shape[-1]]], axis=0), groups
+
+
+def _padded(codes: Any, window: Window) -> Any:
+    return tf.pad(codes, [(0, 0), *window.pads, (0, 0)]) if window.pads else codes
 
 
 def _tap_cuts(size: int, taps: int, stride: int) -> list[slice]:

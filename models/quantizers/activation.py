@@ -20,7 +20,7 @@ import tf_keras
 
 from kwsq.ir.quant import INT8, Affine
 from kwsq.models.quantizers.powers_of_two import power_at_least
-from kwsq.models.quantizers.straight_through import Floats, straight_through
+from kwsq.models.quantizers.straight_through import Floats, rounded_within
 from kwsq.models.schemes import ActivationRanges
 
 SMALLEST_SPAN = 1e-6
@@ -71,12 +71,11 @@ class ActivationQuantizer(tf_keras.layers.Layer):
         """Return inputs on the int8 grid, or unchanged before calibration."""
         if training and self.ranges is not ActivationRanges.LEARNED:
             self._follow(inputs)
+        return tf.cond(self.enabled > 0.0, lambda: self._on_grid(inputs), lambda: tf.identity(inputs))
+
+    def _on_grid(self, inputs: Any) -> Any:
         scale, zero_point = self._grid()
-        ratio = inputs / scale
-        codes = tf.clip_by_value(tf.round(ratio) + zero_point, INT8.low, INT8.high)
-        inside = tf.clip_by_value(ratio + zero_point, INT8.low, INT8.high)
-        outputs = (straight_through(codes, inside) - zero_point) * scale
-        return tf.where(self.enabled > 0.0, outputs, inputs)
+        return rounded_within(inputs / scale, INT8.low - zero_point, INT8.high - zero_point) * scale
 
     def _follow(self, inputs: Any) -> None:
         keep = tf.where(self.enabled > 0.0, self.momentum, 1.0)

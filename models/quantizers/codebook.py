@@ -3,6 +3,9 @@
   (1) straight-through   w = scale * levels[argmin |v - scale levels|],  dw/dv = 1 inside the outer levels, else 0
   (2) compressed         in training  w = v, with penalty (3) of `quantizers.regularizers`, and every N steps
                          v <- nearest level; otherwise  w = nearest level
+  (3) nearest level      v lies above the middle of levels i and i + 1 just where
+                         ceil(2 v / scale) > levels[i] + levels[i + 1]: one look-up among whole numbers, exact in
+                         float64
 
 Source: (1) fixed centroids in the manner of Zhen et al. 2022 with STE; (2) in their manner: pseudo compressor and hard
 compressor, float training in between. Formulas are our reconstruction.
@@ -14,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from kwsq.ir.quant import Codebook
-from kwsq.models.quantizers.lloyd_max import nearest_index, snapped_codebook
+from kwsq.models.quantizers.intervals import edges_below
+from kwsq.models.quantizers.lloyd_max import HIGHEST_LEVEL, nearest_index, snapped_codebook
 from kwsq.models.quantizers.regularizers import multi_regional_cosine, ramp
 from kwsq.models.quantizers.straight_through import Floats, WeightQuantizer, straight_through
 from kwsq.models.records import WeightTensor
@@ -49,11 +53,13 @@ class CodebookQuantizer(WeightQuantizer):
         return straight_through(self.nearest(parameter), inside)
 
     def nearest(self, parameter: Any) -> Any:
-        """Return the level nearest to every weight, in real units."""
-        real = tf.cast(self.levels, tf.float64) * tf.cast(self.scale, tf.float64)
-        flat = tf.cast(tf.reshape(parameter, [-1]), tf.float64)
-        index = tf.searchsorted((real[:-1] + real[1:]) / 2.0, flat, side="left")
-        return tf.gather(self.levels * self.scale, tf.reshape(index, tf.shape(parameter)))
+        """Return the level nearest to every weight, in real units, equation (3)."""
+        reach = 2.0 * HIGHEST_LEVEL + 1.0
+        index = edges_below(tf.range(-reach, reach + 1.0, dtype=self.levels.dtype), self.levels[:-1] + self.levels[1:])
+        table = tf.gather(self.levels * self.scale, index)
+        ratio = 2.0 * tf.cast(parameter, tf.float64) / tf.cast(self.scale, tf.float64)
+        place = tf.clip_by_value(tf.math.ceil(ratio), -reach, reach) + reach
+        return tf.gather(table, tf.cast(place, tf.int32))
 
     def weight_tensor(self, parameter: Any) -> WeightTensor:
         """Return the int8 level of every weight, with the codebook."""

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from kwsq.ir.uniform_grid import UniformGrid
+from kwsq.models.quantizers.intervals import edges_below
 
 
 def absolute_cosine(ratio: Any, grid: UniformGrid) -> Any:
@@ -41,8 +42,7 @@ def multi_regional_cosine(weights: Any, centroids: Any) -> tuple[Any, Any]:
         weights: any shape.
         centroids: (L,) strictly increasing, in the unit of the weights.
     """
-    flat = tf.reshape(tf.stop_gradient(weights), [-1])
-    cell = tf.reshape(tf.searchsorted(centroids[1:-1], flat, side="left"), tf.shape(weights))
+    cell = tf.reshape(edges_below(tf.reshape(weights, [-1]), centroids[1:-1]), tf.shape(weights))
     lower, upper = tf.gather(centroids, cell), tf.gather(centroids, cell + 1)
     distance = upper - lower
     wave = tf.abs(tf.cos(np.pi * (weights - (lower + upper) / 2.0) / distance))

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from kwsq.ir.quant import Codebook
+from kwsq.models.quantizers.intervals import edges_below
 from kwsq.models.quantizers.lloyd_max import snapped_codebook, strictly_increasing
 from kwsq.models.quantizers.regularizers import ramp
 from kwsq.models.quantizers.straight_through import Floats, WeightQuantizer, straight_through
@@ -59,15 +60,18 @@ class SoftToHardQuantizer(WeightQuantizer):
         order = tf.argsort(self.centroids)
         centroids, real = tf.gather(self.centroids, order), tf.gather(self._real_levels(), order)
         unit = tf.reshape(_compress(parameter / self.gain, self.scheme.mu), [-1])
-        interval = tf.searchsorted(tf.stop_gradient(centroids), tf.stop_gradient(unit), side="right")
+        interval = edges_below(unit, centroids, or_at=True)
+        sides = tf.stop_gradient(_sides(centroids, real))
         if not training:
-            return tf.reshape(_nearest(unit, interval, centroids, real), tf.shape(parameter))
+            nearest = _nearest(unit, *tf.unstack(tf.gather(sides, interval), axis=1))
+            return tf.reshape(nearest, tf.shape(parameter))
         sharpness = self._sharpness()
-        soft = _soft_sum(2.0 * sharpness * unit, interval, _intervals(centroids, real, sharpness))
+        *side, start, rise, offset = _looked_up(_intervals(centroids, real, sharpness), sides, interval)
+        soft = start + rise * tf.sigmoid(2.0 * sharpness * unit + offset)
         # Hard assignment is a matter of value alone: its gradient stays that of the soft sum.
         annealed = self.steps >= self.scheme.anneal_steps
-        value = tf.cond(annealed, lambda: _nearest(unit, interval, centroids, real), lambda: tf.identity(soft))
-        return tf.reshape(straight_through(value, soft), tf.shape(parameter))
+        value = tf.cond(annealed, lambda: straight_through(_nearest(unit, *side), soft), lambda: tf.identity(soft))
+        return tf.reshape(value, tf.shape(parameter))
 
     def _sharpness(self) -> Any:
         """Alpha: geometric from first to last over the annealing."""
@@ -90,29 +94,33 @@ class SoftToHardQuantizer(WeightQuantizer):
         return WeightTensor(chosen, Codebook(distinct.astype(np.int8), np.array([scale]), self.scheme.bits))
 
 
-def _nearest(unit: Any, interval: Any, centroids: Any, real: Any) -> Any:
-    """Return the level of the nearest centroid, the lower one of two; no gradient."""
+def _sides(centroids: Any, real: Any) -> Any:
+    """Return what an interval lies between, by the number of centroids at or below: (count + 1, 3).
+
+    The middle of its two centroids, the level of the lower one and that of the upper one.
+    """
     middle = tf.concat([centroids[:1] - 1.0, (centroids[:-1] + centroids[1:]) / 2.0, centroids[-1:]], 0)
-    table = tf.stack([middle, tf.concat([real[:1], real], 0), tf.concat([real, real[-1:]], 0)], axis=1)
-    threshold, low, high = tf.unstack(tf.gather(tf.stop_gradient(table), interval), axis=1)
-    return tf.where(tf.stop_gradient(unit) > threshold, high, low)
+    return tf.stack([middle, tf.concat([real[:1], real], 0), tf.concat([real, real[-1:]], 0)], axis=1)
 
 
-def _soft_sum(sharp_unit: Any, interval: Any, table: Any) -> Any:
-    """Equation (2) for 2 alpha u (n,), from the table of `_intervals`."""
-    start, rise, offset = _looked_up(table, interval)
-    return start + rise * tf.sigmoid(sharp_unit + offset)
+def _nearest(unit: Any, middle: Any, lower: Any, upper: Any) -> Any:
+    """Return the level of the nearest centroid, the lower one of two; no gradient."""
+    return tf.where(tf.stop_gradient(unit) > middle, upper, lower)
 
 
 @tf.custom_gradient
-def _looked_up(table: Any, index: Any) -> Any:
-    """Return the columns of the rows (k, m) that an index (n,) names; sums per column cost less than per row."""
+def _looked_up(soft: Any, sides: Any, index: Any) -> Any:
+    """Return the columns of `sides` (k, m) and of `soft` (k, n) in the rows that an index names, in one look-up.
+
+    Gradients reach `soft` alone: sums per column cost less than per row.
+    """
+    rows, fixed = int(soft.shape[0]), int(sides.shape[1])
 
     def backward(*upstream: Any) -> Any:
-        rows = int(table.shape[0])
-        return tf.stack([tf.math.unsorted_segment_sum(part, index, rows) for part in upstream], axis=1), None
+        sums = [tf.math.unsorted_segment_sum(part, index, rows) for part in upstream[fixed:]]
+        return tf.stack(sums, axis=1), None, None
 
-    return tuple(tf.unstack(tf.gather(table, index), axis=1)), backward
+    return tuple(tf.unstack(tf.gather(tf.concat([sides, soft], axis=1), index), axis=1)), backward
 
 
 def _intervals(centroids: Any, real: Any, sharpness: Any) -> Any:
@@ -129,7 +137,15 @@ def _intervals(centroids: Any, real: Any, sharpness: Any) -> Any:
 
 
 def _compress(values: Any, mu: float) -> Any:
-    return tf.sign(values) * tf.math.log1p(mu * tf.abs(values)) / np.log1p(mu)
+    """Return F of (1), with its derivative written out: fewer passes over the weights."""
+    height = float(np.log1p(mu))
+
+    @tf.custom_gradient
+    def compressed(values: Any) -> Any:
+        grown = mu * tf.abs(values)
+        return tf.sign(values) * (tf.math.log1p(grown) / height), lambda up: up * ((mu / height) / (1.0 + grown))
+
+    return compressed(values)
 
 
 def _expand(values: Any, mu: float) -> Any:

@@ -17,6 +17,22 @@ def straight_through(exact: Any, surrogate: Any) -> Any:
     return tf.stop_gradient(exact) + (surrogate - tf.stop_gradient(surrogate))
 
 
+@tf.custom_gradient
+def rounded_within(ratio: Any, low: Any, high: Any) -> Any:
+    """Return the nearest whole number in [low, high], ties to even; the gradient is 1 inside that range, else 0.
+
+    Args:
+        ratio: any shape.
+        low: whole number, scalar.
+        high: whole number, scalar.
+    """
+
+    def backward(upstream: Any) -> Any:
+        return upstream * tf.cast((ratio >= low) & (ratio <= high), upstream.dtype), None, None
+
+    return tf.clip_by_value(tf.round(ratio), low, high), backward
+
+
 class WeightQuantizer(tf_keras.layers.Layer):
     """What stands between a layer's free parameter and its weight.
 

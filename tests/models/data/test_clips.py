@@ -1,6 +1,8 @@
 """Manifest and cache on a few seconds of generated audio."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,25 @@ ROWS = [
     ("f.flac", "own", "", "cleo", "train"),
     ("g.flac", "other", "up", "anna", "val"),
 ]
+# Fills the cache, but gives no file its name before the other process has written its own.
+FILL_BUT_NAME_LAST = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from kwsq.models.data.clips import load_split
+
+data, cache, mine, other = map(Path, sys.argv[1:])
+save = np.save
+
+def save_and_wait(*arguments):
+    save(*arguments)
+    mine.touch()
+    while not other.exists():
+        time.sleep(0.01)
+
+np.save = save_and_wait
+load_split(data, cache, dataset="own", split="train")
+"""
 
 
 def write_data(folder: Path, rows: list[tuple[str, ...]] = ROWS, rate_hz: int = 16_000) -> Path:
@@ -57,6 +78,18 @@ def test_features_are_computed_once_and_ignored_by_git(tmp_path: Path) -> None:
     again = load_split(data, cache, dataset="own", split="train")
     np.testing.assert_array_equal(again.features, first.features + 1)
     assert (cache / ".gitignore").read_text(encoding="utf-8") == "*\n"
+
+
+def test_two_processes_may_fill_one_cache_at_once(tmp_path: Path) -> None:
+    data, cache = write_data(tmp_path / "data"), tmp_path / "cache"
+    places = [str(place) for place in (data, cache, tmp_path / "first", tmp_path / "second")]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", FILL_BUT_NAME_LAST, *places[:2], mine, other])
+        for mine, other in (places[2:], places[:1:-1])
+    ]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert len(list(cache.glob("*.npy"))) == 1
+    assert not list(cache.glob(".*.partial"))
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
