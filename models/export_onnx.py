@@ -13,6 +13,9 @@ and activations as QuantizeLinear -> DequantizeLinear in int8. Batch norms stay 
 the records alone: no time, host or library version enters. 4-bit codes keep the clip too: ONNX's INT4 would state
 [-8, 7] where training had [-7, 7], and needs opset 21, which fewer tools read.
 
+A recurrent network is written as one step: it takes one frame (N, C) and the state of every recurrent layer, and gives
+the next states behind the logits. States start at zero.
+
 Source: ONNX operator specification, opset 17; QCDQ is Brevitas' name for the clip form; QONNX operator document
 BipolarQuant; the codebook dialect is ours.
 """
@@ -24,6 +27,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.quant import Affine, Codebook, PerAxis, Unquantized
 from kwsq.models.records import (
@@ -35,6 +39,7 @@ from kwsq.models.records import (
     LayerRecord,
     MeanOverMapRecord,
     MeanOverTimeRecord,
+    RecurrentRecord,
     ReluRecord,
     SplicedDenseRecord,
     WeightTensor,
@@ -57,6 +62,7 @@ class GraphWriter:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self.metadata: dict[str, str] = {}
+        self.states: list[tuple[str, str, int]] = []
 
     def constant(self, name: str, array: NDArray[np.generic]) -> str:
         """Add an initializer and return its name."""
@@ -86,15 +92,29 @@ def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], 
 
     Returns:
         The serialised model, checked by onnx.checker with full shape inference.
+
+    Raises:
+        UsageError: a layer that sees several frames in a recurrent network, which is exported as a step of one.
     """
+    _check_steps(records)
     writer, tensor = GraphWriter(), INPUT
     for record in records:
         tensor = _emit(writer, record, tensor)
     writer.nodes[-1].output[0] = OUTPUT
-    model = _model(writer, _input_dims(records, input_shape), _classes(records), name)
+    model = _model(writer, _input_dims(writer, records, input_shape), _classes(records), name)
     onnx.checker.check_model(model)
     onnx.checker.check_model(standard_twin(model), full_check=True)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def _check_steps(records: tuple[LayerRecord, ...]) -> None:
+    """Refuse what a step of one frame cannot compute."""
+    if not any(isinstance(record, RecurrentRecord) for record in records):
+        return
+    many = SplicedDenseRecord | Conv2DRecord | MeanOverTimeRecord | MeanOverMapRecord
+    if names := [record.name for record in records if isinstance(record, many)]:
+        found, expected = f"layers over several frames: {', '.join(names)}", "dense and recurrent layers"
+        raise UsageError(Problem("export of a recurrent network", found, expected, "splice frames before the network"))
 
 
 def standard_twin(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -109,8 +129,10 @@ def standard_twin(model: onnx.ModelProto) -> onnx.ModelProto:
     return twin
 
 
-def _input_dims(records: tuple[LayerRecord, ...], input_shape: tuple[int, int]) -> list[int | str]:
+def _input_dims(writer: GraphWriter, records: tuple[LayerRecord, ...], input_shape: tuple[int, int]) -> list[int | str]:
     frames, channels = input_shape
+    if writer.states:
+        return ["batch", channels]
     if any(isinstance(record, Conv2DRecord) for record in records):
         return ["batch", 1, frames, channels]
     return ["batch", channels, frames]
@@ -119,7 +141,10 @@ def _input_dims(records: tuple[LayerRecord, ...], input_shape: tuple[int, int]) 
 def _model(writer: GraphWriter, input_dims: list[int | str], classes: int, name: str) -> onnx.ModelProto:
     features = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, input_dims)
     logits = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])
-    graph = helper.make_graph(writer.nodes, name, [features], [logits], writer.initializers)
+    value = helper.make_tensor_value_info
+    before = [value(name, TensorProto.FLOAT, ["batch", units]) for name, _, units in writer.states]
+    after = [value(name, TensorProto.FLOAT, ["batch", units]) for _, name, units in writer.states]
+    graph = helper.make_graph(writer.nodes, name, [features, *before], [logits, *after], writer.initializers)
     model = helper.make_model(graph, opset_imports=writer.opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
     helper.set_model_props(model, dict(sorted(writer.metadata.items())))
     return model
@@ -138,6 +163,8 @@ def _emit(writer: GraphWriter, record: LayerRecord, tensor: str) -> str:
             return _emit_conv_2d(writer, record, tensor)
         case DenseRecord():
             return _emit_dense(writer, record, tensor)
+        case RecurrentRecord():
+            return _emit_recurrent(writer, record, tensor)
         case BatchNormRecord():
             return _emit_batch_norm(writer, record, tensor)
         case ReluRecord():
@@ -146,8 +173,8 @@ def _emit(writer: GraphWriter, record: LayerRecord, tensor: str) -> str:
             return writer.node("ReduceMean", [tensor], record.name, axes=[2], keepdims=0)
         case MeanOverMapRecord():
             return writer.node("ReduceMean", [tensor], record.name, axes=[2, 3], keepdims=0)
-        case FakeQuantizeRecord():
-            return _emit_fake_quantize(writer, record, tensor)
+        case FakeQuantizeRecord(name, grid):
+            return _emit_fake_quantize(writer, name, grid, tensor)
         case _:
             assert_never(record)
 
@@ -184,8 +211,7 @@ def _emit_conv_2d(writer: GraphWriter, record: Conv2DRecord, tensor: str) -> str
 
 def _emit_dense(writer: GraphWriter, record: DenseRecord, tensor: str) -> str:
     """(C_in, C_out) becomes the (C_out, C_in) of Gemm with transB."""
-    stored = WeightTensor(record.weight.values.transpose(), record.weight.spec)
-    weight = emit_weight(writer, f"{record.name}.weight", stored)
+    weight = emit_weight(writer, f"{record.name}.weight", _transposed(record.weight))
     bias = _emit_bias(writer, f"{record.name}.bias", record.bias)
     _state_accumulator(writer, record.accumulator)
     return writer.node("Gemm", [tensor, weight, bias], record.name, transB=1)
@@ -211,11 +237,37 @@ def _emit_batch_norm(writer: GraphWriter, record: BatchNormRecord, tensor: str) 
     return writer.node("BatchNormalization", [tensor, *inputs], record.name, epsilon=record.epsilon)
 
 
-def _emit_fake_quantize(writer: GraphWriter, record: FakeQuantizeRecord, tensor: str) -> str:
-    scale = writer.constant(f"{record.name}.scale", record.spec.scale[0])
-    zero_point = writer.constant(f"{record.name}.zero_point", record.spec.zero_point[0].astype(np.int8))
-    codes = writer.node("QuantizeLinear", [tensor, scale, zero_point], f"{record.name}.codes")
-    return writer.node("DequantizeLinear", [codes, scale, zero_point], record.name)
+def _emit_recurrent(writer: GraphWriter, record: RecurrentRecord, tensor: str) -> str:
+    """One step; the state is an input and an output of the model, on one grid."""
+
+    def on_grid(name: str, grid: Affine | None, raw: str) -> str:
+        return raw if grid is None else _emit_fake_quantize(writer, f"{name}.quantized", grid, raw)
+
+    name, units = record.name, int(record.bias.size)
+    held = on_grid(f"{name}.held", record.state, f"{name}.state")
+    weight = emit_weight(writer, f"{name}.input_weight", _transposed(record.input_weight))
+    bias = writer.constant(f"{name}.bias", record.bias)
+    driven = writer.node("Gemm", [tensor, weight, bias], f"{name}.driven", transB=1)
+    driven = on_grid(f"{name}.driven", record.driven, driven)
+    weight = emit_weight(writer, f"{name}.state_weight", _transposed(record.state_weight))
+    recalled = writer.node("Gemm", [held, weight], f"{name}.recalled", transB=1)
+    recalled = on_grid(f"{name}.recalled", record.recalled, recalled)
+    total = writer.node("Add", [driven, recalled], f"{name}.total")
+    squashed = writer.node("Tanh", [on_grid(f"{name}.total", record.total, total)], f"{name}.squashed")
+    after = on_grid(f"{name}.squashed", record.state, squashed)
+    writer.states.append((f"{name}.state", after, units))
+    return after
+
+
+def _transposed(weight: WeightTensor) -> WeightTensor:
+    return WeightTensor(weight.values.transpose(), weight.spec)
+
+
+def _emit_fake_quantize(writer: GraphWriter, name: str, grid: Affine, tensor: str) -> str:
+    scale = writer.constant(f"{name}.scale", grid.scale[0])
+    zero_point = writer.constant(f"{name}.zero_point", grid.zero_point[0].astype(np.int8))
+    codes = writer.node("QuantizeLinear", [tensor, scale, zero_point], f"{name}.codes")
+    return writer.node("DequantizeLinear", [codes, scale, zero_point], name)
 
 
 def emit_weight(writer: GraphWriter, name: str, weight: WeightTensor) -> str:

@@ -71,6 +71,23 @@ class DenseRecord:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class RecurrentRecord:
+    """One step of h' = tanh(x W + b + h U): W (C_in, C_out), U (C_out, C_out), bias (C_out,) float32.
+
+    `driven`, `recalled`, `total` and `state` are the grids of x W + b, h U, their sum and h; None where it has none.
+    """
+
+    name: str
+    input_weight: WeightTensor
+    state_weight: WeightTensor
+    bias: NDArray[np.float32]
+    driven: Affine | None
+    recalled: Affine | None
+    total: Affine | None
+    state: Affine | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class BatchNormRecord:
     """gamma (x - mean) / sqrt(variance + epsilon) + beta over the channels; four (C,) float32."""
 
@@ -115,6 +132,7 @@ LayerRecord = (
     SplicedDenseRecord
     | Conv2DRecord
     | DenseRecord
+    | RecurrentRecord
     | BatchNormRecord
     | ReluRecord
     | MeanOverTimeRecord

@@ -1,6 +1,7 @@
 """Seeded synthetic keywords: twelve smooth spectral patterns with noise, shaped like the real features."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kwsq.models.data.clips import LABELS, LabelledFeatures
 
@@ -18,3 +19,12 @@ def synthetic_keywords(clips: int, *, seed: int) -> LabelledFeatures:
         ridge = np.exp(-(((band - centre) / 3.0) ** 2)) + np.exp(-(((band - 60 + 4 * label) / 5.0) ** 2))
         features[clip] = 3.0 * ridge - 1.0 + 0.3 * rng.standard_normal((FRAMES, BANDS))
     return LabelledFeatures(features, labels, tuple(f"speaker{clip % 7}" for clip in range(clips)))
+
+
+def remembered_bands(seed: int, frames: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Which of two bands carried the first of some frames, (256, frames, 2): only a state remembers."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, 256)
+    features = rng.normal(0, 0.3, size=(256, frames, 2)).astype(np.float32)
+    features[np.arange(256), 0, labels] += 2.0
+    return features, labels

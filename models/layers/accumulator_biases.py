@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kwsq.ir.quant import UNQUANTIZED
 from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
+from kwsq.models.layers.recurrent import QuantizedRecurrent
 from kwsq.models.quantizers.activation import ActivationQuantizer
 
 LARGEST_CODE = 2.0**30
@@ -37,16 +38,28 @@ def round_biases(model: Any) -> None:
     steps: NDArray[np.float64] | None = None
     for layer in model.layers:
         if isinstance(layer, ActivationQuantizer):
-            spec = layer.spec()
-            input_scale, steps = None if spec is None else np.float64(spec.scale[0]), None
+            input_scale, steps = _scale(layer), None
         elif isinstance(layer, tf_keras.layers.BatchNormalization):
             if steps is not None and not isinstance(layer, QuantizedBatchNorm):
                 _round_offset(layer, steps)
             steps = None
+        elif isinstance(layer, QuantizedRecurrent):
+            _round_bias(layer, _accumulator_steps(layer.input_kernel, input_scale))
+            input_scale, steps = _scale(layer.held), None
         elif hasattr(layer, "quantizer"):  # fixed-point layers have none: their biases are codes
             steps = _accumulator_steps(layer, input_scale)
-            if steps is not None and hasattr(layer, "bias") and not getattr(layer, "bias_bits", 0):
-                layer.bias.assign(_rounded(layer.bias.numpy().astype(np.float64), steps))
+            if hasattr(layer, "bias") and not getattr(layer, "bias_bits", 0):
+                _round_bias(layer, steps)
+
+
+def _scale(quantizer: ActivationQuantizer) -> np.float64 | None:
+    spec = quantizer.spec()
+    return None if spec is None else np.float64(spec.scale[0])
+
+
+def _round_bias(layer: Any, steps: NDArray[np.float64] | None) -> None:
+    if steps is not None:
+        layer.bias.assign(_rounded(layer.bias.numpy().astype(np.float64), steps))
 
 
 def _accumulator_steps(layer: Any, input_scale: np.float64 | None) -> NDArray[np.float64] | None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
 from kwsq.models.layers.over_time import QuantizedDense
+from kwsq.models.layers.recurrent import QuantizedRecurrent
 from kwsq.models.layers.walk import layer_inputs
 from kwsq.models.quantizers.activation import ActivationQuantizer
 
@@ -26,3 +27,5 @@ def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> N
             layer.quantize()
         if isinstance(layer, ActivationQuantizer):
             layer.calibrate(values.numpy(), percentile)
+        if isinstance(layer, QuantizedRecurrent):
+            layer.calibrate(values, percentile)

@@ -1,22 +1,27 @@
-"""A recurrent layer whose two weights pass through quantizers: what a transducer's cells will be built of.
+"""A recurrent layer whose weights, sums and state pass through quantizers: what a transducer's cells will be built of.
 
-  h_t = tanh(x_t W + h_(t-1) U + b)
+  d_t = x_t W + b,   r_t = h_(t-1) U,   s_t = d_t + r_t,   h_t = tanh s_t
 
 Each weight has its own quantizer, hence its own grid, and any scheme of `kwsq.models.schemes` but fixed point
-serves. Weights are quantized once per call, not once per frame. States have no grid yet, and the exporter has no record
-for this layer.
+serves; weights are quantized once per call, not once per frame. From stage 2 on d, r, s and h have int8 grids, those of
+the sums from calibration, that of h the one integer runtimes give tanh: 1/128 around 0. The exported model takes one
+frame and h_(t-1), and gives h_t beside its outputs.
 
-Source: Elman 1990; one grid per matrix as Zhen et al. 2022 have one codebook per gate matrix (our reading).
+Source: Elman 1990; one grid per matrix as Zhen et al. 2022 have one codebook per gate matrix (our reading); the grid of
+tanh is that of LiteRT's quantization specification.
 """
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.quantizers.by_scheme import trained_weight, weight_quantizer
-from kwsq.models.records import WeightTensor
-from kwsq.models.schemes import WeightScheme
+from kwsq.models.quantizers.straight_through import Floats
+from kwsq.models.records import LayerRecord, RecurrentRecord, WeightTensor
+from kwsq.models.schemes import ActivationRanges, WeightScheme
 
 
 class QuantizedKernel(tf_keras.layers.Layer):
@@ -46,30 +51,85 @@ class QuantizedKernel(tf_keras.layers.Layer):
         return self.quantizer.weight_tensor(self.parameter)
 
 
+class TanhQuantizer(ActivationQuantizer):
+    """The grid that integer runtimes give tanh, scale 1/128 and zero point 0, whatever reaches it."""
+
+    def use(self, ranges: ActivationRanges) -> None:
+        """Keep the grid."""
+
+    def calibrate(self, values: Floats, percentile: float) -> None:
+        """Switch on."""
+        super().calibrate(np.array([-1.0, 127.0 / 128.0], np.float32), 100.0)
+
+    def _follow(self, inputs: Any) -> None:
+        """Keep the grid."""
+        del inputs  # AutoGraph cannot read a body that is a docstring alone
+
+
 class QuantizedRecurrent(tf_keras.layers.Layer):
-    """A simple recurrent layer over (N, T, C): the last state, (N, units).
+    """A simple recurrent layer over (N, T, C): the last state, (N, units), or that of every frame, (N, T, units).
 
     Args:
         units: width of the state.
         scheme: representation of both weights.
+        every_frame: give the states of all frames, as another recurrent layer reads them.
     """
 
-    def __init__(self, units: int, *, scheme: WeightScheme, **options: Any) -> None:
+    def __init__(self, units: int, *, scheme: WeightScheme, every_frame: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        self.units, self.scheme = units, scheme
+        self.units, self.scheme, self.every_frame = units, scheme, every_frame
 
     def build(self, input_shape: Any) -> None:
-        """Create both kernels and the bias."""
+        """Create both kernels, the bias and the quantizers of sums and state."""
         self.input_kernel = QuantizedKernel((int(input_shape[-1]), self.units), scheme=self.scheme, name="input")
         self.state_kernel = QuantizedKernel((self.units, self.units), scheme=self.scheme, name="state")
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+        self.driven, self.recalled, self.total = (
+            ActivationQuantizer(name=f"{name}_quantizer") for name in ("driven", "recalled", "total")
+        )
+        self.held = TanhQuantizer(name="held_quantizer")
+        for quantizer in self._sums():
+            quantizer.build(())
+        self.held.build(())
         super().build(input_shape)
 
+    def _sums(self) -> tuple[ActivationQuantizer, ActivationQuantizer, ActivationQuantizer]:
+        return self.driven, self.recalled, self.total
+
+    def adopt(self, source: "QuantizedRecurrent") -> None:
+        """Start from a trained layer with float weights."""
+        self.input_kernel.adopt(source.input_kernel.parameter.numpy())
+        self.state_kernel.adopt(source.state_kernel.parameter.numpy())
+        self.bias.assign(source.bias)
+
+    def calibrate(self, inputs: Any, percentile: float) -> None:
+        """Set the grids of sums and state from what inputs (N, T, C) cause there, and switch them on."""
+        driven, recalled, total, _ = self._unrolled(inputs, training=False)
+        for quantizer, values in zip(self._sums(), (driven, tf.stack(recalled), tf.stack(total)), strict=True):
+            quantizer.calibrate(values.numpy(), percentile)
+        self.held.calibrate(driven.numpy(), percentile)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return the state after the last frame."""
+        """Return the state after the last frame, or after each."""
+        *_, states = self._unrolled(inputs, training)
+        return tf.stack(states, axis=1) if self.every_frame else states[-1]
+
+    def _unrolled(self, inputs: Any, training: bool | None) -> tuple[Any, list[Any], list[Any], list[Any]]:
+        """Return d, per frame r and s, all before their quantizers, and per frame h."""
         driven = tf.matmul(inputs, self.input_kernel.weight(training)) + self.bias
+        on_grid = self.driven(driven, training=training)
         kernel = self.state_kernel.weight(training)
-        state = tf.zeros_like(driven[:, 0])
+        state, recalled, total, states = tf.zeros_like(driven[:, 0]), [], [], []
         for frame in range(driven.shape[1]):
-            state = tf.tanh(driven[:, frame] + tf.matmul(state, kernel))
-        return state
+            recalled.append(tf.matmul(state, kernel))
+            total.append(on_grid[:, frame] + self.recalled(recalled[-1], training=training))
+            state = self.held(tf.tanh(self.total(total[-1], training=training)), training=training)
+            states.append(state)
+        return driven, recalled, total, states
+
+    def records(self) -> list[LayerRecord]:
+        """Return the layer as it is exported."""
+        weights = (self.input_kernel.weight_tensor(), self.state_kernel.weight_tensor())
+        bias = tf.convert_to_tensor(self.bias).numpy()
+        grids = [quantizer.spec() for quantizer in (*self._sums(), self.held)]
+        return [RecurrentRecord(str(self.name), *weights, bias, *grids)]

@@ -12,6 +12,7 @@ from kwsq.models.layers.fixed_point import FixedPointInput, FixedPointLayer, Fix
 from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
 from kwsq.models.layers.over_maps import AddChannel, MeanOverMap, QuantizedConv2D
 from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense
+from kwsq.models.layers.recurrent import QuantizedRecurrent
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.quantizers.by_scheme import weight_quantizer
 from kwsq.models.records import (
@@ -38,7 +39,7 @@ def layer_records(model: Any) -> tuple[LayerRecord, ...]:
 
 
 def _layer_records(layer: Any) -> list[LayerRecord]:
-    if isinstance(layer, FixedPointInput | FixedPointLayer | FixedPointMean | QuantizedBatchNorm):
+    if isinstance(layer, FixedPointInput | FixedPointLayer | FixedPointMean | QuantizedBatchNorm | QuantizedRecurrent):
         return layer.records()
     record = _layer_record(layer)
     return [] if record is None else [record]
@@ -114,6 +115,8 @@ def adopt_weights(target: Any, source: Any) -> None:
             case QuantizedDense():
                 new.adopt(old.parameter.numpy())
                 new.bias.assign(old.bias)
+            case QuantizedRecurrent():
+                new.adopt(old)
             case tf_keras.layers.BatchNormalization():
                 new.set_weights([*old.get_weights(), *new.get_weights()[len(old.weights) :]])
             case _:

@@ -101,6 +101,6 @@ class ActivationQuantizer(tf_keras.layers.Layer):
 
 def use_ranges(model: Any, ranges: ActivationRanges) -> None:
     """Choose how every activation scale of a built model comes about; call before anything is trained."""
-    for layer in model.layers:
+    for layer in model.submodules:
         if isinstance(layer, ActivationQuantizer):
             layer.use(ranges)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
+from keyword_cases import remembered_bands
 from numpy.typing import NDArray
 
 from kwsq.ir.quant import Affine, Codebook, dequantize
@@ -13,19 +14,10 @@ from kwsq.models.layers.recurrent import QuantizedKernel, QuantizedRecurrent
 from kwsq.models.schemes import Compressed, FloatWeights, SoftToHard, TwoStage, WeightScheme
 
 
-def sequences(seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Which of two bands carried the first frame: only a state remembers."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, 256)
-    frames = rng.normal(0, 0.3, size=(256, 6, 2)).astype(np.float32)
-    frames[np.arange(256), 0, labels] += 2.0
-    return frames, labels
-
-
 @pytest.mark.parametrize("scheme", [FloatWeights(), TwoStage(4), Compressed(3, snap_steps=10), SoftToHard(3)], ids=str)
 def test_a_recurrent_layer_learns_to_remember(scheme: WeightScheme) -> None:
     tf_keras.utils.set_random_seed(2)
-    frames, labels = sequences(seed=1)
+    frames, labels = remembered_bands(seed=1, frames=6)
     layer = QuantizedRecurrent(12, scheme=scheme)
     layer.build(frames.shape)
     rng = np.random.default_rng(4)
@@ -35,7 +27,7 @@ def test_a_recurrent_layer_learns_to_remember(scheme: WeightScheme) -> None:
     optimizer = tf_keras.optimizers.Adam(0.01)
     for _ in range(60):
         step(model, optimizer, frames, labels)
-    held_out, wanted = sequences(seed=3)
+    held_out, wanted = remembered_bands(seed=3, frames=6)
     found = model(held_out, training=False).numpy().argmax(axis=1)
     # Chance is 0.5 with a standard deviation of 0.03.
     assert (found == wanted).mean() > 0.8
