@@ -17,16 +17,16 @@ os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_NUM_INTRAOP_THREADS="1", TF_NUM_I
 
 import numpy as np
 import tensorflow as tf
+import tf_keras
 
 from kwsq.models.architectures import Build, architecture
 from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.sequential import adopt_weights
 from kwsq.models.recipe import NO_DISTILLATION
 from kwsq.models.schemes import FloatWeights, WeightScheme, weight_scheme
-from kwsq.models.training.fitting import new_optimizer, training_step
+from kwsq.models.training.fitting import training_step
 
 MOST_RATIO = 1.5
-FLOAT_DECAY = 1e-4  # what recipes give the float phase; they give the quantized ones none
 BATCH, FRAMES, BANDS, CLASSES = 64, 98, 64, 12
 WARM_UP, ROUNDS = 4, 40
 METHODS = {
@@ -61,8 +61,8 @@ def worst_ratio(network: str, methods: tuple[str, ...], features: np.ndarray, la
     """Print a line per method of a network; return the largest ratio."""
     build = architecture(network)
     float_model = build(FloatWeights())
-    steps = {"float": step_of(float_model, FLOAT_DECAY)}
-    steps |= {name: step_of(quantized(build, METHODS[name], float_model, features), 0.0) for name in methods}
+    steps = {"float": step_of(float_model)}
+    steps |= {name: step_of(quantized(build, METHODS[name], float_model, features)) for name in methods}
     seconds = measured(steps, features, labels)
     print(f"{network}, float step {1e3 * seconds['float']:.1f} ms")
     for name in methods:
@@ -78,9 +78,9 @@ def quantized(build: Build, scheme: WeightScheme, float_model: object, features:
     return model
 
 
-def step_of(model: object, weight_decay: float) -> Callable[[np.ndarray, np.ndarray], object]:
+def step_of(model: object) -> Callable[[np.ndarray, np.ndarray], object]:
     """The traced training step of a model with its own optimizer."""
-    optimizer = new_optimizer(1e-3, weight_decay)
+    optimizer = tf_keras.optimizers.AdamW(1e-3)
     optimizer.build(model.trainable_variables)
     return training_step(model, optimizer, NO_DISTILLATION, None)
 

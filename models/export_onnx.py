@@ -14,7 +14,7 @@ the records alone: no time, host or library version enters. 4-bit codes keep the
 [-8, 7] where training had [-7, 7], and needs opset 21, which fewer tools read.
 
 A recurrent network is written as one step: it takes one frame (N, C) and the state of every recurrent layer, and gives
-the next states behind the logits. States start at zero.
+the next states behind the logits: `<layer>.state`, `<layer>.next_state`. States start at zero.
 
 Source: ONNX operator specification, opset 17; QCDQ is Brevitas' name for the clip form; QONNX operator document
 BipolarQuant; the codebook dialect is ours.
@@ -66,7 +66,8 @@ class GraphWriter:
 
     def constant(self, name: str, array: NDArray[np.generic]) -> str:
         """Add an initializer and return its name."""
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        # np.ascontiguousarray would make a vector of a scalar, which ONNX Runtime's fused operators refuse.
+        self.initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
@@ -94,7 +95,8 @@ def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], 
         The serialised model, checked by onnx.checker with full shape inference.
 
     Raises:
-        UsageError: a layer that sees several frames in a recurrent network, which is exported as a step of one.
+        UsageError: in a recurrent network, exported as a step of one frame, a layer that sees several, or no dense
+            layer at the end.
     """
     _check_steps(records)
     writer, tensor = GraphWriter(), INPUT
@@ -111,6 +113,10 @@ def _check_steps(records: tuple[LayerRecord, ...]) -> None:
     """Refuse what a step of one frame cannot compute."""
     if not any(isinstance(record, RecurrentRecord) for record in records):
         return
+    last = [record for record in records if not isinstance(record, FakeQuantizeRecord)][-1]
+    if not isinstance(last, DenseRecord):
+        remedy = "end the network in a dense layer: its outputs are the logits"
+        raise UsageError(Problem("export of a recurrent network", f"{last.name} as last layer", "a dense one", remedy))
     many = SplicedDenseRecord | Conv2DRecord | MeanOverTimeRecord | MeanOverMapRecord
     if names := [record.name for record in records if isinstance(record, many)]:
         found, expected = f"layers over several frames: {', '.join(names)}", "dense and recurrent layers"
@@ -238,25 +244,24 @@ def _emit_batch_norm(writer: GraphWriter, record: BatchNormRecord, tensor: str) 
 
 
 def _emit_recurrent(writer: GraphWriter, record: RecurrentRecord, tensor: str) -> str:
-    """One step; the state is an input and an output of the model, on one grid."""
+    """One step: `<name>.state` comes in, `<name>.next_state` goes out, on one grid."""
 
-    def on_grid(name: str, grid: Affine | None, raw: str) -> str:
-        return raw if grid is None else _emit_fake_quantize(writer, f"{name}.quantized", grid, raw)
+    def on_grid(name: str, grid: Affine | None, op: str, inputs: list[str], **attributes: Any) -> str:
+        if grid is None:
+            return writer.node(op, inputs, name, **attributes)
+        return _emit_fake_quantize(writer, name, grid, writer.node(op, inputs, f"{name}.float", **attributes))
 
-    name, units = record.name, int(record.bias.size)
-    held = on_grid(f"{name}.held", record.state, f"{name}.state")
+    name, held = record.name, f"{record.name}.state"
+    writer.states.append((held, f"{name}.next_state", int(record.bias.size)))
+    if record.state is not None:
+        held = _emit_fake_quantize(writer, f"{name}.held", record.state, held)
     weight = emit_weight(writer, f"{name}.input_weight", _transposed(record.input_weight))
     bias = writer.constant(f"{name}.bias", record.bias)
-    driven = writer.node("Gemm", [tensor, weight, bias], f"{name}.driven", transB=1)
-    driven = on_grid(f"{name}.driven", record.driven, driven)
+    driven = on_grid(f"{name}.driven", record.driven, "Gemm", [tensor, weight, bias], transB=1)
     weight = emit_weight(writer, f"{name}.state_weight", _transposed(record.state_weight))
-    recalled = writer.node("Gemm", [held, weight], f"{name}.recalled", transB=1)
-    recalled = on_grid(f"{name}.recalled", record.recalled, recalled)
-    total = writer.node("Add", [driven, recalled], f"{name}.total")
-    squashed = writer.node("Tanh", [on_grid(f"{name}.total", record.total, total)], f"{name}.squashed")
-    after = on_grid(f"{name}.squashed", record.state, squashed)
-    writer.states.append((f"{name}.state", after, units))
-    return after
+    recalled = on_grid(f"{name}.recalled", record.recalled, "Gemm", [held, weight], transB=1)
+    total = on_grid(f"{name}.total", record.total, "Add", [driven, recalled])
+    return on_grid(f"{name}.next_state", record.state, "Tanh", [total])
 
 
 def _transposed(weight: WeightTensor) -> WeightTensor:

@@ -250,7 +250,7 @@ def _cache_key(data: Path, clips: list[Clip], constants: FeatureFormat | MfccFor
 
 
 def _store(path: Path, features: Features) -> None:
-    """Write through a temporary name, this process's own: a killed run leaves no half file, two at once do not meet."""
+    """Write through a temporary name, this process's own: no half file bears `path`, and two at once do not meet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -3,9 +3,9 @@
   d_t = x_t W + b,   r_t = h_(t-1) U,   s_t = d_t + r_t,   h_t = tanh s_t
 
 Each weight has its own quantizer, hence its own grid, and any scheme of `kwsq.models.schemes` but fixed point
-serves; weights are quantized once per call, not once per frame. From stage 2 on d, r, s and h have int8 grids, those of
-the sums from calibration, that of h the one integer runtimes give tanh: 1/128 around 0. The exported model takes one
-frame and h_(t-1), and gives h_t beside its outputs.
+serves, as long as its biases are float; weights are quantized once per call, not once per frame. From stage 2 on d, r,
+s and h have int8 grids, those of the sums from calibration, that of h the one integer runtimes give tanh: 1/128 around
+0. The exported model takes one frame and h_(t-1), and gives h_t beside its outputs.
 
 Source: Elman 1990; one grid per matrix as Zhen et al. 2022 have one codebook per gate matrix (our reading); the grid of
 tanh is that of LiteRT's quantization specification.
@@ -17,11 +17,13 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.quantizers.by_scheme import trained_weight, weight_quantizer
-from kwsq.models.quantizers.straight_through import Floats
 from kwsq.models.records import LayerRecord, RecurrentRecord, WeightTensor
-from kwsq.models.schemes import ActivationRanges, WeightScheme
+from kwsq.models.schemes import ActivationRanges, WeightScheme, parameter_bits
+
+TANH_RANGE = np.array([-1.0, 127.0 / 128.0], np.float32)
 
 
 class QuantizedKernel(tf_keras.layers.Layer):
@@ -52,16 +54,12 @@ class QuantizedKernel(tf_keras.layers.Layer):
 
 
 class TanhQuantizer(ActivationQuantizer):
-    """The grid that integer runtimes give tanh, scale 1/128 and zero point 0, whatever reaches it."""
+    """The grid that integer runtimes give tanh: scale 1/128, zero point 0, however other ranges come about."""
 
     def use(self, ranges: ActivationRanges) -> None:
         """Keep the grid."""
 
-    def calibrate(self, values: Floats, percentile: float) -> None:
-        """Switch on."""
-        super().calibrate(np.array([-1.0, 127.0 / 128.0], np.float32), 100.0)
-
-    def _follow(self, inputs: Any) -> None:
+    def follow(self, inputs: Any) -> None:
         """Keep the grid."""
         del inputs  # AutoGraph cannot read a body that is a docstring alone
 
@@ -73,14 +71,24 @@ class QuantizedRecurrent(tf_keras.layers.Layer):
         units: width of the state.
         scheme: representation of both weights.
         every_frame: give the states of all frames, as another recurrent layer reads them.
+
+    Raises:
+        UsageError: a scheme that quantizes biases, which this layer does not, or an input without a number of frames.
     """
 
     def __init__(self, units: int, *, scheme: WeightScheme, every_frame: bool = False, **options: Any) -> None:
         super().__init__(**options)
+        if parameter_bits(scheme):
+            remedy = "leave parameter_bits out, or use layers without a state"
+            raise UsageError(Problem(f"recurrent layer {self.name!r}", "parameter_bits", "a float bias", remedy))
         self.units, self.scheme, self.every_frame = units, scheme, every_frame
 
     def build(self, input_shape: Any) -> None:
         """Create both kernels, the bias and the quantizers of sums and state."""
+        if len(input_shape) != 3 or input_shape[1] is None:
+            remedy = "state the frames; a recurrent layer before this one needs every_frame"
+            found = f"input {tuple(input_shape)}"
+            raise UsageError(Problem(f"recurrent layer {self.name!r}", found, "(clips, frames, channels)", remedy))
         self.input_kernel = QuantizedKernel((int(input_shape[-1]), self.units), scheme=self.scheme, name="input")
         self.state_kernel = QuantizedKernel((self.units, self.units), scheme=self.scheme, name="state")
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
@@ -107,7 +115,7 @@ class QuantizedRecurrent(tf_keras.layers.Layer):
         driven, recalled, total, _ = self._unrolled(inputs, training=False)
         for quantizer, values in zip(self._sums(), (driven, tf.stack(recalled), tf.stack(total)), strict=True):
             quantizer.calibrate(values.numpy(), percentile)
-        self.held.calibrate(driven.numpy(), percentile)
+        self.held.calibrate(TANH_RANGE, 100.0)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the state after the last frame, or after each."""
@@ -117,14 +125,17 @@ class QuantizedRecurrent(tf_keras.layers.Layer):
     def _unrolled(self, inputs: Any, training: bool | None) -> tuple[Any, list[Any], list[Any], list[Any]]:
         """Return d, per frame r and s, all before their quantizers, and per frame h."""
         driven = tf.matmul(inputs, self.input_kernel.weight(training)) + self.bias
-        on_grid = self.driven(driven, training=training)
+        on_grid = self.driven(driven, training=False)
         kernel = self.state_kernel.weight(training)
         state, recalled, total, states = tf.zeros_like(driven[:, 0]), [], [], []
         for frame in range(driven.shape[1]):
             recalled.append(tf.matmul(state, kernel))
-            total.append(on_grid[:, frame] + self.recalled(recalled[-1], training=training))
-            state = self.held(tf.tanh(self.total(total[-1], training=training)), training=training)
+            total.append(on_grid[:, frame] + self.recalled(recalled[-1], training=False))
+            state = self.held(tf.tanh(self.total(total[-1], training=False)), training=False)
             states.append(state)
+        if training:  # ranges follow steps, not frames
+            for quantizer, values in zip(self._sums(), (driven, tf.stack(recalled), tf.stack(total)), strict=True):
+                quantizer.follow(values)
         return driven, recalled, total, states
 
     def records(self) -> list[LayerRecord]:

@@ -69,15 +69,18 @@ class ActivationQuantizer(tf_keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return inputs on the int8 grid, or unchanged before calibration."""
-        if training and self.ranges is not ActivationRanges.LEARNED:
-            self._follow(inputs)
+        if training:
+            self.follow(inputs)
         return tf.cond(self.enabled > 0.0, lambda: self._on_grid(inputs), lambda: tf.identity(inputs))
 
     def _on_grid(self, inputs: Any) -> Any:
         scale, zero_point = self._grid()
         return rounded_within(inputs / scale, INT8.low - zero_point, INT8.high - zero_point) * scale
 
-    def _follow(self, inputs: Any) -> None:
+    def follow(self, inputs: Any) -> None:
+        """Move the range towards that of a training step's values, unless it is fixed or its step is learned."""
+        if self.ranges is ActivationRanges.LEARNED:
+            return
         keep = tf.where(self.enabled > 0.0, self.momentum, 1.0)
         self.low.assign(keep * self.low + (1.0 - keep) * tf.minimum(tf.reduce_min(inputs), 0.0))
         self.high.assign(keep * self.high + (1.0 - keep) * tf.maximum(tf.reduce_max(inputs), 0.0))

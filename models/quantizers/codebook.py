@@ -5,7 +5,8 @@
                          v <- nearest level; otherwise  w = nearest level
   (3) nearest level      v lies above the middle of levels i and i + 1 just where
                          ceil(2 v / scale) > levels[i] + levels[i + 1]: one look-up among whole numbers, exact in
-                         float64
+                         float64 where v and scale are no denormals; NaN, of a training that diverges, gives the
+                         lowest level
 
 Source: (1) fixed centroids in the manner of Zhen et al. 2022 with STE; (2) in their manner: pseudo compressor and hard
 compressor, float training in between. Formulas are our reconstruction.
@@ -58,7 +59,7 @@ class CodebookQuantizer(WeightQuantizer):
         index = edges_below(tf.range(-reach, reach + 1.0, dtype=self.levels.dtype), self.levels[:-1] + self.levels[1:])
         table = tf.gather(self.levels * self.scale, index)
         ratio = 2.0 * tf.cast(parameter, tf.float64) / tf.cast(self.scale, tf.float64)
-        place = tf.clip_by_value(tf.math.ceil(ratio), -reach, reach) + reach
+        place = tf.where(ratio > -reach, tf.minimum(tf.math.ceil(ratio), reach), -reach) + reach
         return tf.gather(table, tf.cast(place, tf.int32))
 
     def weight_tensor(self, parameter: Any) -> WeightTensor:

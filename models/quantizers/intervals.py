@@ -1,7 +1,6 @@
 """Which interval between sorted edges a value lies in.
 
-Comparing with every edge in turn is vectorised, a binary search per value is not: for the up to 32 edges of a codebook
-that makes counting the faster of the two by far.
+Comparing with every edge in turn is vectorised, a binary search per value is not; codebooks have few edges.
 
 Source: common practice.
 """
@@ -10,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-MOST_COUNTED = 64
+MOST_COUNTED = 64  # what a codebook of 6 bits has; beyond, one search is the shorter program
 
 
 def edges_below(values: Any, edges: Any, *, or_at: bool = False) -> Any:

@@ -137,7 +137,7 @@ def _intervals(centroids: Any, real: Any, sharpness: Any) -> Any:
 
 
 def _compress(values: Any, mu: float) -> Any:
-    """Return F of (1), with its derivative written out: fewer passes over the weights."""
+    """Return F of (1), with its derivative written out: fewer passes over the weights, and right at 0 as well."""
     height = float(np.log1p(mu))
 
     @tf.custom_gradient

@@ -26,6 +26,7 @@ def rounded_within(ratio: Any, low: Any, high: Any) -> Any:
         low: whole number, scalar.
         high: whole number, scalar.
     """
+    low, high = tf.cast(low, ratio.dtype), tf.cast(high, ratio.dtype)
 
     def backward(upstream: Any) -> Any:
         return upstream * tf.cast((ratio >= low) & (ratio <= high), upstream.dtype), None, None

@@ -104,21 +104,9 @@ def _diverged(epoch: int, phase: Phase) -> UsageError:
 
 def _optimizer(model: Any, phase: Phase, steps_per_epoch: int) -> Any:
     rate = tf_keras.optimizers.schedules.CosineDecay(phase.learning_rate, max(phase.epochs * steps_per_epoch, 1))
-    optimizer = new_optimizer(rate, phase.weight_decay)
+    optimizer = tf_keras.optimizers.AdamW(rate, weight_decay=phase.weight_decay)
     optimizer.build(model.trainable_variables)
     return optimizer
-
-
-def new_optimizer(rate: Any, weight_decay: float) -> Any:
-    """Return AdamW, or Adam, its equal without decay: AdamW would pass over every weight to subtract nothing.
-
-    Args:
-        rate: learning rate, or a schedule of it.
-        weight_decay: per step and unit of rate.
-    """
-    if weight_decay:
-        return tf_keras.optimizers.AdamW(rate, weight_decay=weight_decay)
-    return tf_keras.optimizers.Adam(rate)
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:

@@ -216,6 +216,7 @@ def test_scales_are_stored_bit_for_bit() -> None:
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert tensors["conv.weight.scale"].tobytes() == np.float32(0.05).tobytes()
     assert tensors["q1.scale"].tobytes() == np.float32(0.1).tobytes()
+    assert tensors["conv.weight.scale"].shape == tensors["q1.scale"].shape == tensors["q1.zero_point"].shape == ()
 
 
 def test_equal_records_give_equal_bytes() -> None:

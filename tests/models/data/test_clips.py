@@ -87,7 +87,11 @@ def test_two_processes_may_fill_one_cache_at_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", FILL_BUT_NAME_LAST, *places[:2], mine, other])
         for mine, other in (places[2:], places[:1:-1])
     ]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     assert len(list(cache.glob("*.npy"))) == 1
     assert not list(cache.glob(".*.partial"))
 

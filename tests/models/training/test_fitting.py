@@ -1,5 +1,6 @@
 """One phase of training: the distillation loss is the stated one, and what layers add enters."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
 from kwsq.ir.errors import UsageError
 from kwsq.models.data.augmentation import Augmentation
+from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.recipe import Distillation, Phase, Recipe
+from kwsq.models.schemes import Compressed, LloydMax, SoftToHard, WeightScheme
 from kwsq.models.training.fitting import Epoch, fit, training_step
 from kwsq.models.training.state import TrainingState
 
@@ -108,3 +112,19 @@ def test_training_that_diverges_says_so_and_keeps_nothing(rate: float, tmp_path:
         fit(linear_model(5), synthetic_keywords(48, seed=1), phase, plan, rng, state=state, observe=shown.append)
     assert shown == []
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("scheme", [LloydMax(3), Compressed(3, snap_steps=1), SoftToHard(3)], ids=str)
+def test_weights_on_codebooks_that_diverge_say_so_too(scheme: WeightScheme) -> None:
+    phase = Phase(3, float("inf"), 0.0)
+    plan = Recipe("small", "synthetic", "train", "val", 16, 16, phase, Augmentation(), ())
+    dense = QuantizedDense(5, scheme=scheme)
+    model = tf_keras.Sequential([tf_keras.Input((FRAMES, BANDS)), tf_keras.layers.Flatten(), dense])
+    dense.adopt(np.random.default_rng(1).normal(0, 0.01, (FRAMES * BANDS, 5)).astype(np.float32))
+    with pytest.raises(UsageError, match="not finite after epoch 1"):
+        fit(model, labelled_below(5), phase, plan, np.random.default_rng(0))
+
+
+def labelled_below(classes: int) -> LabelledFeatures:
+    clips = synthetic_keywords(48, seed=1)
+    return replace(clips, labels=clips.labels % classes)
