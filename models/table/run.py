@@ -20,7 +20,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from kwsq.ir.errors import KwsqError
+from kwsq.ir.errors import KwsqError, Problem, UsageError
 from kwsq.models.cli import Data, prepare_tensorflow
 from kwsq.models.data.clips import LabelledFeatures, load_split
 from kwsq.models.data.folds import clip_groups, speaker_folds, subset
@@ -36,6 +36,8 @@ from kwsq.models.table.rows import (
 from kwsq.models.training.published_weights import PublishedLayer, published_layers
 
 RETRY_SECONDS = 5.0
+START = "float_weights"
+"""Fact of a row: the digest of the float weights that it goes on from, or is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,16 +147,37 @@ def _claimed(path: Path) -> Iterator[bool]:
 
 def _finish(place: Workplace, row: Row) -> FinishedRow:
     """Train, convert and score one row."""
+    if row.method != FLOAT:
+        _check_start(place, row)
     from kwsq.models.table.row_training import trained_row  # TensorFlow, once there is something to train
 
     started = time.process_time()
     clips, float_weights = place.train_clips(row.fold), place.float_weights(row)
     model = trained_row(place.protocol, row, clips, float_weights, place.start)
-    cpu_seconds = round(time.process_time() - started)
-    return _scored(model, place.score_clips(row.fold), place, row, cpu_seconds)
+    facts = {"cpu_seconds": round(time.process_time() - started), START: _digest(float_weights)}
+    return _scored(model, place.score_clips(row.fold), place, row, facts)
 
 
-def _scored(model: Any, clips: LabelledFeatures, place: Workplace, row: Row, cpu_seconds: int) -> FinishedRow:
+def _check_start(place: Workplace, row: Row) -> None:
+    """Refuse to go on from other float weights than the finished rows of the same seed and fold did.
+
+    A loss is a difference of two rows: of two float models it would hold their difference as well. Weights that are
+    gone come back the same on the same kind of processor only. Rows that name none are older than this check.
+    """
+    mine, kin = _digest(place.float_weights(row)), (row.seed, row.fold)
+    finished = read_results(place.rows).rows.values()
+    others = {f.facts.get(START, mine) for f in finished if (f.row.seed, f.row.fold) == kin} - {mine}
+    if others:
+        found = f"float weights {mine} of seed {row.seed}, fold {row.fold}"
+        remedy = "bring those weights back, or take the rows of this seed and fold out of the results"
+        raise UsageError(Problem(str(place.rows), found, f"{', '.join(sorted(others))}, as finished rows", remedy))
+
+
+def _digest(float_weights: Path) -> str:
+    return hashlib.sha256(float_weights.read_bytes()).hexdigest()[:16]
+
+
+def _scored(model: Any, clips: LabelledFeatures, place: Workplace, row: Row, trained: dict[str, Any]) -> FinishedRow:
     from kwsq.converter.gate.class_trials import log_odds
     from kwsq.models.export_onnx import export_onnx
     from kwsq.models.layers.sequential import layer_records
@@ -169,7 +192,7 @@ def _scored(model: Any, clips: LabelledFeatures, place: Workplace, row: Row, cpu
     facts = {
         "runtime": scored.runtime,
         **scored.facts,
-        "cpu_seconds": cpu_seconds,
+        **trained,
         "keras_top1_differs": int((keras != predicted).sum()),
         "onnxruntime_top1_differs": int((scored.source_logits.argmax(axis=1) != predicted).sum()),
     }

@@ -17,7 +17,7 @@ from kwsq.models.schemes import NormClips
 from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol, read_protocol
 from kwsq.models.table.row_training import trained_row
 from kwsq.models.table.rows import KEYWORDS, FinishedRow, append_line, read_results
-from kwsq.models.table.run import Workplace, pending_rows, run
+from kwsq.models.table.run import START, Workplace, pending_rows, run
 
 SHIPPED = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "table.toml"
 ONE, NO_TRAINING = Phase(1, 1e-3, 0.0), Phase(0, 0.0, 0.0)
@@ -56,6 +56,7 @@ def test_a_run_that_is_stopped_goes_on_and_gives_the_same_rows(tmp_path: Path) -
     assert [(row["method"], row["fold"]) for row in whole] == [
         (name, fold) for name in (FLOAT, CONTROL, "two_stage") for fold in (0, 1)
     ]
+    assert len({row["float_weights"] for row in whole}) == 2  # one float model per fold
     assert [row["runtime"] for row in whole] == ["onnxruntime"] * 4 + ["litert"] * 2
     assert len(shown) == 6
 
@@ -91,6 +92,20 @@ def test_rows_do_not_wait_for_a_float_model_that_failed(tmp_path: Path) -> None:
     assert {row.method for row in run(place, shown.append)} == {FLOAT}
     assert read_results(place.rows).rows == {}
     assert len(shown) == 2
+
+
+def test_rows_of_a_seed_and_fold_go_on_from_one_float_model(tmp_path: Path) -> None:
+    place, shown = workplace(tmp_path), list[str]()
+    for row in place.protocol.rows():
+        if row.method == FLOAT:
+            codes = np.zeros((24, len(KEYWORDS)), np.int8)
+            append_line(place.rows, FinishedRow(row, 1, np.zeros(24, np.int64), codes, {START: "0123"}).to_json())
+            place.float_weights(row).parent.mkdir(parents=True, exist_ok=True)
+            place.float_weights(row).write_bytes(b"of another processor")
+    assert {row.method for row in run(place, shown.append)} == {CONTROL, "two_stage"}
+    assert len(shown) == 4
+    assert all("expected 0123, as finished rows" in line for line in shown)
+    assert {row.method for row in read_results(place.rows).rows} == {FLOAT}
 
 
 def test_a_float_model_whose_weights_are_gone_is_trained_again_where_it_is_needed(tmp_path: Path) -> None:
