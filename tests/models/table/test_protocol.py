@@ -99,8 +99,8 @@ def test_controls_that_differ_in_the_statistics_of_their_norms_share_their_train
     for group in groups.values():
         names = tuple(sorted(name for name, _, _ in group))
         assert len({(seed, fold) for _, seed, fold in group}) == 1
-        assert names in pairs | {(FLOAT,), ("control_distilled",)}
-    assert len(groups) == 25 * (1 + len(pairs)) + 5
+        assert names in pairs | {(FLOAT,), ("control_longer_as_trained",), ("control_distilled",)}
+    assert len(groups) == 25 * (2 + len(pairs)) + 5
     digests = [row.digest for row in shipped.rows()]
     assert len(set(digests)) == len(digests)
     taking_over = {method.name for method in shipped.methods if shipped.takes_over(method)}
