@@ -1,6 +1,5 @@
 """One row of the table as a trained Keras model."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from kwsq.models.data.clips import LABELS, LabelledFeatures
 from kwsq.models.recipe import Recipe
 from kwsq.models.schemes import FloatWeights
 from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol, Row
+from kwsq.models.table.rows import file_digest
 from kwsq.models.training.fitting import fit
 from kwsq.models.training.published_weights import PublishedLayer
 from kwsq.models.training.state import TrainingState, write_arrays
@@ -85,7 +85,7 @@ def _cached_float(build: Build, path: Path) -> Any:
 
 def _kept(float_weights: Path, training_key: str, method: Method) -> TrainingState:
     """Return where controls of one training keep its end: valid for the float weights it went on from."""
-    digest = hashlib.sha256(float_weights.read_bytes()).hexdigest()[:16]
+    digest = file_digest(float_weights)
     path = float_weights.with_name(f"{CONTROL}-{training_key}-{digest}.npz")
     return TrainingState(path, path.stem, every_epochs=method.stage2.epochs)
 

@@ -12,6 +12,7 @@ A detection threshold lies far inside that range, where wrong words and clear hi
 
 import base64
 import fcntl
+import hashlib
 import json
 import os
 import zlib
@@ -147,6 +148,11 @@ def _row(entry: dict[str, Any]) -> FinishedRow:
     return FinishedRow(
         row, entry["bytes"], classes_of(entry["predicted"]), codes.reshape(-1, len(KEYWORDS)), facts
     )  # fmt: skip
+
+
+def file_digest(path: Path) -> str:
+    """Return what names the float weights that rows go on from: 16 hex digits of a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def append_line(path: Path, entry: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ from kwsq.models.table.rows import (
     FinishedRow,
     FoldClips,
     append_line,
+    file_digest,
     read_results,
     score_codes,
 )
@@ -154,7 +155,7 @@ def _finish(place: Workplace, row: Row) -> FinishedRow:
     started = time.process_time()
     clips, float_weights = place.train_clips(row.fold), place.float_weights(row)
     model = trained_row(place.protocol, row, clips, float_weights, place.start)
-    facts = {"cpu_seconds": round(time.process_time() - started), START: _digest(float_weights)}
+    facts = {"cpu_seconds": round(time.process_time() - started), START: file_digest(float_weights)}
     return _scored(model, place.score_clips(row.fold), place, row, facts)
 
 
@@ -164,17 +165,13 @@ def _check_start(place: Workplace, row: Row) -> None:
     A loss is a difference of two rows: of two float models it would hold their difference as well. Weights that are
     gone come back the same on the same kind of processor only. Rows that name none are older than this check.
     """
-    mine, kin = _digest(place.float_weights(row)), (row.seed, row.fold)
+    mine, kin = file_digest(place.float_weights(row)), (row.seed, row.fold)
     finished = read_results(place.rows).rows.values()
     others = {f.facts.get(START, mine) for f in finished if (f.row.seed, f.row.fold) == kin} - {mine}
     if others:
         found = f"float weights {mine} of seed {row.seed}, fold {row.fold}"
         remedy = "bring those weights back, or take the rows of this seed and fold out of the results"
         raise UsageError(Problem(str(place.rows), found, f"{', '.join(sorted(others))}, as finished rows", remedy))
-
-
-def _digest(float_weights: Path) -> str:
-    return hashlib.sha256(float_weights.read_bytes()).hexdigest()[:16]
 
 
 def _scored(model: Any, clips: LabelledFeatures, place: Workplace, row: Row, trained: dict[str, Any]) -> FinishedRow:
