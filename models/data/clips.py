@@ -8,7 +8,6 @@ The data folder holds `manifest.csv` with the columns file, set, label12, speake
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.features import SAMPLE_RATE_HZ, FeatureFormat, lfbe
 from kwsq.models.data.mfcc import MfccFormat, mfcc
 from kwsq.models.data.speech_commands import Recording, background_clips, has_layout, hash_order, read_recordings
+from kwsq.models.data.whole_file import whole_file
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -250,13 +250,10 @@ def _cache_key(data: Path, clips: list[Clip], constants: FeatureFormat | MfccFor
 
 
 def _store(path: Path, features: Features) -> None:
-    """Write through a temporary name, this process's own: no half file bears `path`, and two at once do not meet."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
+    """Write features into a folder that git ignores; two processes may do so at once."""
+    with whole_file(path) as stream:
+        (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
         np.save(stream, features)
-    partial.replace(path)
 
 
 def read_clip(path: Path, start_sample: int = 0) -> NDArray[np.float32]:

@@ -6,7 +6,6 @@ of an epoch. It is written under a temporary name, flushed and renamed: what sta
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.data.whole_file import whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,5 @@ class TrainingState:
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Write an `.npz` that is whole or absent, also when the process is killed meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
+    with whole_file(path) as stream:
         np.savez(stream, **arrays)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)

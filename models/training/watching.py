@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.data.whole_file import whole_file
 from kwsq.models.recipe import Recipe
 from kwsq.models.schemes import NormClips
 from kwsq.models.training.fitting import Epoch
@@ -99,10 +100,8 @@ class RunFolder:
         path = self.out / "stages.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         known[stage] = {"accuracy": accuracy, "clips": len(self.held_out.labels)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as stream:
+            stream.write((json.dumps(known, indent=2) + "\n").encode())
         self._scalar(stage, "accuracy", accuracy, 0)
         self.show(f"{stage}: done, accuracy {100 * accuracy:.2f} % of {len(self.held_out.labels)} clips")
 
