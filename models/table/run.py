@@ -121,6 +121,7 @@ def _attempt(place: Workplace, row: Row, report: Any, refused: set[Row]) -> bool
         started = time.monotonic()
         try:
             finished = _finish(place, row)
+            _check_return(place, finished)
         except KwsqError as error:
             refused.add(row)
             report(f"{row.name}: {error}")
@@ -172,6 +173,16 @@ def _check_start(place: Workplace, row: Row) -> None:
         found = f"float weights {mine} of seed {row.seed}, fold {row.fold}"
         remedy = "bring those weights back, or take the rows of this seed and fold out of the results"
         raise UsageError(Problem(str(place.rows), found, f"{', '.join(sorted(others))}, as finished rows", remedy))
+
+
+def _check_return(place: Workplace, again: FinishedRow) -> None:
+    """Take float weights away that come back with other scores than the finished row of their model has."""
+    before = read_results(place.rows).rows.get(again.row)
+    if before is not None and not np.array_equal(before.scores, again.scores):
+        place.float_weights(again.row).unlink()
+        found = f"float weights of seed {again.row.seed}, fold {again.row.fold}, trained again, score otherwise"
+        remedy = "train them on the kind of processor of before, or take the rows of this seed and fold out"
+        raise UsageError(Problem(str(place.rows), found, "the scores of the finished row", remedy))
 
 
 def _scored(model: Any, clips: LabelledFeatures, place: Workplace, row: Row, trained: dict[str, Any]) -> FinishedRow:

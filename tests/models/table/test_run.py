@@ -124,6 +124,20 @@ def test_a_float_model_whose_weights_are_gone_is_trained_again_where_it_is_neede
     assert pending_rows(place) == []
 
 
+@pytest.mark.slow
+def test_float_weights_that_come_back_otherwise_are_not_gone_on_from(tmp_path: Path) -> None:
+    place, shown = workplace(tmp_path), list[str]()
+    for row in place.protocol.rows():
+        if row.method == FLOAT:
+            codes = np.full((24, len(KEYWORDS)), 7, np.int8)
+            append_line(place.rows, FinishedRow(row, 1, np.zeros(24, np.int64), codes, {}).to_json())
+    assert {row.method for row in run(place, shown.append)} == {FLOAT}
+    assert len(shown) == 2
+    assert all("trained again, score otherwise" in line for line in shown)
+    assert {row.method for row in read_results(place.rows).rows} == {FLOAT}
+    assert list((place.out / "float").glob("float-*-????????????.npz")) == []
+
+
 def controls(folder: Path) -> tuple[Path, Callable[[str], Any]]:
     """Two controls of one training, with an epoch in each stage; their norms take clean clips, and mixed ones.
 
