@@ -15,7 +15,10 @@ from kwsq.ir.errors import KwsqError, Problem, UsageError
 if TYPE_CHECKING:
     from kwsq.models.data.clips import LabelledFeatures
 
-Data = Annotated[Path, typer.Option(envvar="KWSQ_DATA", help="Folder with manifest.csv and the audio.")]
+Data = Annotated[
+    Path,
+    typer.Option(envvar="KWSQ_DATA", help="Folder with the audio and manifest.csv, or in the Speech Commands layout."),
+]
 
 
 def train(

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.features import SAMPLE_RATE_HZ, FeatureFormat, lfbe
 from kwsq.models.data.mfcc import MfccFormat, mfcc
-from kwsq.models.data.speech_commands import Recording, background_clips, has_layout, hash_order, read_recordings
+from kwsq.models.data.speech_commands import (
+    LISTS,
+    Recording,
+    background_clips,
+    has_layout,
+    hash_order,
+    read_recordings,
+)
 from kwsq.models.data.whole_file import whole_file
 
 Features = NDArray[np.float32]
@@ -31,6 +38,7 @@ OTHER = "_other_"
 SILENCE = LABELS.index("_silence_")
 UNKNOWN = LABELS.index("_unknown_")
 CLIP_SAMPLES = 16_000
+COLUMNS = ("file", "set", "label12", "speaker", "split")
 
 FrontEnd = tuple[Callable[[NDArray[np.floating]], NDArray[np.float32]], FeatureFormat | MfccFormat]
 FRONT_ENDS: dict[str, FrontEnd] = {"lfbe": (lfbe, FeatureFormat()), "mfcc": (mfcc, MfccFormat())}
@@ -106,14 +114,19 @@ def read_manifest(data: Path, *, dataset: str) -> tuple[Clip, ...]:
         The clips whose `label12` is one of LABELS.
 
     Raises:
-        UsageError: there is no manifest, it holds no such data set, or a speaker stands in two splits.
+        UsageError: there is no manifest, it lacks a column or holds no such data set, or a speaker is in two splits.
     """
     path = data / "manifest.csv"
     if not path.is_file():
-        remedy = "name the folder that holds manifest.csv and the audio"
-        raise UsageError(Problem(str(path), "no such file", "the manifest of the data folder", remedy))
+        expected = f"manifest.csv, or {' and '.join(LISTS)} of the Speech Commands layout"
+        remedy = "name the folder that holds them and the audio"
+        raise UsageError(Problem(str(data), "none of the files that list clips", expected, remedy))
     with path.open(newline="", encoding="utf-8") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["set"] == dataset and row["label12"] in LABELS]
+        table = csv.DictReader(stream)
+        if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:
+            found, expected = f"no column {', '.join(missing)}", f"the columns {', '.join(COLUMNS)}"
+            raise UsageError(Problem(str(path), found, expected, "complete the header and its rows"))
+        rows = [row for row in table if row["set"] == dataset and row["label12"] in LABELS]
     if not rows:
         expected = f"rows whose label12 is one of {', '.join(LABELS)}"
         remedy = "name a set that stands in the manifest's set column"
@@ -162,26 +175,32 @@ def read_clips(data: Path, *, dataset: str, keywords: tuple[str, ...] = ()) -> t
 
 
 def _read_layout(data: Path, keywords: tuple[str, ...]) -> tuple[Clip, ...]:
-    recordings, wanted = read_recordings(data), {*LABELS, *keywords}
-    clips = [clip for split in ("train", "val", "test") for clip in _drawn(data, recordings, split, wanted)]
+    recordings = read_recordings(data)
+    clips = [clip for split in ("train", "val", "test") for clip in _drawn(data, recordings, split, keywords)]
+    if not clips:
+        found, expected = "recordings, but none of the ten words", f"folders named {', '.join(LABELS[:SILENCE])}"
+        raise UsageError(Problem(str(data), found, expected, "name words of your own as keywords in the recipe"))
     _require_disjoint_speakers(clips, data)
     return tuple(sorted(clips, key=lambda clip: (clip.file, clip.start_sample)))
 
 
-def _drawn(data: Path, recordings: tuple[Recording, ...], split: str, wanted: set[str]) -> list[Clip]:
-    """Every wanted word, and a tenth as many clips of each: other words drawn by hash, and silence.
+def _drawn(data: Path, recordings: tuple[Recording, ...], split: str, keywords: tuple[str, ...]) -> list[Clip]:
+    """Return the clips of a split: all that is said where words are to be detected, else the twelve classes.
+
+    Those are every recording of the ten words, and a tenth as many of other words, drawn by hash. Silence is a tenth
+    of what is drawn whole.
 
     Source: the shares are those of the Speech Commands baseline (Warden 2018); the draw is ours.
     """
     here = [recording for recording in recordings if recording.split == split]
-    words = [recording for recording in here if recording.word in wanted]
-    extras = -(-len(words) // 10)
-    others = hash_order([recording for recording in here if recording.word not in wanted])[:extras]
-    noise = background_clips(data, split, extras, CLIP_SAMPLES)
+    whole = [recording for recording in here if keywords or recording.word in LABELS]
+    tenth = -(-len(whole) // 10)
+    others = [] if keywords else hash_order([recording for recording in here if recording.word not in LABELS])[:tenth]
+    noise = background_clips(data, split, tenth, CLIP_SAMPLES)
     return [
         *(
             Clip(said.file, label_of(str(said.word)), said.speaker, split, word=str(said.word))
-            for said in words + others
+            for said in whole + others
         ),
         *(Clip(piece.file, SILENCE, piece.speaker, split, piece.start_sample, LABELS[SILENCE]) for piece in noise),
     ]
@@ -215,7 +234,7 @@ def load_split(
         The split in manifest order (sorted by file name).
 
     Raises:
-        UsageError: the split is empty, or a file is not 16 kHz mono.
+        UsageError: the split is empty, or a file is missing or not 16 kHz mono.
     """
     clips = [clip for clip in read_clips(data, dataset=dataset, keywords=keywords) if split in (clip.split, None)]
     if not clips:
@@ -244,7 +263,17 @@ def front_end(name: str) -> FrontEnd:
 
 
 def _cache_key(data: Path, clips: list[Clip], constants: FeatureFormat | MfccFormat) -> str:
-    files = [(clip.file, clip.start_sample, (data / clip.file).stat().st_size) for clip in clips]
+    """Identify the clips by what the files hold: names, sizes and dates stay where audio is replaced.
+
+    Raises:
+        UsageError: files are missing.
+    """
+    names = dict.fromkeys(clip.file for clip in clips)
+    if missing := [name for name in names if not (data / name).is_file()]:
+        found, remedy = f"no file {', '.join(missing[:3])}", "bring the audio, or take the clips out of the list"
+        raise UsageError(Problem(str(data), f"{found} ({len(missing)} in all)", "every file that is listed", remedy))
+    content = {name: hashlib.blake2b((data / name).read_bytes(), digest_size=16).hexdigest() for name in names}
+    files = [(clip.file, clip.start_sample, content[clip.file]) for clip in clips]
     facts = {"format": asdict(constants), "files": files}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -263,11 +292,14 @@ def read_clip(path: Path, start_sample: int = 0) -> NDArray[np.float32]:
         (16000,) float32 in [-1, 1].
 
     Raises:
-        UsageError: the file is not 16 kHz mono.
+        UsageError: the file cannot be read or is not 16 kHz mono.
     """
     import soundfile  # of the train extra: everything else here must import without it
 
-    samples, rate_hz = soundfile.read(path, frames=CLIP_SAMPLES, start=start_sample, dtype="float32")
+    try:
+        samples, rate_hz = soundfile.read(path, frames=CLIP_SAMPLES, start=start_sample, dtype="float32")
+    except (OSError, RuntimeError) as error:  # soundfile's own errors are RuntimeErrors
+        raise UsageError(Problem(str(path), str(error), "an audio file", "replace the file")) from error
     if rate_hz != SAMPLE_RATE_HZ or samples.ndim != 1:
         found = f"{rate_hz} Hz, shape {samples.shape}"
         raise UsageError(Problem(str(path), found, f"{SAMPLE_RATE_HZ} Hz mono", "convert the file first"))

@@ -4,15 +4,15 @@
     DIR/_background_noise_/hum.wav     longer than a second; silence clips are cut from it
     DIR/validation_list.txt            one `word/file.wav` per line; the same in testing_list.txt
 
-Every file that stands in neither list trains. Background files are divided by time, so that no second of noise is
-in two splits: the first 80 % train, the next 10 % validate, the last 10 % test.
+Every file that stands in neither list trains. A name without `_nohash_` tells no speaker: such a recording counts as
+a speaker of its own, whoever it is, and may share its voice with another split. Background files are divided by time,
+so that no second of noise is in two splits: the first 80 % train, the next 10 % validate, the last 10 % test.
 
 Source: README of the Speech Commands data set (Warden 2018); the division of the background files and the even
 spacing of the silence clips are ours.
 """
 
 import hashlib
-import wave
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,8 @@ def _held_out(folder: Path) -> dict[str, str]:
 
 
 def _speaker(name: str) -> str:
-    return name.rsplit("/", 1)[-1].removesuffix(".wav").split(SPEAKER_END)[0]
+    speaker, end, _ = name.rsplit("/", 1)[-1].partition(SPEAKER_END)
+    return speaker if end else name
 
 
 def background_clips(folder: Path, split: str, count: int, clip_samples: int) -> tuple[Recording, ...]:
@@ -93,8 +94,12 @@ def background_clips(folder: Path, split: str, count: int, clip_samples: int) ->
 
 
 def _share(path: Path, split: str) -> tuple[int, int]:
-    with wave.open(str(path)) as stream:
-        samples = stream.getnframes()
+    import soundfile  # of the train extra: everything else here must import without it
+
+    try:
+        samples = soundfile.info(path).frames
+    except (OSError, RuntimeError) as error:  # soundfile's own errors are RuntimeErrors
+        raise UsageError(Problem(str(path), str(error), "an audio file", "replace the file")) from error
     first, last = TENTHS[split]
     return samples * first // 10, samples * last // 10
 

@@ -1,6 +1,7 @@
 """Manifest and cache on a few seconds of generated audio."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -96,11 +97,32 @@ def test_two_processes_may_fill_one_cache_at_once(tmp_path: Path) -> None:
     assert not list(cache.glob(".*.partial"))
 
 
-def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    data, cache = write_data(tmp_path / "data"), tmp_path / "cache"
-    first = load_split(data, cache, dataset="own", split="train")
-    soundfile.write(data / "c.flac", np.zeros(16_000), 16_000)
-    assert (load_split(data, cache, dataset="own", split="train").features[2] != first.features[2]).any()
+def test_a_changed_file_is_read_again_though_its_size_and_date_stay(tmp_path: Path) -> None:
+    rows = [("c.wav", "own", "yes", "anna", "train")]
+    data, cache = write_data(tmp_path / "data", rows), tmp_path / "cache"
+    before, first = (data / "c.wav").stat(), load_split(data, cache, dataset="own", split="train")
+    soundfile.write(data / "c.wav", np.full(16_000, 0.1), 16_000)
+    os.utime(data / "c.wav", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (data / "c.wav").stat().st_size == before.st_size
+    assert (load_split(data, cache, dataset="own", split="train").features != first.features).any()
+
+
+def test_files_that_are_missing_or_no_audio_are_named(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    (data / "c.flac").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"c\.flac.*expected an audio file"):
+        load_split(data, tmp_path / "cache", dataset="own", split="train")
+    for name in "abcd":
+        (data / f"{name}.flac").unlink()
+    with pytest.raises(UsageError, match=r"no file a\.flac, b\.flac, c\.flac \(3 in all\)"):
+        load_split(data, tmp_path / "cache", dataset="own", split="train")
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_a_manifest_that_lacks_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("file,label12\na.flac,yes\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="no column set, speaker, split"):
+        read_manifest(tmp_path, dataset="own")
 
 
 def test_a_speaker_in_two_splits_is_refused(tmp_path: Path) -> None:
@@ -120,7 +142,7 @@ def test_what_the_manifest_does_not_hold_is_refused(tmp_path: Path, dataset: str
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"manifest\.csv: found no such file"):
+    with pytest.raises(UsageError, match=r"expected manifest\.csv, or validation_list\.txt and testing_list\.txt"):
         read_manifest(tmp_path, dataset="own")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from kwsq.ir.errors import UsageError
 from kwsq.models.data.clips import LABELS, SILENCE, UNKNOWN, load_split, read_clips
@@ -94,3 +95,52 @@ def test_a_speaker_in_two_lists_is_refused(layout: Path) -> None:
 def test_an_unknown_front_end_is_refused(layout: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"features: found 'plp'"):
         load_split(layout, tmp_path / "cache", dataset="own", split="val", features="plp")
+
+
+def test_all_that_is_said_beside_a_keyword_is_everything_else(layout: Path, tmp_path: Path) -> None:
+    split = load_split(layout, tmp_path / "cache", dataset="any", split="train", keywords=("bed",))
+    said = len(SPEAKERS["train"]) * len(WORDS)
+    silence = -(-said // 10)
+    assert np.bincount(split.labels).tolist() == [said - 3 + silence, 3]
+    assert split.is_noise.sum() == silence
+
+
+def test_words_of_ones_own_need_to_be_named(layout: Path) -> None:
+    for word in LABELS[:10]:
+        (layout / word).rename(layout / f"_{word}")
+    for name in ("validation_list.txt", "testing_list.txt"):
+        kept = [line for line in (layout / name).read_text("utf-8").split("\n") if line.split("/")[0] not in LABELS]
+        (layout / name).write_text("\n".join(kept), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"none of the ten words.*keywords in the recipe"):
+        read_clips(layout, dataset="any")
+    assert {clip.word for clip in read_clips(layout, dataset="any", keywords=("cat",))} == {
+        "bed",
+        "cat",
+        "dog",
+        "_silence_",
+    }
+
+
+def test_names_that_tell_no_speaker_do_not_share_one(layout: Path) -> None:
+    rng = np.random.default_rng(4)
+    for name in ("yes/001.wav", "no/001.wav"):
+        write_wav(layout / name, 12_000, rng)
+    with (layout / "testing_list.txt").open("a", encoding="utf-8") as stream:
+        stream.write("no/001.wav\n")
+    found = {recording.file: recording.speaker for recording in read_recordings(layout)}
+    assert found["yes/001.wav"] != found["no/001.wav"]
+    assert read_clips(layout, dataset="any")
+
+
+def test_a_layout_that_lacks_a_list_is_told_so(layout: Path) -> None:
+    (layout / "testing_list.txt").unlink()
+    with pytest.raises(UsageError, match=r"validation_list\.txt and testing_list\.txt of the Speech Commands layout"):
+        read_clips(layout, dataset="any")
+
+
+def test_background_noise_of_any_encoding_is_cut_and_other_files_are_refused(layout: Path) -> None:
+    soundfile.write(layout / "_background_noise_" / "hum.wav", np.zeros(200_000), 16_000, subtype="FLOAT")
+    assert len(background_clips(layout, "train", 4, 16_000)) == 4
+    (layout / "_background_noise_" / "hum.wav").write_bytes(b"RIFF")
+    with pytest.raises(UsageError, match=r"hum\.wav.*expected an audio file"):
+        background_clips(layout, "train", 4, 16_000)
