@@ -12,7 +12,7 @@ import tf_keras
 from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
 from kwsq.models.data.augmentation import Augmentation
-from kwsq.models.data.clips import LABELS
+from kwsq.models.data.clips import LABELS, LabelledFeatures
 from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
@@ -58,10 +58,11 @@ def show(line: str) -> None:
     print(line, flush=True)
 
 
-def main(out: Path, show: Show = show) -> None:
+def main(out: Path, show: Show = show, clips: LabelledFeatures | None = None) -> None:
     """Train, or go on training."""
-    watch = RunFolder(out, PLAN, SEED, synthetic_keywords(24, seed=2), show)
-    models = trained_models(PLAN, build, synthetic_keywords(96, seed=1), seed=SEED, watch=watch)
+    examples = clips or synthetic_keywords(96, seed=1)
+    watch = RunFolder(out, PLAN, SEED, examples.digest, synthetic_keywords(24, seed=2), show)
+    models = trained_models(PLAN, build, examples, seed=SEED, watch=watch)
     weights = {f"{name}{i}": array for name, model in models.items() for i, array in enumerate(model.get_weights())}
     write_arrays(out / "final.npz", weights)
 

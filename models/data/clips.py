@@ -80,6 +80,13 @@ class LabelledFeatures:
         """(N,) which clips hold background noise alone, and so have no voice."""
         return np.asarray(self.labels == SILENCE) if self.noise is None else self.noise
 
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that features and labels decide."""
+        content = hashlib.blake2b(np.ascontiguousarray(self.features).data, digest_size=8)
+        content.update(np.ascontiguousarray(self.labels).data)
+        return content.hexdigest()
+
 
 def class_names(keywords: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the classes of a task in the order of a network's outputs.

@@ -66,7 +66,11 @@ class Workplace:
 
 
 def open_workplace(protocol: Path, data: Path, out: Path, rows: Path, weights: Path | None = None) -> Workplace:
-    """Load everything a run needs, and state the folds in the results file where they are missing."""
+    """Load everything a run needs, and state the folds in the results file where they are missing.
+
+    Raises:
+        UsageError: the results file states other clips: its rows and new ones would be of different data.
+    """
     plan = read_protocol(protocol)
     start = published_layers(plan.recipe, weights)
     examples = load_split(data, out / "cache", dataset=plan.recipe.dataset, split=None, features=plan.recipe.features)
@@ -75,10 +79,14 @@ def open_workplace(protocol: Path, data: Path, out: Path, rows: Path, weights: P
     place = Workplace(plan, examples, fold_of, out, rows, start)
     known, numbers = read_results(rows).folds, np.unique(np.array(groups), return_inverse=True)[1]
     for fold in range(plan.folds):
+        mine = fold_of == fold
+        digest = hashlib.sha256(examples.features[mine].tobytes()).hexdigest()[:12]
+        stated = FoldClips(fold, examples.labels[mine], numbers[mine], digest).to_json()
         if fold not in known:
-            mine = fold_of == fold
-            digest = hashlib.sha256(examples.features[mine].tobytes()).hexdigest()[:12]
-            append_line(rows, FoldClips(fold, examples.labels[mine], numbers[mine], digest).to_json())
+            append_line(rows, stated)
+        elif known[fold].to_json() != stated:
+            remedy = "run on the data, and the kind of processor, of before, or begin another results file"
+            raise UsageError(Problem(str(rows), f"other clips or features in fold {fold}", "those of this run", remedy))
     return place
 
 

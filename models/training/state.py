@@ -43,7 +43,7 @@ class TrainingState:
         """Set model, optimizer and generator to the state on disk; return the epochs it stands for, 0 without one.
 
         Raises:
-            UsageError: the file is of another recipe, seed or stage.
+            UsageError: the file is of another recipe, seed, stage or set of clips.
         """
         if not self.path.exists():
             return 0
@@ -51,7 +51,7 @@ class TrainingState:
             facts = json.loads(str(arrays["facts"]))
             if facts["key"] != self.key:
                 remedy = "name another output folder, or remove this file"
-                raise UsageError(Problem(str(self.path), "the state of another run", self.key, remedy))
+                raise UsageError(Problem(str(self.path), f"the state of another run: {facts['key']}", self.key, remedy))
             model.set_weights([arrays[f"model{i}"] for i in range(len(model.weights))])
             for i, variable in enumerate(optimizer.variables):
                 variable.assign(arrays[f"optimizer{i}"])

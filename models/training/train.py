@@ -63,8 +63,8 @@ def train(
         One entry per exported file, the float model first.
 
     Raises:
-        UsageError: recipe or data cannot be used, training diverged, or `out` holds the state of another recipe or
-            seed.
+        UsageError: recipe or data cannot be used, training diverged, or `out` holds the state of another recipe,
+            seed or set of clips.
     """
     strategy = chosen_strategy()
     plan = read_recipe(recipe)
@@ -74,7 +74,7 @@ def train(
     train_clips, report_clips = (
         load_split(data, out / "cache", split=split, **choice) for split in (plan.train_split, plan.report_split)
     )
-    watch = RunFolder(out, plan, seed, report_clips, show)
+    watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show)
     with strategy.scope():
         models = trained_models(plan, build, train_clips, seed=seed, start=start, watch=watch)
     return _export_all(models, plan, report_clips, out)

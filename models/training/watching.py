@@ -62,6 +62,7 @@ class RunFolder:
         out: the folder.
         plan: the recipe; a state of another one is refused.
         seed: likewise.
+        clips: digest of the training clips, likewise.
         held_out: clips that the metric is measured on, with the Keras model as it then computes.
         show: called with one line per epoch and boundary.
     """
@@ -69,6 +70,7 @@ class RunFolder:
     out: Path
     plan: Recipe
     seed: int
+    clips: str
     held_out: LabelledFeatures
     show: Show
     _writers: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +88,8 @@ class RunFolder:
         own = tuple(replace(each, norm_clips=NormClips.MIXED) for each in self.plan.variants if each.name == name)
         schemes = [repr(variant.scheme) for variant in own]
         facts = [_stated(replace(self.plan, variants=own)), schemes, self.seed, stage]
-        return f"{stage} {hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
+        recipe = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{stage} of recipe and seed {recipe} on clips {self.clips}"
 
     def epoch(self, stage: str, epoch: Epoch) -> None:
         """Show the epoch and write its loss for TensorBoard."""

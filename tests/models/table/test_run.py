@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from keyword_cases import synthetic_keywords
 
+from kwsq.ir.errors import UsageError
 from kwsq.models.data.clips import SILENCE, LabelledFeatures
 from kwsq.models.data.folds import clip_groups, speaker_folds
 from kwsq.models.recipe import NO_DISTILLATION, Phase
@@ -17,7 +19,7 @@ from kwsq.models.schemes import NormClips
 from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol, read_protocol
 from kwsq.models.table.row_training import trained_row
 from kwsq.models.table.rows import KEYWORDS, FinishedRow, append_line, read_results
-from kwsq.models.table.run import START, Workplace, pending_rows, run
+from kwsq.models.table.run import START, Workplace, open_workplace, pending_rows, run
 
 SHIPPED = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "table.toml"
 ONE, NO_TRAINING = Phase(1, 1e-3, 0.0), Phase(0, 0.0, 0.0)
@@ -136,6 +138,23 @@ def test_float_weights_that_come_back_otherwise_are_not_gone_on_from(tmp_path: P
     assert all("trained again, score otherwise" in line for line in shown)
     assert {row.method for row in read_results(place.rows).rows} == {FLOAT}
     assert list((place.out / "float").glob("float-*-????????????.npz")) == []
+
+
+def test_rows_of_other_data_are_not_added(tmp_path: Path) -> None:
+    rng, data, rows = np.random.default_rng(5), tmp_path / "data", tmp_path / "rows.jsonl"
+    data.mkdir()
+    lines = [f"{who}.wav,gsc12,{('yes', 'no')[who % 2]},s{who},train" for who in range(6)]
+    (data / "manifest.csv").write_text("file,set,label12,speaker,split\n" + "\n".join(lines), encoding="utf-8")
+    for who in range(6):
+        soundfile.write(data / f"{who}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+    for _ in range(2):
+        open_workplace(SHIPPED, data, tmp_path / "out", rows)
+    stated = rows.read_text(encoding="utf-8")
+    assert stated.count("\n") == 5
+    soundfile.write(data / "3.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+    with pytest.raises(UsageError, match="other clips or features in fold"):
+        open_workplace(SHIPPED, data, tmp_path / "out", rows)
+    assert rows.read_text(encoding="utf-8") == stated
 
 
 def controls(folder: Path) -> tuple[Path, Callable[[str], Any]]:

@@ -139,23 +139,24 @@ def test_each_part_of_the_state_decides_the_bits(interrupted: Path, tmp_path: Pa
 
 def test_the_state_of_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
     held_out, plan = synthetic_keywords(12, seed=2), training_program.PLAN
-    mine = RunFolder(tmp_path, plan, 1, held_out, ignore_line).state("float")
+    mine = RunFolder(tmp_path, plan, 1, "a", held_out, ignore_line).state("float")
     others = [
-        RunFolder(tmp_path, plan, 2, held_out, ignore_line),
-        RunFolder(tmp_path, replace(plan, batch_size=8), 1, held_out, ignore_line),
+        RunFolder(tmp_path, plan, 2, "a", held_out, ignore_line),
+        RunFolder(tmp_path, replace(plan, batch_size=8), 1, "a", held_out, ignore_line),
+        RunFolder(tmp_path, plan, 1, "b", held_out, ignore_line),
     ]
-    assert len({mine.key, *(other.state("float").key for other in others)}) == 3
+    assert len({mine.key, *(other.state("float").key for other in others)}) == 4
     more = replace(plan, variants=(*plan.variants, replace(plan.variants[0], name="again")))
-    assert RunFolder(tmp_path, more, 1, held_out, ignore_line).state("float").key == mine.key
+    assert RunFolder(tmp_path, more, 1, "a", held_out, ignore_line).state("float").key == mine.key
 
     first = plan.variants[0]
     settled = replace(plan, variants=(replace(first, norm_clips=NormClips.CLEAN),))  # decides what comes after both
     for stage in (f"{first.name}-stage1", f"{first.name}-stage2"):
-        keys = [RunFolder(tmp_path, each, 1, held_out, ignore_line).state(stage).key for each in (plan, settled)]
+        keys = [RunFolder(tmp_path, each, 1, "a", held_out, ignore_line).state(stage).key for each in (plan, settled)]
         assert keys[0] == keys[1]
     wider = replace(plan, variants=(replace(first, scheme=replace(first.scheme, bits=8)),))
     stages = [
-        RunFolder(tmp_path, each, 1, held_out, ignore_line).state(f"{first.name}-stage1") for each in (plan, wider)
+        RunFolder(tmp_path, each, 1, "a", held_out, ignore_line).state(f"{first.name}-stage1") for each in (plan, wider)
     ]
     assert stages[0].key != stages[1].key
 
@@ -169,3 +170,9 @@ def test_the_state_of_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
     mine.save(Empty(), Empty(), rng, epochs_done=1, last=True)
     with pytest.raises(UsageError, match="state of another run"):
         TrainingState(mine.path, others[0].state("float").key).restore(Empty(), Empty(), rng)
+
+
+def test_a_run_does_not_go_on_with_other_clips(interrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UsageError, match=r"float\.npz.*on clips .*expected .* on clips "):
+        training_program.main(tmp_path, ignore_line, clips=synthetic_keywords(96, seed=3))
