@@ -14,7 +14,7 @@ from kwsq.converter.runtimes.ort import OrtSession
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Graph
-from kwsq.ir.quant import Affine, dequantize, quantize
+from kwsq.ir.quant import Affine, quantize
 from kwsq.passes.known_ops import canonical_domain
 from kwsq.passes.load import Source
 from kwsq.passes.pipeline import PipelineResult
@@ -39,7 +39,7 @@ def source_reference(source: Source, result: PipelineResult, *, whole: bool) -> 
             session = OrtSession(source.data)
         except UnsupportedModelError:
             return _executed(result.source, EXECUTOR)
-        return SourceReference(session.name, session.run)
+        return SourceReference(session.name, lambda inputs: session.run(_as_taken(result.source, inputs)))
     return _executed(result.source, EXECUTOR)
 
 
@@ -56,8 +56,7 @@ def quantized_reference(source: Source, result: PipelineResult, *, whole: bool) 
 
 def _executed(graph: Graph, name: str) -> SourceReference:
     def run(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        real = {key: _decoded(graph, key, array) for key, array in inputs.items()}
-        outputs = run_float(graph, real)
+        outputs = run_float(graph, _float32(inputs))
         return {key: _encoded(graph, key, array) for key, array in outputs.items()}
 
     return SourceReference(name, run)
@@ -68,18 +67,25 @@ def run_annotated(graph: Graph, inputs: Mapping[str, Array], keep: Sequence[str]
 
     Args:
         graph: float graph.
-        inputs: stacked arrays by name, codes where the source's input is integer.
+        inputs: stacked real arrays by name.
         keep: names of the inner tensors.
     """
-    real = {key: _decoded(graph, key, array) for key, array in inputs.items()}
-    return dict(run_float(graph, real, keep=keep))
+    return dict(run_float(graph, _float32(inputs), keep=keep))
 
 
-def _decoded(graph: Graph, name: str, array: Array) -> Array:
-    spec = graph[name].quant
-    if name in graph.integer_io and isinstance(spec, Affine):
-        return dequantize(array, spec)
-    return np.asarray(array, np.float32)
+def _float32(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.asarray(array, np.float32) for name, array in inputs.items()}
+
+
+def _as_taken(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns the inputs as the source takes them: codes where its own are integer."""
+    taken = dict(inputs)
+    for name, dtype in graph.integer_io.items():
+        if name in taken:
+            spec = graph[name].quant
+            assert isinstance(spec, Affine), f"{name} is integer in the source"
+            taken[name] = quantize(taken[name], spec).astype(dtype)
+    return taken
 
 
 def _encoded(graph: Graph, name: str, array: Array) -> Array:

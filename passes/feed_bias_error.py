@@ -223,10 +223,10 @@ class _Feeder:
         return min(runs, key=_Fed.rank)
 
     def _refined(self, fed: _Fed) -> _Fed:
-        if fed.is_close:
-            return fed
         graph = replace(self.result.graph, tensors=fed.tensors)
         layers = [node for node in graph.nodes if self._bias_of(node)]
+        if fed.is_close or not layers:
+            return fed
         codes = refine_biases(graph, layers, self.reference, self.kernel_sets, close_share=CLOSE_SHARE)
         tensors = fed.tensors | {name: _with_codes(fed.tensors[name], data) for name, data in codes.items()}
         return min(fed, self.measure(tensors), key=_Fed.rank)

@@ -51,8 +51,8 @@ class SourceReference:
     Args:
         name: what runs it, e.g. "onnxruntime, optimisations off", for the report.
         run: input arrays by name -> output arrays by name. Arrays have the names, shapes and order of the source and
-            may hold k stacked vectors; quantised inputs are given as real numbers unless the source's own input is
-            integer. Outputs are real numbers, or codes where the source's output is integer.
+            may hold k stacked vectors; inputs are given as real numbers, also where the source's own are integer.
+            Outputs are real numbers, or codes where the source's output is integer.
         tolerance: limits for a model of few layers; where they do not hold, rounding is simulated and judges
             (docs/parity.md).
         trace: like `run`, but returns inner tensors too, by their names in the source; used to find where a
@@ -90,12 +90,12 @@ class OutputError:
 
 
 def real_inputs(graph: LoweredGraph, inputs: Arrays) -> dict[str, Array]:
-    """Returns what the source is given: real values for int8 inputs, uint8 and float32 ones as they are."""
+    """Returns what the source is given: the real values of codes, float32 inputs as they are."""
     return {name: _real(array, graph[name]) for name, array in inputs.items()}
 
 
 def _real(array: Array, tensor: LoweredTensor) -> Array:
-    if tensor.dtype is not DType.INT8:
+    if tensor.dtype not in (DType.INT8, DType.UINT8):
         return array
     spec = grid(tensor)
     return dequantize(array, scale=spec.scale, zero_point=spec.zero_point)
