@@ -39,8 +39,9 @@ from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Level, Note, PassResult, Semantics
 from kwsq.passes.fuse_activation import grid_bounds
 from kwsq.passes.introduced_values import Bounds, holds, introduced_bounds
-from kwsq.passes.observe import Observer, affine_from_range
+from kwsq.passes.observe import Observer, affine_from_range, union_grid
 from kwsq.passes.rectifier_grid import rectifier_input_grid
+from kwsq.passes.separate_grids import covers_all, quantizers_by_source
 
 KEEPS_GRID = (
     Reshape,
@@ -91,7 +92,7 @@ class AttachScales:
     warn: bool = True
     margin: float = 0.0
     name: ClassVar[str] = "attach_scales"
-    requires: ClassVar[frozenset[str]] = frozenset({"quantizers_placed"})
+    requires: ClassVar[frozenset[str]] = frozenset({"grids_separated"})
     establishes: ClassVar[frozenset[str]] = frozenset({"scales_attached"})
     semantics: ClassVar[Semantics] = Semantics.CHANGES_GRID
 
@@ -335,25 +336,15 @@ def _most_useful_first(graph: Graph) -> list[Node]:
 
     That is the finest of those that clip no more than the others do; a second one rounds what the first one stored.
     """
-    groups: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        if isinstance(node.op, FakeQuant):
-            groups.setdefault(node.inputs[0], []).append(node)
-    return [node for group in groups.values() for node in sorted(group, key=lambda n: _rank_as_storage(n, group))]
+    groups = quantizers_by_source(graph).values()
+    return [node for group in groups for node in sorted(group, key=lambda n: _rank_as_storage(n, group))]
 
 
 def _rank_as_storage(node: Node, group: list[Node]) -> tuple[bool, float]:
     specs = [n.op.spec for n in group if isinstance(n.op, FakeQuant)]
     assert isinstance(node.op, FakeQuant)
     spec = node.op.spec
-    return (not all(_covers_grid(spec, other) for other in specs), float(spec.scale[0]))
-
-
-def _covers_grid(spec: Affine, other: Affine) -> bool:
-    """Whether a value stored on `spec` still reaches the extreme codes of `other`."""
-    half = float(other.scale[0]) / 2
-    (low, high), (other_low, other_high) = grid_bounds(spec), grid_bounds(other)
-    return low - half <= other_low and other_high <= high + half
+    return (not covers_all(spec, specs), float(spec.scale[0]))
 
 
 def _clamp_may_requantize(node: Node) -> bool:
@@ -363,9 +354,4 @@ def _clamp_may_requantize(node: Node) -> bool:
 
 def _widest(specs: list[Affine]) -> Affine:
     """Returns the grid that covers the others, or a new one over their union."""
-    if all(spec.same_as(specs[0]) for spec in specs):
-        return specs[0]
-    bounds = [grid_bounds(spec) for spec in specs]
-    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
-    covering = [s for s, b in zip(specs, bounds, strict=True) if b[0] <= low and b[1] >= high]
-    return covering[0] if covering else affine_from_range(low, high)
+    return specs[0] if all(spec.same_as(specs[0]) for spec in specs) else union_grid(specs)

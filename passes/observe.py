@@ -12,6 +12,7 @@ from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Graph
 from kwsq.ir.ops import FakeQuant
 from kwsq.ir.quant import INT8, Affine, FloatArray
+from kwsq.passes.fuse_activation import grid_bounds
 
 SEEDED_SAMPLES = 256
 
@@ -32,17 +33,27 @@ def affine_from_range(low: float, high: float) -> Affine:
 
 
 def input_spec(graph: Graph, name: str) -> Affine | None:
-    """Returns the grid of the first quantiser a graph input meets through value-keeping operators."""
-    consumers = graph.consumers()
+    """Returns the grid of the quantisers a graph input meets through value-keeping operators, of several the union."""
+    quant = graph[name].quant
+    if isinstance(quant, Affine):
+        return quant
+    consumers, met = graph.consumers(), list[Affine]()
     queue = [name]
     while queue:
         for node in consumers[queue.pop(0)]:
             if isinstance(node.op, FakeQuant):
-                return node.op.spec
+                met.append(node.op.spec)
             if node.op.name in ("Reshape", "Transpose", "Concat", "Slice"):
                 queue += node.outputs
-    quant = graph[name].quant
-    return quant if isinstance(quant, Affine) else None
+    return union_grid(met) if met else None
+
+
+def union_grid(specs: Sequence[Affine]) -> Affine:
+    """Returns the first grid that reaches as far as all, or else one over their union."""
+    bounds = [grid_bounds(spec) for spec in specs]
+    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
+    covering = (s for s, b in zip(specs, bounds, strict=True) if b[0] <= low and b[1] >= high)
+    return next(covering, None) or affine_from_range(low, high)
 
 
 def seeded_inputs(graph: Graph, seed: int, samples: int = SEEDED_SAMPLES) -> dict[str, FloatArray]:
@@ -90,7 +101,7 @@ def _scaled_to_grids(
     for name in graph.inputs:
         shape = graph[name].shape
         spec = input_spec(graph, name)
-        low, high = (-3.0, 3.0) if spec is None else _bounds(spec)
+        low, high = (-3.0, 3.0) if spec is None else grid_bounds(spec)
         values = draw(rng, (samples * shape[0], *shape[1:]) if shape else ())
         values *= np.float32((high - low) / 4)
         values += np.float32((low + high) / 2)
@@ -112,11 +123,6 @@ def _patterned(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
         part = rng.standard_normal([1 if axis in along else size for axis, size in enumerate(shape)], np.float32)
         values += part * weights[:, i].reshape(-1, *[1] * (len(shape) - 1))
     return values
-
-
-def _bounds(spec: Affine) -> tuple[float, float]:
-    scale, zero = float(spec.scale[0]), int(spec.zero_point[0])
-    return (spec.range.low - zero) * scale, (spec.range.high - zero) * scale
 
 
 @dataclass(slots=True, eq=False)

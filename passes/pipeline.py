@@ -26,6 +26,7 @@ from kwsq.passes.lower import lower
 from kwsq.passes.lowering import LOWERINGS
 from kwsq.passes.observe import SEEDED_SAMPLES, Observer, carry_states, spread_inputs
 from kwsq.passes.place_quantizers import PlaceQuantizers
+from kwsq.passes.separate_grids import SeparateGrids
 from kwsq.passes.widths import (
     WeightWidth,
     check_widths,
@@ -149,7 +150,7 @@ def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -
     is_ptq, records = after is not None, () if after is None else after.records
     floats = None if after is None else after.prepared
     graph = annotated = graph if after is None else after.graph
-    graph = _run(PlaceQuantizers(), graph, notes)
+    graph = _run(SeparateGrids(), _run(PlaceQuantizers(), graph, notes), notes)
     observed = _observed_inputs(graph, options)
     graph = _run(_attach(graph, observed, options, is_ptq=is_ptq), graph, notes)
     result = lower(graph, float_io=options.float_io)

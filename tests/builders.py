@@ -34,6 +34,7 @@ from kwsq.passes.base import PassResult
 from kwsq.passes.lower import LowerResult, lower
 from kwsq.passes.observe import Observer, seeded_inputs
 from kwsq.passes.place_quantizers import PlaceQuantizers
+from kwsq.passes.separate_grids import SeparateGrids
 
 Shape = tuple[int, ...]
 
@@ -176,7 +177,7 @@ def max_difference(a: Graph, b: Graph, samples: int = 32) -> float:
 
 def attached(graph: Graph) -> PassResult:
     """Return the graph with one grid per activation; unknown ranges come from seeded inputs."""
-    placed = PlaceQuantizers().run(graph).graph
+    placed = SeparateGrids().run(PlaceQuantizers().run(graph).graph).graph
     return AttachScales(Observer(placed, seeded_inputs(placed, 0)), "seeded inputs").run(placed)
 
 

@@ -25,6 +25,7 @@ from kwsq.ir.quant import Affine
 from kwsq.passes.attach_scales import PROBABILITY, SIGNED_UNIT, AttachScales
 from kwsq.passes.observe import Observer
 from kwsq.passes.place_quantizers import PlaceQuantizers
+from kwsq.passes.separate_grids import SeparateGrids
 
 X = grid(0.05)
 A, B = grid(0.0211, 4), grid(0.0473, -7)
@@ -312,6 +313,7 @@ def test_a_margin_widens_observed_ranges_but_not_an_end_at_zero(rectified: bool,
     y = model.dense(model.input("x", (1, 16), X), 12)
     graph = model.graph(model.node(ops.Mean((1,), keepdims=True), model.node(ops.Relu(), y)) if rectified else y)
     placed = PlaceQuantizers().run(replace(graph, facts=frozenset({"activations_fused"}))).graph
+    placed = SeparateGrids().run(placed).graph
     observer = Observer(placed, real_inputs(placed))
     plain, wide = (AttachScales(observer, "inputs", margin=margin).run(placed).graph for margin in (0.0, 0.25))
     (name,) = graph.outputs
