@@ -36,6 +36,7 @@ _ROUGH = (ir.AveragePool2D, ir.LeakyRelu, ir.Mean, ir.Mul, ir.PRelu, ir.Quantize
 
 
 _BIASED = (ir.Conv2D, ir.DepthwiseConv2D, ir.FullyConnected)
+_ELEMENTWISE = (ir.Add, ir.Mul, ir.Sub)
 
 
 def noisy_outputs(graph: LoweredGraph, inputs: Arrays, seed: int = 0) -> dict[str, Array]:
@@ -47,24 +48,32 @@ def noisy_outputs(graph: LoweredGraph, inputs: Arrays, seed: int = 0) -> dict[st
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    shifted = _with_shifted_biases(graph, rng)
+    shifted = _with_shifted_constants(graph, rng)
     signs = {node.name: int(rng.choice(np.array([-1, 1]))) for node in graph.nodes}
     return run_vectors(graph, lambda arrays: _run(shifted, arrays, signs, rng), inputs, zero_states(graph))
 
 
-def _with_shifted_biases(graph: LoweredGraph, rng: np.random.Generator) -> LoweredGraph:
-    """Returns the graph with the rounding of its biases drawn anew.
+def _with_shifted_constants(graph: LoweredGraph, rng: np.random.Generator) -> LoweredGraph:
+    """Returns the graph with the rounding of its biases, and of constants that are added or multiplied, drawn anew.
 
     An integer bias is off its real value by up to half a step, variance 1/12: drawn here as one whole step, up or down,
     for one bias in twelve, which has the same variance. Unlike other rounding it moves a channel everywhere at once.
     """
     tensors = dict(graph.tensors)
     for node in graph.nodes:
-        bias = tensors.get(node.inputs[2]) if isinstance(node.op, _BIASED) and len(node.inputs) > 2 else None
-        if bias is not None and bias.data is not None:
-            steps = rng.choice(np.array([-1, 0, 1]), bias.shape, p=[1 / 24, 11 / 12, 1 / 24])
-            tensors[bias.name] = replace(bias, data=(bias.data + steps).astype(np.int32))
+        for constant in (tensors[name] for name in _rounded_constants(node) if tensors[name].data is not None):
+            steps = rng.choice(np.array([-1, 0, 1]), constant.shape, p=[1 / 24, 11 / 12, 1 / 24])
+            limits = np.iinfo(constant.dtype.value)
+            moved = np.clip(np.asarray(constant.data, np.int64) + steps, limits.min, limits.max)
+            tensors[constant.name] = replace(constant, data=moved.astype(constant.dtype.numpy))
     return replace(graph, tensors=tensors)
+
+
+def _rounded_constants(node: LoweredNode) -> tuple[str, ...]:
+    """Returns the inputs that, where they are constant, the artefact may have rounded and the source not."""
+    if isinstance(node.op, _BIASED):
+        return node.inputs[2:3]
+    return node.inputs if isinstance(node.op, _ELEMENTWISE) else ()
 
 
 def _run(graph: LoweredGraph, inputs: Arrays, signs: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from kwsq.ir import lowered as low
-from kwsq.ir.graph import Node, Tensor
+from kwsq.ir.graph import Array, Node, Tensor
 from kwsq.ir.lowered import DType, LoweredOp
-from kwsq.ir.ops import Activation, Clip, LeakyRelu, Relu, Softmax
+from kwsq.ir.ops import Activation, Clip, LeakyRelu, Mul, Relu, Softmax
 from kwsq.ir.quant import Affine
-from kwsq.passes.lowering.context import LoweringContext, LoweringRefusedError, int8_grid
+from kwsq.passes.fuse_activation import has_zero
+from kwsq.passes.lowering.context import INT8_HIGH, LoweringContext, LoweringRefusedError, int8_grid
 from kwsq.passes.lowering.forms import Form, identity_form, physical_shape
 from kwsq.passes.lowering.requantize import lower_change_of_grid
 from kwsq.passes.observe import affine_from_range
@@ -21,19 +22,43 @@ Lowering = Callable[[LoweringContext, Node], None]
 
 
 def _operand(ctx: LoweringContext, node: Node, name: str, form: Form, rank: int, spec: Affine | None) -> str:
-    """Returns an operand in `form`; a constant is quantised on `spec`, or on the grid of its own range."""
+    """Returns an operand in `form`; a constant is quantised on `spec`, else on its own grid, or that of its range."""
     tensor = ctx.graph[name]
     if not tensor.is_constant:
         return ctx.get(name, form, rank=rank)
     real = tensor.real().reshape((1,) * (rank - tensor.rank) + tensor.shape)
-    grid = int8_grid(spec or affine_from_range(float(real.min()), float(real.max())))
+    grid = int8_grid(spec or _annotated(tensor) or affine_from_range(float(real.min()), float(real.max())))
     codes = np.clip(np.rint(real / grid.scale) + grid.zero_point, -128, 127).astype(np.int8)
+    scale, zero_point = grid.scale, grid.zero_point
+    if isinstance(node.op, Mul):
+        codes, scale, zero_point = _largest_codes(codes, scale, zero_point)
     axes = [axis for axis in form if axis is not None]
     missing = [axis for axis in range(rank) if axis not in axes]
     moved = codes.transpose([*missing, *axes]).reshape(physical_shape(form, codes.shape))
     return ctx.constant(
-        f"{node.name}/{name}", moved, DType.INT8, np.array([grid.scale]), grid.zero_point, origin=tensor.origin
+        f"{node.name}/{name}", moved, DType.INT8, np.array([scale]), zero_point, origin=tensor.origin
     )
+
+
+def _largest_codes(codes: Array, scale: np.float32, zero_point: int) -> tuple[Array, np.float32, int]:
+    """Returns the same real values as the largest codes that are powers of two times as large, zero point 0.
+
+    The kernel rounds a product of codes to a binary fraction of the output's step first: the larger, the finer.
+    """
+    centred = codes.astype(np.int32) - zero_point
+    largest = int(np.abs(centred).max(initial=0))
+    if not 0 < largest <= INT8_HIGH:
+        return codes, scale, zero_point
+    shift = int(math.log2(INT8_HIGH / largest))
+    return (centred << shift).astype(np.int8), np.float32(scale / 2**shift), 0
+
+
+def _annotated(tensor: Tensor) -> Affine | None:
+    """Returns the grid that the source gives a constant, where int8 can hold its codes as they are or shifted."""
+    spec = tensor.quant
+    if not isinstance(spec, Affine) or spec.scale.size > 1 or spec.range.high - spec.range.low > 255:
+        return None
+    return spec if has_zero(spec) else None
 
 
 def binary(kind: Callable[[Activation], LoweredOp], *, fuses: bool = True, one_grid: bool = False) -> Lowering:

@@ -40,6 +40,15 @@ ELEMENTWISE = {
     "add_self": Case("(float[1,4,6] x) => (float[1,4,6] y) { y = Add(x, x) }"),
     "mul_self": Case("(float[1,4,6] x) => (float[1,4,6] y) { y = Mul(x, x) }"),
     "add_relu": Case("(float[1,4,6] x, float[1,4,6] x2) => (float[1,4,6] y) { h = Add(x, x2) y = Relu(h) }", lsb=2),
+    # A positional embedding: the source adds it as it is, the file on a grid of its own, and a layer sums over it.
+    "add_embedding": Case(
+        "(float[1,6,24] x, float[1,6,24] c, float[24,8] w) => (float[1,6,8] y) { a = Add(x, c) y = MatMul(a, w) }",
+        lsb=4,
+    ),
+    "mul_embedding": Case(
+        "(float[1,6,24] x, float[1,6,24] c, float[24,8] w) => (float[1,6,8] y) { a = Mul(x, c) y = MatMul(a, w) }",
+        lsb=4,
+    ),
     "squared_difference": Case(
         "(float[1,4,6] x, float[1,4,1] x2, float c) => (float[1,4,6] y) { d = Sub(x, x2) y = Pow(d, c) }",
         constants={"c": 2.0},

@@ -7,6 +7,7 @@ from builders import Model, assert_one_rounding, attached, grid, kinds, lowered,
 from kwsq.ir import ops
 from kwsq.ir.graph import Op
 from kwsq.ir.ops import Activation
+from kwsq.ir.quant import UINT8, Affine
 from kwsq.passes.lower import lower
 
 X, B = grid(0.05), grid(0.031, 9)
@@ -75,6 +76,37 @@ def test_constant_operand(name: str, shape: tuple[int, ...], swapped: bool) -> N
     # Half a step of the constant's own grid (2.5 / 255), times |x| <= 6.4 in a product, and a code of x.
     error = (6.4 * 0.0049 + 1.5 * 0.05) if name == "mul" else 0.0049 + 0.05
     assert lsb_distance(graph) <= error / 0.0973 + 1
+
+
+GRIDS = {"int8": grid(0.021, -3), "uint8": Affine.per_tensor(0.021, 117, UINT8), "int4": grid(0.3, 0, -8, 7)}
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+@pytest.mark.parametrize("name", ["add", "sub", "mul"])
+def test_an_annotated_constant_keeps_its_values(name: str, kind: str) -> None:
+    """A quantised positional embedding: every real value is the one trained, on a grid int8 holds."""
+    model, spec = Model(), GRIDS[kind]
+    codes = model.rng.integers(spec.range.low, spec.range.high + 1, (6, 8))
+    c = model.constant(codes.astype(np.uint8 if kind == "uint8" else np.int8), spec, "c")
+    graph = model.graph(model.quantize(model.node(BINARY[name], model.input("x", (1, 6, 8), X), c), Y))
+    result = lowered(graph)
+    (stored,) = (t for t in result.graph.tensors.values() if t.data is not None)
+    assert stored.scale is not None
+    real = (np.asarray(stored.data, np.int32) - stored.zero_point) * stored.scale[0]
+    np.testing.assert_array_equal(real.reshape(6, 8), (codes - spec.zero_point[0]) * spec.scale[0])
+    if name != "mul":
+        assert stored.scale[0] == spec.scale[0]
+    assert_one_rounding(graph, share=0.04 if name == "mul" else 0.01)
+
+
+def test_a_product_with_few_codes_is_not_rounded_twice() -> None:
+    """The kernel rounds code products to a binary fraction of a step: as 4-bit codes every ninth would be off."""
+    model = Model()
+    c = model.constant(model.rng.integers(-7, 8, (6, 24)).astype(np.int8), grid(0.3), "c")
+    graph = model.graph(
+        model.quantize(model.node(ops.Mul(), model.input("x", (1, 6, 24), grid(0.0297)), c), grid(0.0371))
+    )
+    assert_one_rounding(graph, share=0.02)
 
 
 @pytest.mark.parametrize("op", [ops.Maximum(), ops.Minimum()])
