@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -27,6 +28,7 @@ from kwsq.ir.ops import (
     ReduceMax,
     Relu,
     Reshape,
+    Rsqrt,
     Sigmoid,
     Slice,
     Softmax,
@@ -257,6 +259,8 @@ class _Work:
         low, high = min(low, 0.0), max(high, 0.0)
         beyond = self.options.margin * (high - low)
         low, high = low - beyond * (low < 0), high + beyond * (high > 0)
+        if group == [name]:
+            high = min(high, self._largest_computed(name))
         rectified = self._rectified_grid(name, low, high) if group == [name] else None
         spec = rectified or affine_from_range(low, high)
         for member in group:
@@ -264,6 +268,16 @@ class _Work:
         text = f"no quantiser in the source: scale {float(spec.scale[0]):.6g} from {self.options.observed_on}"
         level = Level.WARNING if self.options.warn else Level.INFO
         self.notes.append(Note(self.options.name, name, text, level))
+
+    def _largest_computed(self, name: str) -> float:
+        """Returns how far the kernel that writes a tensor gets: a root's input of code 1 is the smallest above 0.
+
+        A row that is constant for a layer norm has variance 0. Its inverse root says nothing, for all it is multiplied
+        with is 0, but a grid that reached as far would leave those of all other rows a code or two.
+        """
+        producer = next((node for node in self.rewriter.nodes.values() if name in node.outputs), None)
+        source = None if producer is None or not isinstance(producer.op, Rsqrt) else self.spec(producer.inputs[0])
+        return math.inf if source is None else 1 / math.sqrt(float(source.scale[0]))
 
     def _rectified_grid(self, name: str, low: float, high: float) -> Affine | None:
         readers = [node for node in self.rewriter.nodes.values() if name in node.inputs]

@@ -319,3 +319,19 @@ def test_a_margin_widens_observed_ranges_but_not_an_end_at_zero(rectified: bool,
     (name,) = graph.outputs
     # The zero point is a whole code: each end may move by half a step.
     assert scale(wide, name) / scale(plain, name) == pytest.approx(growth, rel=1 / 100)
+
+
+def test_the_inverse_root_of_a_variance_of_zero_does_not_widen_its_grid() -> None:
+    """Constant rows are common: silence is. Code 1 of the variance is the smallest that its kernel tells from 0."""
+    model = Model()
+    variance = model.input("x", (1, 16), grid(0.04, -128))
+    stable = model.quantize(model.node(ops.Add(), variance, model.constant(np.float32(1e-5))), grid(0.04, -128))
+    inverse = model.node(ops.Rsqrt(), model.node(ops.Add(), stable, model.constant(np.float32(1e-5))))
+    graph = model.graph(model.quantize(model.node(ops.Mul(), inverse, inverse), grid(0.1)))
+    placed = SeparateGrids().run(PlaceQuantizers().run(graph).graph).graph
+    rows = np.zeros((8, 16), np.float32)
+    rows[1:] = np.linspace(0.04, 9, 16)
+    result = AttachScales(Observer(placed, {"x": rows}), "rows").run(placed)
+    stored = spec(result.graph, next(n.inputs[0] for n in result.graph.nodes if isinstance(n.op, ops.Rsqrt)))
+    assert scale(result.graph, inverse) * 255 == pytest.approx(1 / float(stored.scale[0]) ** 0.5, rel=0.01)
+    assert scale(result.graph, inverse) * 255 < 10  # 1 / sqrt(1e-5) is 316
