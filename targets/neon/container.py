@@ -66,7 +66,8 @@ def choose_containers(graph: LoweredGraph, container: str, runtime: str) -> Cont
     packed = tuple(name for name, reason in reasons.items() if reason is None)
     kept = {name: reason for name, reason in reasons.items() if reason is not None}
     if not packed:
-        raise UsageError([_nothing_fits(name, reason) for name, reason in kept.items()], "no weight tensor fits int4")
+        problems = [_nothing_fits(name, reason) for name, reason in kept.items()] or [_no_weights(graph)]
+        raise UsageError(problems, "no weight tensor fits int4")
     return Containers(packed, kept)
 
 
@@ -128,6 +129,10 @@ def fits_int4(weight: LoweredTensor) -> bool:
 
 def _nothing_fits(name: str, reason: str) -> Problem:
     return Problem(name, reason, "uniform codes in [-8, 7]", "use --container int8, or fewer weight bits")
+
+
+def _no_weights(graph: LoweredGraph) -> Problem:
+    return Problem(f"graph {graph.name!r}", "no layer with weights", "weights to pack", "use --container int8")
 
 
 def pack_int4(codes: IntArray) -> bytes:

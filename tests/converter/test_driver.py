@@ -68,6 +68,16 @@ def test_a_container_nothing_fits_is_a_usage_error(tmp_path: Path) -> None:
     assert "b" not in left(tmp_path)
 
 
+def test_a_network_without_weights_converts(tmp_path: Path) -> None:
+    model = annotated("(float[1,8] x) => (float[1,8] y) { y = Relu(x) }", tmp_path / "relu.onnx")
+    result = report(kwsq_convert(model, "--target", "neon", "-o", tmp_path / "a", "--json"))
+    reasons = {c["container"]: c["reason"] for c in result["containers"]}
+    assert "no layer with weights" in reasons["int4"]
+    outcome = kwsq_convert(model, "--target", "neon", "--container", "int4", "-o", tmp_path / "b")
+    assert outcome.code == 2
+    assert "no layer with weights" in outcome.stderr
+
+
 def test_stripped_names_and_dropped_softmax(tmp_path: Path) -> None:
     model = annotated(PROBABILITIES, tmp_path / "p.onnx")
     plain = report(kwsq_convert(model, "--target", "neon", "-o", tmp_path / "a", "--json"))

@@ -90,3 +90,12 @@ def test_nothing_fits_names_every_tensor() -> None:
     with pytest.raises(UsageError) as caught:
         emit(graph, container="int4")
     assert [problem.where for problem in caught.value.problems] == ["weight", "weight_1"]
+
+
+def test_a_network_without_weights_has_nothing_to_pack() -> None:
+    model = LoweredModel()
+    graph = model.graph(model.reshape(model.input("x", (1, 8)), (2, 4)))
+    with pytest.raises(UsageError) as caught:
+        emit(graph, container="int4")
+    (problem,) = caught.value.problems
+    assert (problem.found, problem.remedy) == ("no layer with weights", "use --container int8")
