@@ -119,6 +119,7 @@ CASES: Mapping[str, Build] = {
     ),
     "split": lambda m: split(m, (2, 2)),
     "split uneven": lambda m: split(m, (1, 3)),
+    "split, one part read": lambda m: split(m, (2, 2))[1],
     "quantize": lambda m: m.unary(ir.Quantize(), image(m), (0.021, 11)),
     "quantize float": lambda m: m.unary(ir.Quantize(), m.input("x", IMAGE, None, DType.FLOAT32), (0.021, 11)),
     "quantize uint8": lambda m: m.unary(ir.Quantize(), m.input("x", IMAGE, (0.05, 125), DType.UINT8), (0.05, -3)),

@@ -151,6 +151,14 @@ MOVEMENT = {
     "split_then_ops": Case(
         "(float[1,6,8] x) => (float[1,3,8] y) { a, b = Split<axis=1>(x) r = Relu(a) y = Add(r, b) }", opset=13, lsb=2
     ),
+    "split_part_unread": Case(
+        "(float[1,6,8] x, float[4,3,3] w) => (float[1,4,6] y) { a, b = Split<axis=1>(x) y = Conv(b, w) }", opset=13
+    ),
+    "split_part_read_by_dead_code": Case(
+        "(float[1,6,8] x, float[4,3,3] w) => (float[1,4,6] y)"
+        " { a, b = Split<axis=1>(x) d = Sigmoid(a) y = Conv(b, w) }",
+        opset=13,
+    ),
     "pad": Case("(float[1,4,6] x) => (float[1,4,9] y) { p = Constant<value_ints=[0,0,1,0,0,2]>() y = Pad(x, p) }"),
     "pad_value": Case(
         "(float[1,4,6] x, float c) => (float[1,4,9] y) { p = Constant<value_ints=[0,0,1,0,0,2]>() y = Pad(x, p, c) }",
