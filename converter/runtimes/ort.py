@@ -36,7 +36,8 @@ class OrtSession:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY
         with self._explained():
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            plain = _without_absent_outputs(model)
+            self._session = onnxruntime.InferenceSession(plain, options, providers=["CPUExecutionProvider"])
         self._shapes = {value.name: tuple(value.shape) for value in self._session.get_inputs()}
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
@@ -89,3 +90,22 @@ class OrtSession:
         except kinds as error:
             found, remedy = " ".join(str(error).split()), "check the model with onnxruntime itself"
             raise UnsupportedModelError(Problem("onnxruntime", found, "a model it can run", remedy)) from error
+
+
+def _without_absent_outputs(model: bytes) -> bytes:
+    """Returns the model without empty names at the end of a node's outputs, which mean the same as none.
+
+    onnxruntime counts the outputs of a BatchNormalization before opset 14 and crashes on names that are empty.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.ModelProto.FromString(model)
+    except DecodeError:
+        return model  # onnxruntime says what is wrong with it
+    absent = [node for node in proto.graph.node if node.output and not node.output[-1]]
+    for node in absent:
+        while node.output and not node.output[-1]:
+            node.output.pop()
+    return proto.SerializeToString() if absent else model

@@ -48,3 +48,23 @@ def test_what_it_cannot_run_is_refused() -> None:
 
 def test_its_name_tells_the_version() -> None:
     assert OrtSession(model(1)).name.startswith("onnxruntime 1.")
+
+
+def test_absent_outputs_of_a_batch_norm_do_not_crash_it() -> None:
+    """onnxruntime 1.31 ends the process with a segmentation fault at the first run of the model as written."""
+    rng = np.random.default_rng(5)
+    parameters = {name: rng.uniform(0.5, 1.5, 3).astype(np.float32) for name in ("scale", "bias", "mean", "variance")}
+    x = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    results = []
+    for absent in (0, 4):
+        node = helper.make_node("BatchNormalization", ["x", *parameters], ["y", *[""] * absent])
+        graph = helper.make_graph(
+            [node],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3, 4])],
+            [numpy_helper.from_array(values, name) for name, values in parameters.items()],
+        )
+        written = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
+        results.append(OrtSession(written.SerializeToString()).run({"x": x})["y"])
+    np.testing.assert_array_equal(*results)
