@@ -30,7 +30,7 @@ def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | No
         InvalidModelError: operands do not fit, or evaluating would take too much memory or time.
         UsageError: a stated pair of states does not exist or does not match.
     """
-    ctx = ImportContext(opset)
+    ctx = ImportContext(opset, frozenset(tensor.name for tensor in source.outputs))
     for tensor in source.inputs:
         ctx.builder.tensors[tensor.name] = Tensor(tensor.name, tuple(tensor.shape), origin=tensor.name)
     ctx.builder.inputs = tuple(tensor.name for tensor in source.inputs)

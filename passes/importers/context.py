@@ -28,9 +28,17 @@ class UnsupportedNodeError(Exception):
 
 @dataclass
 class ImportContext:
-    """A graph under construction and the aliases of tensors that need no node of their own."""
+    """A graph under construction and the aliases of tensors that need no node of their own.
+
+    Args:
+        opset: version of the default domain.
+        public: names of the source's outputs.
+        builder: the graph under construction.
+        aliases: tensor of the source -> tensor that holds the same.
+    """
 
     opset: int
+    public: frozenset[str] = frozenset()
     builder: Rewriter = field(default_factory=lambda: Rewriter(Graph("model", (), {}, (), ())))
     aliases: dict[str, str] = field(default_factory=dict)
 
@@ -84,6 +92,10 @@ class ImportContext:
             raise UnsupportedNodeError(f"{what} {tensor.name!r} computed at run time", f"a constant {what}")
         return tensor
 
+    def reads_beyond_first(self, node: gs.Node) -> bool:
+        """Returns whether something reads another output of the node than its first."""
+        return any(tensor.outputs or tensor.name in self.public for tensor in node.outputs[1:])
+
     def shape(self, node: gs.Node, index: int = 0) -> tuple[int, ...]:
         """Returns the static shape of an input."""
         return self.tensor(node.inputs[index]).shape
@@ -112,9 +124,15 @@ class ImportContext:
                 "quantise the constant after this operator",
             )
         base = node.name + (f"/{part}" if part else "")
-        outputs = [tensor.name for tensor in node.outputs if not tensor.is_empty()] if last else []
+        outputs = self._results(node) if last else []
         source = f"{node.op} (opset {self.opset})"
         return self.builder.add_node(base, op, inputs, outputs=outputs, source=source)[0]
+
+    @staticmethod
+    def _results(node: gs.Node) -> list[str]:
+        """Returns the names of what is computed: of every operator but Split the first output, nothing reads more."""
+        named = [tensor.name for tensor in node.outputs if not tensor.is_empty()]
+        return named if node.op == "Split" else named[:1]
 
     def scalar(self, node: gs.Node, part: str, value: float) -> str:
         """Adds a scalar float constant and returns its name."""

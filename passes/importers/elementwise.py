@@ -124,7 +124,7 @@ def import_identity(ctx: ImportContext, node: gs.Node) -> None:
 
 def import_dropout(ctx: ImportContext, node: gs.Node) -> None:
     """Dropout in inference mode is the identity."""
-    if len([t for t in node.outputs if not t.is_empty()]) > 1:
+    if ctx.reads_beyond_first(node):
         raise UnsupportedNodeError("a mask output", "the data output only", "export the model in eval mode")
     ratio, training = ctx.constant(node, 1), ctx.constant(node, 2)
     drops = ratio is None or bool(np.any(ratio))

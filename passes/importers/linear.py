@@ -78,7 +78,7 @@ def import_layernorm(ctx: ImportContext, node: gs.Node) -> None:
 
     Source: ONNX operator specification, LayerNormalization function body.
     """
-    if len([t for t in node.outputs if not t.is_empty()]) > 1:
+    if ctx.reads_beyond_first(node):
         raise UnsupportedNodeError("the mean and deviation outputs", "the normalised output only", "remove them")
     x = ctx.tensor(node.inputs[0])
     axis = positive_axis(int(node.attrs.get("axis", -1)), x.rank)

@@ -77,7 +77,7 @@ def _is_single_window(size: tuple[int, ...], kernel: tuple[int, ...], strides: t
 
 def import_max_pool(ctx: ImportContext, node: gs.Node) -> None:
     """MaxPool without indices."""
-    if len([t for t in node.outputs if not t.is_empty()]) > 1:
+    if ctx.reads_beyond_first(node):
         raise UnsupportedNodeError("the indices output", "the data output only")
     kernel, strides, pads = _window(ctx, node)
     ctx.add(node, MaxPool(kernel, strides, pads), ctx.inputs(node))

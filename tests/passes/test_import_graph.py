@@ -83,6 +83,26 @@ def test_means_what_onnx_says(name: str) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=120 * 120 * 9 * 2.0**-24 / 10)
 
 
+SECOND_OUTPUTS = {
+    "MaxPool": ({"kernel_shape": [2, 2]}, {}, "the indices output"),
+    "Dropout": ({}, {}, "a mask output"),
+    "LayerNormalization": ({}, {n: RNG.uniform(0.5, 2, 5).astype(F32) for n in ("g", "b")}, "the mean and deviation"),
+}
+
+
+@pytest.mark.parametrize("op", SECOND_OUTPUTS)
+def test_a_second_output_is_refused_only_where_something_reads_it(op: str) -> None:
+    attrs, constants, found = SECOND_OUTPUTS[op]
+    first = node(op, ["x", *constants], ["h", "second"], **attrs)
+    readers = [node("Relu", ["h"], ["y"]), node("Identity", ["second"], ["dead"])]
+    model = build([first, *readers], inputs={"x": X.shape}, constants=constants)
+    # Ten roundings of values up to 4, times a gain of 2.
+    np.testing.assert_allclose(run_normalized(model, {"x": X}), run_onnxruntime(model, {"x": X}), atol=1e-5)
+    for outputs in (("y", "second"), ("y", "dead")):
+        with pytest.raises(UnsupportedModelError, match=found):
+            imported(build([first, *readers], inputs={"x": X.shape}, constants=constants, outputs=outputs))
+
+
 GEMMS = [({}, (5, 3)), ({"transB": 1}, (3, 5)), ({"alpha": 0.5, "beta": 2.0}, (5, 3)), ({"beta": 0.0}, (5, 3))]
 
 
