@@ -98,14 +98,18 @@ class _Reader:
 
     def _fake_quantize(self, source: gs.Node, output: gs.Tensor, limits: IntRange | None) -> None:
         own = read_parameters(self.context, source)
-        if not own.agrees(read_parameters(self.context, self.node, own.dtype)):
-            found = f"other parameters than those of {source.name!r}, whose codes it reads"
-            remedy = "use the same scale and zero point in both"
-            raise self.context.refuse(self.node, found, "the same scale, zero point and axis", remedy)
+        other = read_parameters(self.context, self.node, own.dtype)
         x = source.inputs[0]
         latent = self.context.value(x)
         shape = None if latent is None else latent.shape
         granularity = self.context.granularity(source, own.scale.size, own.axis, shape)
+        # An axis may be counted from either end; what it means is compared.
+        if not own.agrees(other) or granularity != self.context.granularity(
+            self.node, other.scale.size, other.axis, shape
+        ):
+            found = f"other parameters than those of {source.name!r}, whose codes it reads"
+            remedy = "use the same scale and zero point in both"
+            raise self.context.refuse(self.node, found, "the same scale, zero point and axis", remedy)
         spec = own.spec(granularity, clamped(own.container, limits))
         dialect = DIALECT if limits is None else DIALECT_CLIPPED
         self.context.fake_quantize(self.node, output, x, spec, dialect, Rounding.HALF_EVEN)

@@ -204,17 +204,32 @@ def test_an_odd_number_of_sub_byte_codes() -> None:
     assert np.array_equal(run_normalized(model, {"x": np.eye(3, dtype=F32)}), codes * 0.5)
 
 
-def test_a_float_weight_with_its_q_node_stays_latent() -> None:
+@pytest.mark.parametrize(("axis", "other"), [(1, 1), (1, -1), (-2, 0)])
+def test_a_float_weight_with_its_q_node_stays_latent(axis: int, other: int) -> None:
+    """Whichever end either node counts its axis from."""
     latent = np.random.default_rng(4).normal(0, 1, (6, 6)).astype(F32)
     constants = {"w": latent, "s": SCALES, "z": np.zeros(6, np.int8), "lo": np.int8(-7), "hi": np.int8(7)}
     nodes = [
-        node("QuantizeLinear", ["w", "s", "z"], ["q"], axis=1),
+        node("QuantizeLinear", ["w", "s", "z"], ["q"], axis=axis),
         node("Clip", ["q", "lo", "hi"], ["c"]),
-        node("DequantizeLinear", ["c", "s", "z"], ["r"], axis=1),
+        node("DequantizeLinear", ["c", "s", "z"], ["r"], axis=other),
         node("MatMul", ["x", "r"], ["y"]),
     ]
     model = build(nodes, inputs={"x": [6, 6]}, constants=constants)
     agree(model, EYE)
+    (quantizer,) = canonical(normalized(model), FAKE_QUANT)
+    assert quantizer.attrs["spec"].granularity == PerAxis(axis % 2)
+
+
+def test_a_weight_quantized_along_one_axis_and_dequantized_along_another_is_refused() -> None:
+    constants = {"w": EYE, "s": SCALES, "z": np.zeros(6, np.int8)}
+    nodes = [
+        node("QuantizeLinear", ["w", "s", "z"], ["q"], axis=1),
+        node("DequantizeLinear", ["q", "s", "z"], ["r"], axis=0),
+        node("MatMul", ["x", "r"], ["y"]),
+    ]
+    with pytest.raises(UnsupportedModelError, match="other parameters"):
+        normalized(build(nodes, inputs={"x": [6, 6]}, constants=constants))
 
 
 def test_a_scale_computed_in_the_graph() -> None:
