@@ -13,8 +13,10 @@ from kwsq.ir import lowered as low
 from kwsq.ir.errors import Problem
 from kwsq.ir.graph import Graph, Node
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredTensor, verify
+from kwsq.ir.ops import Conv, Dense
+from kwsq.ir.quant import Unquantized
 from kwsq.passes.base import Note
-from kwsq.passes.lowering import LOWERINGS
+from kwsq.passes.lowering import lowering_of
 from kwsq.passes.lowering.context import (
     INT8_LOW,
     LoweringContext,
@@ -25,6 +27,7 @@ from kwsq.passes.lowering.context import (
     raise_all,
 )
 from kwsq.passes.lowering.forms import channels_last, identity_form
+from kwsq.passes.lowering.linear import layer_weight_codes
 from kwsq.passes.lowering.preference import prefers_channels_last
 
 
@@ -69,6 +72,28 @@ def lower(graph: Graph, *, float_io: bool = False) -> LowerResult:
     return LowerResult(result, tuple(ctx.notes), dict(ctx.views), dict(ctx.real_biases))
 
 
+def check_lowerable(graph: Graph) -> None:
+    """Refuses what no grid of an activation changes: operators without an int8 kernel and weights no layer can hold.
+
+    Args:
+        graph: after folding; weights that have no grid yet are not judged.
+
+    Raises:
+        UnsupportedModelError: naming every such node.
+    """
+    raise_all([problem for node in graph.nodes for problem in _standing_problems(graph, node)])
+
+
+def _standing_problems(graph: Graph, node: Node) -> list[Problem]:
+    try:
+        lowering_of(node)
+        if isinstance(node.op, Conv | Dense) and not isinstance(graph[node.inputs[1]].quant, Unquantized):
+            layer_weight_codes(graph[node.inputs[1]])
+    except LoweringRefusedError as refused:
+        return [refused.problem(node)]
+    return []
+
+
 def _grid_problems(graph: Graph) -> list[Problem]:
     computed = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs)]
     problems = (grid_problem(graph[name]) for name in computed)
@@ -94,21 +119,20 @@ def _lower_input(ctx: LoweringContext, name: str, *, float_io: bool) -> None:
 
 
 def _lower_node(ctx: LoweringContext, node: Node) -> list[Problem]:
-    lowering = LOWERINGS.get(type(node.op))
-    if any(name and not ctx.graph[name].is_constant and name not in ctx.names for name in node.inputs):
-        return []  # fed by a node already refused
-    if lowering is None:
-        found = f"{node.op.name}, which has no int8 kernel"
-        return [ctx.refuse(node, LoweringRefusedError(found, "an operator listed by `kwsq ops`", "rewrite or cut it"))]
     try:
-        lowering(ctx, node)
-    except LoweringRefusedError as refused:
-        return [ctx.refuse(node, refused)]
+        lowering_of(node)(ctx, node)
+    except LoweringRefusedError as error:
+        refused = error
     except ValueError as error:
         # The arithmetic of a kernel refuses a ratio of scales that its multipliers cannot hold.
         expected, remedy = "scales int8 kernels can hold", "check the ranges the quantizers of this layer learned"
-        return [ctx.refuse(node, LoweringRefusedError(str(error), expected, remedy))]
-    return []
+        refused = LoweringRefusedError(str(error), expected, remedy)
+    else:
+        return []
+    for name in node.outputs:
+        # As if it had been lowered, so that its readers are judged too.
+        ctx.define(name, identity_form(ctx.graph[name].rank))
+    return [refused.problem(node)]
 
 
 def _finish_outputs(ctx: LoweringContext) -> None:

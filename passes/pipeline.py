@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kwsq.ir.errors import InternalError, Problem, UnsupportedModelError, UsageError
+from kwsq.ir.errors import InternalError, Problem, UsageError
 from kwsq.ir.graph import Graph
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.ir.ops import Conv, Dense, FakeQuant
@@ -22,8 +22,7 @@ from kwsq.passes.fuse_activation import FuseActivation
 from kwsq.passes.fuse_hard_swish import FuseHardSwish
 from kwsq.passes.fuse_rsqrt import FuseRsqrt
 from kwsq.passes.import_graph import import_graph
-from kwsq.passes.lower import lower
-from kwsq.passes.lowering import LOWERINGS
+from kwsq.passes.lower import check_lowerable, lower
 from kwsq.passes.observe import SEEDED_SAMPLES, Observer, carry_states, spread_inputs
 from kwsq.passes.place_quantizers import PlaceQuantizers
 from kwsq.passes.separate_grids import SeparateGrids
@@ -145,7 +144,7 @@ def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -
         check_widths(source_widths, options.weight_bits)
     for step in FOLDING:
         graph = _run(step, graph, notes)
-    _check_lowerable(graph)
+    check_lowerable(graph)  # before any time is spent on quantising
     after = _post_train(graph, options, source_widths, notes)
     is_ptq, records = after is not None, () if after is None else after.records
     floats = None if after is None else after.prepared
@@ -192,23 +191,6 @@ def _recover_grids(graph: Graph, notes: list[Note]) -> Graph:
 
 def _is_layer(op: object) -> bool:
     return isinstance(op, Conv | Dense)
-
-
-def _check_lowerable(graph: Graph) -> None:
-    """Refuses operators without an integer form before any time is spent on quantising."""
-    problems = [
-        Problem(
-            node.name,
-            f"{node.op.name}, which has no int8 kernel",
-            "an operator listed by `kwsq ops`",
-            "rewrite it with supported operators or cut it out of the model",
-            node.source,
-        )
-        for node in graph.nodes
-        if type(node.op) not in LOWERINGS
-    ]
-    if problems:
-        raise UnsupportedModelError(problems)
 
 
 def _needs_post_training(graph: Graph) -> str:

@@ -34,6 +34,10 @@ class LoweringRefusedError(Exception):
         self.found, self.expected, self.remedy = found, expected, remedy
         super().__init__(found)
 
+    def problem(self, node: Node) -> Problem:
+        """Returns the problem with the node's name and operator filled in."""
+        return Problem(node.name, self.found, self.expected, self.remedy, node.source or node.op.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Int8Grid:
@@ -292,10 +296,6 @@ class LoweringContext:
         )
         self.add(f"{base}/clamp", low.Maximum(), [source, bound], [target], base)
         self.note(base, f"explicit clamp at code {grid.low}: the annotated range is narrower than int8")
-
-    def refuse(self, node: Node, refused: LoweringRefusedError) -> Problem:
-        """Returns the problem for a refused node."""
-        return Problem(node.name, refused.found, refused.expected, refused.remedy, node.source or node.op.name)
 
 
 _AT_ZERO = (Activation.RELU, Activation.RELU6)

@@ -60,7 +60,12 @@ def weight_codes(weight: Tensor) -> _Codes:
             return _Codes(centred.astype(np.int8), spec.scale, spec.bits, None)
 
 
-def _check_axis(weight: Tensor) -> None:
+def layer_weight_codes(weight: Tensor) -> _Codes:
+    """Returns the codes of the weight of a Conv or Dense, see `weight_codes`.
+
+    Raises:
+        LoweringRefusedError: also where its scales are not those of output channels.
+    """
     quant = weight.quant
     if isinstance(quant, Affine | Codebook) and isinstance(quant.granularity, PerAxis) and quant.granularity.axis != 0:
         raise LoweringRefusedError(
@@ -68,6 +73,7 @@ def _check_axis(weight: Tensor) -> None:
             "scales per output channel (axis 0 of the layer's weight)",
             "quantise weights per tensor or per output channel",
         )
+    return weight_codes(weight)
 
 
 def _store_weight(ctx: LoweringContext, node: Node, weight: Tensor, codes: _Codes, data: Array, *, axis: int) -> str:
@@ -95,7 +101,7 @@ def _store_weight(ctx: LoweringContext, node: Node, weight: Tensor, codes: _Code
 
 
 def _layer_codes(ctx: LoweringContext, node: Node, weight: Tensor, bias: Tensor | None) -> LayerCodes:
-    codes = weight_codes(weight)
+    codes = layer_weight_codes(weight)
     grid = int8_grid(ctx.spec(node.inputs[0]))
     layer = integer_bias(codes.data, codes.scale, grid.scale, bias, weight.shape[0])
     if layer.zeroed:
@@ -134,7 +140,6 @@ def lower_conv(ctx: LoweringContext, node: Node) -> None:
     op = node.op
     assert isinstance(op, Conv)
     x, weight, bias = ctx.graph[node.inputs[0]], ctx.graph[node.inputs[1]], _bias_tensor(ctx, node)
-    _check_axis(weight)
     form = channels_last(x.rank, dims=4)
     layer = _layer_codes(ctx, node, weight, bias)
     data = layer.codes if weight.rank == 4 else layer.codes[:, :, None, :]
@@ -164,7 +169,6 @@ def lower_dense(ctx: LoweringContext, node: Node) -> None:
     op = node.op
     assert isinstance(op, Dense)
     x, weight, bias = ctx.graph[node.inputs[0]], ctx.graph[node.inputs[1]], _bias_tensor(ctx, node)
-    _check_axis(weight)
     layer = _layer_codes(ctx, node, weight, bias)
     codes = _Codes(layer.codes, layer.scale, weight_codes(weight).bits, weight_codes(weight).levels)
     form = identity_form(x.rank)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from kwsq.ir import lowered as low
 from kwsq.ir import ops
+from kwsq.ir.graph import Node
 from kwsq.passes.lowering import elementwise, linear, movement, pooling
+from kwsq.passes.lowering.context import LoweringRefusedError
 from kwsq.passes.lowering.elementwise import Lowering, binary, unary
 from kwsq.passes.lowering.pooling import reduction
 from kwsq.passes.lowering.requantize import lower_change_of_grid
@@ -43,3 +45,17 @@ LOWERINGS: dict[type, Lowering] = {
     ops.Tanh: unary(lambda _: low.Tanh()),
     ops.Transpose: movement.lower_transpose,
 }
+
+
+def lowering_of(node: Node) -> Lowering:
+    """Returns the lowering of a node's operator.
+
+    Raises:
+        LoweringRefusedError: it has none.
+    """
+    lowering = LOWERINGS.get(type(node.op))
+    if lowering is None:
+        found, expected = node.op.name, "an operator listed by `kwsq ops`"
+        remedy = "rewrite it with supported operators or cut it out of the model"
+        raise LoweringRefusedError(f"{found}, which has no int8 kernel", expected, remedy)
+    return lowering

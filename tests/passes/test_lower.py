@@ -7,9 +7,12 @@ import pytest
 from builders import Model, codes_of, grid, kinds, lowered, lsb_distance, op_node, real_inputs, texts
 
 from kwsq.ir import ops
+from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_float, run_integer
 from kwsq.ir.graph import Graph
 from kwsq.ir.lowered import DType, verify
+from kwsq.ir.quant import Affine, IntRange, PerAxis
+from kwsq.passes.lower import check_lowerable
 
 X, Y = grid(0.05), grid(0.0317, -9)
 
@@ -116,3 +119,29 @@ def test_dead_tensors_are_left_out() -> None:
     used = {n for node in result.nodes for n in (*node.inputs, *node.outputs)}
     assert set(result.tensors) == used | {*result.inputs, *result.outputs}
     assert op_node(result, "Conv2D").origins == ("conv",)
+
+
+def scales_along_inputs(model: Model, units: int) -> str:
+    spec = Affine(np.full(units, 0.01), np.zeros(units), IntRange(-8, 7), PerAxis(1))
+    return model.constant(np.ones((units, units), np.int8), spec, "weight")
+
+
+def test_every_refused_layer_is_named_whatever_feeds_it() -> None:
+    model = Model()
+    x = model.input("x", (1, 8), X)
+    for _ in range(3):
+        x = model.quantize(model.dense(x, 8, weight=scales_along_inputs(model, 8)), Y)
+    with pytest.raises(UnsupportedModelError) as error:
+        lowered(model.graph(x))
+    assert [p.where for p in error.value.problems] == ["dense", "dense_1", "dense_2"]
+
+
+def test_operators_and_weights_without_an_integer_form_are_named_together() -> None:
+    model = Model()
+    x = model.dense(model.input("x", (1, 8), X), 8, weight=scales_along_inputs(model, 8))
+    x = model.dense(model.node(ops.Sqrt(), x), 8, weight=model.constant(np.eye(8)))
+    x = model.dense(model.node(ops.Reciprocal(), x), 8, weight=scales_along_inputs(model, 8))
+    with pytest.raises(UnsupportedModelError) as error:
+        check_lowerable(model.graph(x))
+    # A float weight is still to be quantised.
+    assert [p.where for p in error.value.problems] == ["dense", "sqrt", "reciprocal", "dense_2"]
