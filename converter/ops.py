@@ -21,6 +21,7 @@ from kwsq.passes.known_ops import (
     QONNX_OPS,
     QUANTIZER_OPS,
 )
+from kwsq.passes.lowering import PARTS
 from kwsq.passes.recover_grid import RecoverGrid
 from kwsq.targets.base import TARGETS
 from kwsq.targets.neon.constraints import CONSTRAINTS, constraint_int8
@@ -34,6 +35,7 @@ def supported() -> Json:
     return {
         "onnx_opsets": {"lowest": OPSET_LOW, "highest": OPSET_HIGH},
         "onnx_operators": sorted(op for op in IMPORTERS if not op.startswith("kwsq.")),
+        "onnx_operators_in_patterns": {op.__name__: form for op, (_, form) in PARTS.items()},
         "onnx_constant_operators": sorted(FOLDED_OPS - set(IMPORTERS)),
         "onnx_quantizers": _quantizers(),
         "dialects": [{"name": name, "what": what} for name, what in _dialects()],
@@ -82,6 +84,10 @@ def as_markdown() -> str:
         "## ONNX operators",
         "",
         *_wrapped(facts["onnx_operators"]),
+        "",
+        "Of these, on activations only in a pattern:",
+        "",
+        *(f"- `{name}`: {form}" for name, form in facts["onnx_operators_in_patterns"].items()),
         "",
         "Only on constants or inside a quantizer, where they are computed away:",
         "",

@@ -323,6 +323,7 @@ def ops_blocks(facts: Json) -> list[Block]:
     return [
         Line(f"ONNX opsets {opsets['lowest']} to {opsets['highest']}", "title"),
         Line(f"operators: {', '.join(facts['onnx_operators'])}"),
+        *(Line(f"{name} only as {form}") for name, form in facts["onnx_operators_in_patterns"].items()),
         Line(f"on constants or inside quantizers: {', '.join(facts['onnx_constant_operators'])}"),
         Line(f"quantizers: {', '.join(facts['onnx_quantizers'])}"),
         Table("Dialects", ("dialect", "what"), tuple((d["name"], d["what"]) for d in facts["dialects"]), left=2),

@@ -46,6 +46,14 @@ LOWERINGS: dict[type, Lowering] = {
     ops.Transpose: movement.lower_transpose,
 }
 
+PARTS: dict[type, tuple[str, str]] = {
+    ops.Div: ("a division by an activation", "a division by a constant, or y / Sqrt(x) as in a layer norm"),
+    ops.Pow: ("a root that nothing divides by", "a square, or y / Pow(x, 0.5) or Reciprocal(Pow(x, 0.5))"),
+    ops.Reciprocal: ("a reciprocal of what is no root", "Reciprocal(Sqrt(x)) as in a layer norm"),
+    ops.Sqrt: ("a root that nothing divides by", "y / Sqrt(x) or Reciprocal(Sqrt(x)) as in a layer norm"),
+}
+"""Operators with an integer form in a pattern only -> what they are elsewhere, and the pattern."""
+
 
 def lowering_of(node: Node) -> Lowering:
     """Returns the lowering of a node's operator.
@@ -55,7 +63,7 @@ def lowering_of(node: Node) -> Lowering:
     """
     lowering = LOWERINGS.get(type(node.op))
     if lowering is None:
-        found, expected = node.op.name, "an operator listed by `kwsq ops`"
+        found, expected = PARTS.get(type(node.op), (node.op.name, "an operator that has one"))
         remedy = "rewrite it with supported operators or cut it out of the model"
         raise LoweringRefusedError(f"{found}, which has no int8 kernel", expected, remedy)
     return lowering

@@ -7,6 +7,7 @@ from cli_runs import kwsq
 
 from kwsq.converter.ops import as_markdown, supported
 from kwsq.passes.importers import IMPORTERS
+from kwsq.passes.lowering import LOWERINGS, PARTS
 from kwsq.targets.base import TARGETS
 
 
@@ -26,3 +27,9 @@ def test_the_facts_follow_the_tables() -> None:
     assert facts["targets"] == sorted(TARGETS)
     assert set(facts["onnx_operators"]) == {op for op in IMPORTERS if not op.startswith("kwsq.")}
     assert all(entry["what"] for entry in facts["dialects"])
+
+
+def test_operators_in_patterns_are_listed_and_have_no_form_of_their_own() -> None:
+    facts = supported()
+    assert set(facts["onnx_operators_in_patterns"]) <= set(facts["onnx_operators"])
+    assert not set(PARTS) & set(LOWERINGS)

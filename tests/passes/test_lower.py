@@ -9,7 +9,7 @@ from builders import Model, codes_of, grid, kinds, lowered, lsb_distance, op_nod
 from kwsq.ir import ops
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_float, run_integer
-from kwsq.ir.graph import Graph
+from kwsq.ir.graph import Graph, Op
 from kwsq.ir.lowered import DType, verify
 from kwsq.ir.quant import Affine, IntRange, PerAxis
 from kwsq.passes.lower import check_lowerable
@@ -145,3 +145,21 @@ def test_operators_and_weights_without_an_integer_form_are_named_together() -> N
         check_lowerable(model.graph(x))
     # A float weight is still to be quantised.
     assert [p.where for p in error.value.problems] == ["dense", "sqrt", "reciprocal", "dense_2"]
+
+
+@pytest.mark.parametrize(
+    ("op", "found", "expected"),
+    [
+        (ops.Sqrt(), "a root that nothing divides by", "y / Sqrt(x)"),
+        (ops.Reciprocal(), "a reciprocal of what is no root", "Reciprocal(Sqrt(x))"),
+        (ops.Div(), "a division by an activation", "a division by a constant"),
+    ],
+)
+def test_an_operator_outside_its_pattern_is_told_the_pattern(op: Op, found: str, expected: str) -> None:
+    model = Model()
+    x = model.input("x", (1, 8), X)
+    with pytest.raises(UnsupportedModelError) as error:
+        check_lowerable(model.graph(model.node(op, *[x] * (1 + isinstance(op, ops.Div)))))
+    (problem,) = error.value.problems
+    assert found in problem.found
+    assert expected in problem.expected
