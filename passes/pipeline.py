@@ -195,15 +195,16 @@ def _is_layer(op: object) -> bool:
 
 def _needs_post_training(graph: Graph) -> str:
     """Returns why the model needs quantisation after training, "" when it does not."""
-    floats = [
-        node.name for node in graph.nodes if _is_layer(node.op) and isinstance(graph[node.inputs[1]].quant, Unquantized)
-    ]
+    layers = [node for node in graph.nodes if _is_layer(node.op)]
+    floats = [node.name for node in layers if isinstance(graph[node.inputs[1]].quant, Unquantized)]
     quantizers = any(isinstance(node.op, FakeQuant) for node in graph.nodes)
-    if floats and not quantizers:
-        return "no quantisation annotations: a float model"
-    if floats:
+    if floats and quantizers:
         return f"float weights in {', '.join(floats)}"
-    return "" if quantizers or graph.integer_io else "quantised weights but no activation quantisers"
+    if quantizers or (graph.integer_io and not floats):
+        return ""
+    if layers and not floats:
+        return "quantised weights but no activation quantisers"
+    return "no quantisation annotations: a float model"
 
 
 def _post_train(

@@ -10,7 +10,7 @@ from kwsq.ir.graph import Graph
 from kwsq.ir.quant import Rounding
 from kwsq.passes.base import Note
 from kwsq.passes.fuse_activation import FuseActivation
-from kwsq.passes.pipeline import FOLDING, _run
+from kwsq.passes.pipeline import FOLDING, _needs_post_training, _run
 
 X = grid(0.05)
 
@@ -55,6 +55,26 @@ def test_folding_keeps_the_function_and_is_idempotent() -> None:
     assert kinds(folded(after)) == kinds(after)
     for once, twice in zip(after.constants(), folded(after).constants(), strict=True):
         np.testing.assert_array_equal(once.real(), twice.real())
+
+
+@pytest.mark.parametrize(
+    ("layers", "float_layers", "quantizer", "reason"),
+    [
+        (0, 0, False, "no quantisation annotations: a float model"),
+        (1, 1, False, "no quantisation annotations: a float model"),
+        (2, 1, False, "no quantisation annotations: a float model"),
+        (1, 0, False, "quantised weights but no activation quantisers"),
+        (2, 1, True, "float weights in dense"),
+        (2, 0, True, ""),
+        (0, 0, True, ""),
+    ],
+)
+def test_why_a_model_is_quantized_after_training(layers: int, float_layers: int, quantizer: bool, reason: str) -> None:
+    model = Model()
+    x = model.input("x", (1, 8), X if quantizer else None)
+    for number in range(layers):
+        x = model.dense(x, 8, weight=model.constant(np.eye(8), name="w") if number < float_layers else "")
+    assert _needs_post_training(model.graph(model.node(ops.Relu(), x))) == reason
 
 
 def test_half_a_step_of_a_flooring_quantiser_ends_in_the_bias() -> None:
