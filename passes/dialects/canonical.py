@@ -58,7 +58,7 @@ class DialectContext:
         opsets: version per domain.
         metadata: the model's metadata_props.
         findings: problems so far.
-        refused: names of nodes that have a problem already.
+        refused: names of nodes that have a problem already, or only stay because another one has.
         expanded: dialects that were written out in another one, which names the quantizers.
         notes: remarks for the report.
     """

@@ -21,6 +21,7 @@ from kwsq.passes.dialects import (
     straight_through,
 )
 from kwsq.passes.dialects.canonical import CANONICAL, DialectContext
+from kwsq.passes.dialects.qdq_parameters import is_node
 from kwsq.passes.fold_source import ROUNDING_OPS, ConstantEvaluator, fold_constants
 from kwsq.passes.known_ops import MICROSOFT_DOMAIN, QONNX_DOMAINS, QUANTIZER_OPS
 from kwsq.passes.load import Source
@@ -102,6 +103,7 @@ def _dialect_names(graph: gs.Graph, expanded: set[str]) -> tuple[str, ...]:
 
 
 def _refuse_leftovers(context: DialectContext) -> None:
+    context.refused |= _feeding_refused(context)
     for node in context.editor.nodes():
         if node.name not in context.refused and _is_quantizer(node):
             context.refuse(
@@ -110,6 +112,25 @@ def _refuse_leftovers(context: DialectContext) -> None:
                 "a complete quantizer of a known dialect",
                 "compare with docs/dialects.md, or export with QuantizeLinear/DequantizeLinear",
             )
+
+
+def _feeding_refused(context: DialectContext) -> set[str]:
+    """Returns the names of the QuantizeLinear nodes whose codes a refused node reads: they stay because of it."""
+    found: set[str] = set()
+    seen = set(context.refused)
+    stack = [node for node in context.editor.nodes() if node.name in seen]
+    while stack:
+        for tensor in stack.pop().inputs:
+            source = context.editor.producer(tensor)
+            # Above a Cast or a DequantizeLinear are other quantizers' codes.
+            if source is None or source.name in seen or source.op in ("Cast", "DequantizeLinear"):
+                continue
+            seen.add(source.name)
+            if is_node(source, "QuantizeLinear"):
+                found.add(source.name)
+            else:
+                stack.append(source)
+    return found
 
 
 def _refuse_constant_outputs(context: DialectContext) -> None:

@@ -34,12 +34,12 @@ DIALECT_CLIPPED = "qcdq"
 def rewrite(context: DialectContext) -> None:
     """Replaces every DQ by the real value of its codes, and every Q at a graph output by an integer output."""
     for node in list(context.editor.nodes()):
-        if not is_node(node, "DequantizeLinear"):
+        if not is_node(node, "DequantizeLinear") or node.name in context.refused:
             continue
         try:
             _Reader(context, node).read()
         except Refused:
-            continue
+            context.refused.add(node.name)  # whichever node was to blame
     for tensor in context.editor.graph.outputs:
         try:
             _rewrite_output(context, tensor)
@@ -74,6 +74,8 @@ class _Reader:
             self._read_constant(tensor, codes, output, limits)
             return
         tensor, source, limits = through_limiters(self.context, tensor, limits)
+        if source is not None and source.name in self.context.refused:
+            raise Refused(source.name)
         if source is None:
             self._read_graph_input(tensor, output, limits)
         elif is_node(source, "QuantizeLinear"):

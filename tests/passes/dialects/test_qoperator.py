@@ -188,8 +188,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("match", REFUSED)
 def test_refused_by_name(match: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=match):
+    with pytest.raises(UnsupportedModelError, match=match) as caught:
         normalized(REFUSED[match]())
+    assert len(caught.value.problems) == 1
 
 
 def test_a_missing_input_is_broken() -> None:
