@@ -140,7 +140,11 @@ class Conversion:
 
     def failures(self) -> list[str]:
         """Returns why the artefact must not be kept, most important first."""
-        reasons = [str(check.mismatches[0]) for check in self.parity.checks if not check.passed]
+        reasons = [
+            str(check.mismatches[0]) + (self._guess() if check.name == "source" else "")
+            for check in self.parity.checks
+            if not check.passed
+        ]
         floor, accuracy = self.options.min_accuracy, self.accuracy
         if floor is not None and accuracy is not None and accuracy.artefact_top1 < floor:
             reasons.append(f"top-1 accuracy {accuracy.artefact_top1:.2%} is below --min-accuracy {floor:.2%}")
@@ -152,6 +156,13 @@ class Conversion:
             r for r in self.runtimes if r.name == REQUESTED_RUNTIMES[self.options.runtime] and r.accepted is False
         ]
         return reasons + [f"{runtime.name} refused the artefact: {runtime.detail}" for runtime in refused]
+
+    def _guess(self) -> str:
+        """Returns what was guessed of the source that a wrong guess would show in its outputs, "" for nothing."""
+        if self.options.states is not None or not self.graph.states:
+            return ""
+        pairs = " ".join(f"--state {pair.input}={pair.output}" for pair in self.graph.states)
+        return f" (states were paired by order and shape, as {pairs} does; name other pairs if that is wrong)"
 
     @property
     def exit_code(self) -> int:

@@ -15,6 +15,7 @@ from qdq_models import Scheme, float_model, quantized, random_feeds, run_onnx
 
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
+from kwsq.converter.parity import Mismatch, ParityReport
 from kwsq.converter.report import MICRO, RuntimeVerdict
 from kwsq.converter.vectors import boundary_of, real_samples, with_states
 from kwsq.passes.dialects import normalize
@@ -135,6 +136,26 @@ def test_a_model_may_be_said_to_have_no_states(tmp_path: Path) -> None:
     assert "--state none" not in notes[1][0]
     assert denied["model"]["states"] == []
     assert guessed["model"]["states"] == stated["model"]["states"] == [{"input": "s", "output": "n"}]
+
+
+SWAPPED = """(float[1,4] x, float[1,6] s1, float[1,6] s2, float[10,6] w1, float[12,6] w2, float[12,3] w3)
+=> (float[1,3] y, float[1,6] n2, float[1,6] n1)
+{ c1 = Concat<axis=-1>(x, s1) h1 = MatMul(c1, w1) n1 = Tanh(h1)
+  c2 = Concat<axis=-1>(n1, s2) h2 = MatMul(c2, w2) n2 = Tanh(h2)
+  c3 = Concat<axis=-1>(n1, n2) y = MatMul(c3, w3) }"""
+
+
+def test_a_failure_names_the_states_that_were_guessed(tmp_path: Path) -> None:
+    path = annotated(SWAPPED, tmp_path / "swapped.onnx")
+    stated = ["--state", "s1=n1", "--state", "s2=n2"]
+    assert kwsq_convert(path, "--target", "neon", *stated, "-o", tmp_path / "a").code == 0
+    conversion = run_conversion(ConvertOptions(path, "neon"))
+    broken = replace(conversion.parity["source"], mismatches=(Mismatch("y", "output", "1", "2"),))
+    failed = replace(conversion, parity=ParityReport((broken,), 1))
+    (reason,) = failed.failures()
+    assert "paired by order and shape, as --state s1=n2 --state s2=n1 does" in reason
+    options = replace(conversion.options, states={"s1": "n1", "s2": "n2"})
+    assert replace(failed, options=options).failures() == ["y: output 2, expected 1"]
 
 
 def test_a_state_without_a_grid_is_observed_as_it_is_carried(tmp_path: Path) -> None:
