@@ -24,8 +24,9 @@ from kwsq.converter.report import Conversion, build_report
 from kwsq.converter.vectors import Boundary, artefact_inputs, boundary_of, parity_inputs, real_samples, with_states
 from kwsq.passes.base import Level, Note
 from kwsq.passes.dialects import Normalized, normalize
-from kwsq.passes.load import Source, load_file
+from kwsq.passes.load import Source, read_model
 from kwsq.passes.pipeline import DEFAULT_WEIGHT_BITS, PipelineOptions, PipelineResult, run_pipeline
+from kwsq.passes.refusals import load_or_list
 from kwsq.targets.base import Artefact, TargetOptions, load_target
 
 if TYPE_CHECKING:
@@ -220,7 +221,8 @@ def _with_files(artefact: Artefact, beside: Beside) -> Artefact:
 
 
 def _load(options: ConvertOptions) -> Source:
-    source = load_file(options.model, batch=options.batch, shapes=options.shapes)
+    data = read_model(options.model)
+    source = load_or_list(data, str(options.model), batch=options.batch, shapes=options.shapes)
     if options.encodings is None:
         return source
     from kwsq.passes.dialects.aimet import apply_encodings

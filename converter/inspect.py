@@ -16,8 +16,9 @@ from kwsq.ir.errors import InvalidModelError, ModelError, Problem, UnsupportedMo
 from kwsq.ir.quant import Affine, Codebook, PerAxis
 from kwsq.passes.dialects import Normalized, normalize
 from kwsq.passes.dialects.canonical import CODES, FAKE_QUANT, INTEGER_INPUT, INTEGER_OUTPUT
-from kwsq.passes.load import Source, load_bytes
+from kwsq.passes.load import Source
 from kwsq.passes.pipeline import PipelineOptions, run_pipeline
+from kwsq.passes.refusals import load_or_list
 from kwsq.targets.base import TargetOptions, load_target
 from kwsq.targets.neon.reader import FileTensor, read
 
@@ -82,7 +83,7 @@ def inspect_onnx(data: bytes, path: str, batch: int | None, shapes: Mapping[str,
         UsageError: symbolic dimensions that no option resolves.
     """
     try:
-        source = load_bytes(data, path, batch=batch, shapes=shapes)
+        source = load_or_list(data, path, batch=batch, shapes=shapes)
     except UnsupportedModelError as error:
         return {**_outline(data, path), **_refused(error.problems)}
     facts: Json = _outline(data, path) | {

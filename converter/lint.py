@@ -17,8 +17,9 @@ from kwsq.converter.input_file import read_file
 from kwsq.ir.errors import KwsqError, Problem, UsageError
 from kwsq.passes.base import Level, Note
 from kwsq.passes.dialects import normalize
-from kwsq.passes.load import Source, load_bytes
+from kwsq.passes.load import Source
 from kwsq.passes.pipeline import PipelineOptions, run_pipeline
+from kwsq.passes.refusals import load_or_list
 from kwsq.targets.base import TargetOptions, load_target
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -84,7 +85,7 @@ def lint_file(path: Path, target: str, batch: int | None, shapes: Mapping[str, t
 def _lint_model(
     data: bytes, path: Path, target: str, batch: int | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> LintReport:
-    source = load_bytes(data, path.name, batch=batch, shapes=shapes)
+    source = load_or_list(data, path.name, batch=batch, shapes=shapes)
     warnings = _probability_outputs(source)
     normalized = normalize(source)
     try:

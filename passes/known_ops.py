@@ -1,7 +1,8 @@
 """The operators kwsq reads, and why others are refused.
 
-One allow-list for the front door: an operator outside it is refused before anything is computed. Being listed means
-that some later step knows the operator; that step may still refuse a particular use of it.
+One allow-list for the front door: an operator outside it is refused before anything is computed of it, and what else
+is refused is looked for in the model without it (`refusals`). Being listed means that some later step knows the
+operator; that step may still refuse a particular use of it.
 """
 
 from __future__ import annotations

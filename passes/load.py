@@ -48,7 +48,12 @@ class Source:
 
 
 def load_file(path: str | Path, *, batch: int | None = None, shapes: Mapping[str, Shape] = NO_SHAPES) -> Source:
-    """Reads and validates a model file; see `load_bytes`.
+    """Reads and validates a model file; see `read_model` and `load_bytes`."""
+    return load_bytes(read_model(path), str(path), batch=batch, shapes=shapes)
+
+
+def read_model(path: str | Path) -> bytes:
+    """Returns a model file's bytes, one more than are allowed of a longer file.
 
     Raises:
         UsageError: the file is missing, unreadable or not a file.
@@ -60,10 +65,9 @@ def load_file(path: str | Path, *, batch: int | None = None, shapes: Mapping[str
             found = "a directory" if path.is_dir() else "no such file"
             raise UsageError(Problem(where, found, "an .onnx file", "check the path"))
         with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+            return stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise UsageError(Problem(where, str(error.strerror), "a readable file", "check the permissions")) from error
-    return load_bytes(data, str(path), batch=batch, shapes=shapes)
 
 
 def load_bytes(data: bytes, path: str, *, batch: int | None = None, shapes: Mapping[str, Shape] = NO_SHAPES) -> Source:

@@ -171,6 +171,18 @@ def run_pipeline(normalized: Normalized, opset: int, options: PipelineOptions) -
     )
 
 
+def check_operators(normalized: Normalized, opset: int) -> None:
+    """Refuses what every conversion of the model would be refused for, whatever the options and the data.
+
+    Raises:
+        UnsupportedModelError: naming every node that cannot be expressed.
+    """
+    graph = import_graph(normalized.graph, opset, states={})
+    for step in FOLDING:
+        graph = _run(step, graph, [])
+    check_lowerable(graph)
+
+
 def _run(step: Pass, graph: Graph, notes: list[Note]) -> Graph:
     missing = step.requires - graph.facts
     if missing:
