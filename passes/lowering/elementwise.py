@@ -35,9 +35,7 @@ def _operand(ctx: LoweringContext, node: Node, name: str, form: Form, rank: int,
     axes = [axis for axis in form if axis is not None]
     missing = [axis for axis in range(rank) if axis not in axes]
     moved = codes.transpose([*missing, *axes]).reshape(physical_shape(form, codes.shape))
-    return ctx.constant(
-        f"{node.name}/{name}", moved, DType.INT8, np.array([scale]), zero_point, origin=tensor.origin
-    )
+    return ctx.constant(f"{node.name}/{name}", moved, DType.INT8, np.array([scale]), zero_point, origin=tensor.origin)
 
 
 def _largest_codes(codes: Array, scale: np.float32, zero_point: int) -> tuple[Array, np.float32, int]:
