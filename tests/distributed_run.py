@@ -1,13 +1,15 @@
 """One worker of a small training run, as its own process: prints the loss of every epoch as JSON.
 
-    python distributed_run.py PORTS INDEX [unsynchronized]
+    python distributed_run.py PORTS INDEX [unsynchronized] [parameter_bits]
 
-PORTS is a comma-separated list, one per worker; with one port there is no cluster.
+PORTS is a comma-separated list, one per worker; with one port there is no cluster. With `parameter_bits`, the bias and
+the batch norm have few bits in the last steps, and activation ranges are learned, which no number of replicas changes.
 """
 
 import json
 import os
 import sys
+from typing import Any
 
 PORTS, INDEX = sys.argv[1].split(","), int(sys.argv[2])
 if len(PORTS) > 1:
@@ -19,9 +21,9 @@ import tf_keras  # noqa: E402
 from keyword_cases import BANDS, FRAMES, synthetic_keywords  # noqa: E402
 
 from kwsq.models.layers.calibration import calibrate  # noqa: E402
-from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense  # noqa: E402
-from kwsq.models.quantizers.activation import ActivationQuantizer  # noqa: E402
-from kwsq.models.schemes import TwoStage  # noqa: E402
+from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense, batch_norm  # noqa: E402
+from kwsq.models.quantizers.activation import ActivationQuantizer, use_ranges  # noqa: E402
+from kwsq.models.schemes import ActivationRanges, TwoStage  # noqa: E402
 from kwsq.models.training.distribution import chosen_strategy, synchronize_norms  # noqa: E402
 from kwsq.models.training.fitting import NO_DISTILLATION, training_step  # noqa: E402
 
@@ -31,29 +33,40 @@ STEPS, BATCH = 4, 24
 def main() -> None:
     """Train four steps with quantized weights, then two with quantized activations as well."""
     examples = synthetic_keywords(STEPS * BATCH, seed=1)
+    scheme = TwoStage(4, parameter_bits=8 if "parameter_bits" in sys.argv else 0)
     with chosen_strategy().scope():
         tf_keras.utils.set_random_seed(2)
         layers = [
             tf_keras.Input((FRAMES, BANDS)),
             ActivationQuantizer(name="features_quantizer"),
-            SplicedDense(16, taps=5, stride=3, scheme=TwoStage(4), name="splice1"),
-            tf_keras.layers.BatchNormalization(name="splice1_norm"),
+            SplicedDense(16, taps=5, stride=3, scheme=scheme, name="splice1"),
+            batch_norm(scheme, "splice1_norm"),
             tf_keras.layers.ReLU(name="splice1_relu"),
             MeanOverTime(name="mean"),
-            QuantizedDense(12, scheme=TwoStage(4), name="classifier"),
+            QuantizedDense(12, scheme=scheme, name="classifier"),
         ]
         model = tf_keras.Sequential(layers)
         if "unsynchronized" not in sys.argv:
             synchronize_norms(model)
+        if "parameter_bits" in sys.argv:
+            use_ranges(model, ActivationRanges.LEARNED)
         optimizer = tf_keras.optimizers.SGD(0.05)
         optimizer.build(model.trainable_variables)
         step = training_step(model, optimizer, NO_DISTILLATION, None)
         batches = [slice(start, start + BATCH) for start in range(0, STEPS * BATCH, BATCH)]
         losses = [float(step(examples.features[batch], examples.labels[batch])) for batch in batches]
         calibrate(model, examples.features, 100.0)
+        statistics = norm_statistics(model)
         ranged = [float(step(examples.features[batch], examples.labels[batch])) for batch in batches[:2]]
+        moved = norm_statistics(model) != statistics
     weights = float(sum(np.abs(array).sum() for array in model.get_weights()))
-    sys.stdout.write(json.dumps({"losses": losses, "ranged": ranged, "weights": weights}) + "\n")
+    sys.stdout.write(json.dumps({"losses": losses, "ranged": ranged, "weights": weights, "moved": moved}) + "\n")
+
+
+def norm_statistics(model: Any) -> list[list[float]]:
+    """Return mean and variance that the batch norm has kept so far."""
+    norm = model.get_layer("splice1_norm")
+    return [norm.moving_mean.numpy().tolist(), norm.moving_variance.numpy().tolist()]
 
 
 if __name__ == "__main__":

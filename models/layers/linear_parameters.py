@@ -51,7 +51,22 @@ class QuantizedBatchNorm(tf_keras.layers.BatchNormalization):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return the plain batch norm before `quantize`, equation (2) after it."""
+        if self.synchronized and training:
+            plain = self._plain_with_statistics_kept(inputs)
+            return tf.cond(self.quantized > 0.0, lambda: self._merged(inputs), lambda: plain)
         return tf.cond(self.quantized > 0.0, lambda: self._merged(inputs), lambda: self._plain(inputs, training))
+
+    def _plain_with_statistics_kept(self, inputs: Any) -> Any:
+        """Return the plain batch norm of a training step; once quantized, put the statistics back as they were.
+
+        Replicas cannot join theirs inside a branch, so that this is computed on either side of `quantize`.
+        """
+        statistics = (self.moving_mean, self.moving_variance)
+        before = [tf.identity(variable) for variable in statistics]
+        plain = self._plain(inputs, training=True)
+        for variable, kept in zip(statistics, before, strict=True):
+            variable.assign(tf.where(self.quantized > 0.0, kept, variable))
+        return plain
 
     def _plain(self, inputs: Any, training: bool | None) -> Any:
         return super().call(inputs, training=training)

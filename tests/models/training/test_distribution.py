@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ CHAIN = 5 * 64 + 2 * 24 * 32 + 16 + 24
 LOSS_SIZE = 8.0
 
 
-def run_workers(count: int, *options: str) -> list[dict[str, object]]:
+def run_workers(count: int, *options: str) -> list[dict[str, Any]]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = ",".join(str(server.getsockname()[1]) for server in sockets)
     for server in sockets:
@@ -50,13 +51,28 @@ def test_two_workers_have_the_loss_of_one() -> None:
     (alone,) = run_workers(1)
     first, second = run_workers(2)
     assert first == second
-    # Every step forward and backward once through the chain on both sides; the steps before add theirs.
-    bound = 4 * CHAIN * UNIT * LOSS_SIZE * np.arange(1, 5)
-    difference = np.abs(np.array(first["losses"]) - np.array(alone["losses"]))
-    assert max(alone["losses"]) < LOSS_SIZE  # type: ignore[call-overload]
-    assert (difference <= bound).all(), (difference, bound)
-    unjoined = np.abs(np.array(run_workers(2, "unsynchronized")[0]["losses"]) - np.array(alone["losses"]))
-    assert (unjoined > bound).any(), (unjoined, bound)
+    assert_equal_up_to_rounding(first["losses"], alone["losses"])
+    unjoined = run_workers(2, "unsynchronized")[0]["losses"]
+    with pytest.raises(AssertionError, match="differs"):
+        assert_equal_up_to_rounding(unjoined, alone["losses"])
+
+
+@pytest.mark.slow
+def test_two_workers_have_the_loss_of_one_with_everything_quantized() -> None:
+    (alone,) = run_workers(1, "parameter_bits")
+    first, second = run_workers(2, "parameter_bits")
+    assert first == second
+    assert_equal_up_to_rounding(first["losses"] + first["ranged"], alone["losses"] + alone["ranged"])
+    assert not first["moved"]
+    assert not alone["moved"]
+
+
+def assert_equal_up_to_rounding(found: list[float], wanted: list[float]) -> None:
+    """Every step forward and backward once through the chain on both sides; the steps before add theirs."""
+    bound = 4 * CHAIN * UNIT * LOSS_SIZE * np.arange(1, len(wanted) + 1)
+    difference = np.abs(np.array(found) - np.array(wanted))
+    assert max(wanted) < LOSS_SIZE
+    assert (difference <= bound).all(), f"{difference} differs by more than {bound}"
 
 
 def test_one_replica_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
