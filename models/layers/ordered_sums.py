@@ -4,7 +4,7 @@ Codes and sums are whole numbers in float32, which is exact below 2^24: 1,040 pr
 
 In training the value is that of (46) and the gradient that of
 
-  (1) z = start + 2^-r sum w x    where no partial sum of an output was cut, else 0
+  (1) z = start + 2^-r sum w x    where neither start nor a partial sum of an output was cut, else 0
 
 so that one convolution backward serves all groups. The ordered sums alone are compiled by XLA, which reads each group's
 products once; step by step they would cost more than the rest of a training step.
@@ -58,13 +58,14 @@ def counted_sums(codes: Any, weights: Any, start: Any, window: Window, contract:
     Args:
         codes: as in `plain_sums`.
         weights: as in `plain_sums`.
-        start: (C_out,) z_0, narrowed.
+        start: (C_out,) b' of (46), narrowed; the accumulator cuts it.
         window: as in `plain_sums`.
         contract: accumulator.
     """
     low, high = float(contract.low), float(contract.high)
-    total, cut = start, tf.constant(0, tf.int64)
     shape, groups = _grouped(codes, weights, window, contract.group)
+    total = tf.clip_by_value(start, low, high)
+    cut = tf.math.count_nonzero(tf.not_equal(start, total)) * tf.cast(tf.reduce_prod(shape[:-1]), tf.int64)
     for part, columns in groups:
         moved = total + _narrowed(tf.matmul(part, columns), contract.shift)
         total = tf.clip_by_value(moved, low, high)
@@ -99,7 +100,8 @@ def _compiled(
 ) -> tuple[Any, Any]:
     """Return the sums of (46), and 1 where none of an output's values was cut, else 0."""
     shape, groups = _grouped(codes, weights, window, group)
-    total, whole = start, tf.constant(True)
+    total = tf.clip_by_value(start, -high - 1.0, float(high))
+    whole = tf.equal(start, total)
     for part, columns in groups:
         moved = total + _narrowed(tf.matmul(part, columns), shift)
         total = tf.clip_by_value(moved, -high - 1.0, float(high))

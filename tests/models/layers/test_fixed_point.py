@@ -189,6 +189,25 @@ def test_saturation_in_keras_is_that_of_the_reference(group: int, training: bool
     assert (found != rounded_once(plain / float(layer.output_steps))).any()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_bias_that_leaves_the_accumulator_is_cut_as_in_the_reference(training: bool) -> None:
+    """Output shift 9: bias codes beyond +-64 leave 16 bits."""
+    scheme = FixedPoint(4)
+    layer = FixedPointLayer(6, scheme=scheme, relu=False)
+    layer.build((None, 120))
+    layer.output_steps.assign(2.0**9)
+    rng = np.random.default_rng(5)
+    layer.parameter.assign(rng.uniform(-1.8, 1.8, size=(120, 6)).astype(np.float32))
+    layer.bias.assign([127 / 128, -1.0, 65 / 128, -65 / 128, 0.25, 0.0])
+    codes = rng.integers(-128, 128, size=(100, 120)).astype(np.int8)
+    found = layer(codes.astype(np.float32) / 128.0, training=training).numpy() * 128.0
+    bias = (layer.bias_codes().numpy() * 2**9).astype(np.int32)
+    sums, cuts = saturating_sums(codes, weights_of(layer), bias, scheme.accumulator)
+    np.testing.assert_array_equal(found, rounded_once(sums / 2.0**9))
+    assert int(layer.saturated) == (0 if training else cuts)
+    assert cuts >= 4 * 100
+
+
 def rounded_once(steps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Ties go to even."""
     return np.clip(np.rint(steps), -128, 127)

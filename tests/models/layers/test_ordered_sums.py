@@ -60,6 +60,39 @@ def test_both_ways_give_the_integers_of_the_executor(contract: Accumulator, larg
     assert (cuts > 0) == (largest == 127 and contract.bits == 16 and contract.shift == 0)
 
 
+# Channels whose bias leaves 16 bits at the top, at the bottom, fills them, or does not; products bring some back.
+LARGE_BIAS = np.float32([33000, -65536, 32767, -32768, 900])
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=name_of)
+@pytest.mark.parametrize("contract", CONTRACTS, ids=str)
+def test_a_bias_beyond_the_accumulator_is_cut_before_the_first_product(contract: Accumulator, window: Window) -> None:
+    codes, weights, _ = case(window, largest=127, seed=3)
+    bias = (LARGE_BIAS * 2**contract.shift).astype(np.int32)
+    flat = np.ascontiguousarray(weights.reshape(-1, UNITS).T.astype(np.int8))
+    patches = patches_of(codes, window).astype(np.int8)
+    expected, cuts = saturating_sums(patches, flat, bias, contract)
+    arguments = [tf.constant(array) for array in (codes, weights, LARGE_BIAS)]
+    counted, cut = counted_sums(*arguments, window, contract)
+    np.testing.assert_array_equal(counted, expected)
+    np.testing.assert_array_equal(trained_sums(*arguments, window, contract), expected)
+    assert int(cut) == cuts
+    outputs = expected.size // UNITS
+    assert cuts >= 2 * outputs if contract.bits == 16 else cuts == 0
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=name_of)
+def test_a_bias_beyond_the_accumulator_stops_its_channels_gradient(window: Window) -> None:
+    variables = [tf.constant(array) for array in (*case(window, largest=7)[:2], LARGE_BIAS)]
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        sums = trained_sums(*variables, window, Accumulator(16, 64))
+    _, by_weights, by_start = tape.gradient(sums, variables)
+    assert (by_start.numpy()[:2] == 0).all()
+    assert (by_weights.numpy()[..., :2] == 0).all()
+    assert by_start.numpy()[4] == sums.shape.num_elements() / UNITS
+
+
 @pytest.mark.parametrize("window", WINDOWS, ids=name_of)
 @pytest.mark.parametrize("contract", CONTRACTS[:3], ids=str)
 def test_the_gradient_is_that_of_the_plain_sum_where_nothing_was_cut_and_zero_elsewhere(
