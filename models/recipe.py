@@ -59,7 +59,7 @@ class Variant:
     Args:
         name: of the exported file.
         scheme: representation of every weight that `layers` does not name.
-        activation_percentile: share in percent of the calibration values kept at each end.
+        activation_percentile: share in percent of the calibration values kept at each end; below 100, ranges stay so.
         stage1: weights quantized.
         stage2: activations too.
         layers: name of a layer -> its own scheme, such as one of another width.

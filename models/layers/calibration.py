@@ -20,7 +20,7 @@ def calibrate(model: Any, features: NDArray[np.float32], percentile: float) -> N
     Args:
         model: Sequential model.
         features: (n, ...) float32 clips.
-        percentile: share in percent of the values kept at each end.
+        percentile: share in percent of the values kept at each end; below 100, ranges stay so in training.
     """
     for layer, values in layer_inputs(model, features):
         if isinstance(layer, QuantizedBatchNorm | QuantizedDense):

@@ -2,7 +2,8 @@
 
   (1) y = scale * (clip(round(x / scale) + zero_point, -128, 127) - zero_point),  round() to nearest even
       dy/dx = 1 inside the range, else 0
-  (2) scale = (high - low) / 255 of a range that follows the batches, or the next power of two above that
+  (2) scale = (high - low) / 255 of a range that follows the batches, or the next power of two above that; a range that
+      leaves calibration values out stays, because batches would bring the outliers back
   (3) scale = growth * (high - low) / 255 of the calibrated range, where growth trains:
       dy/dscale = code - zero_point - x / scale inside the range, else code - zero_point
 
@@ -25,13 +26,15 @@ from kwsq.models.schemes import ActivationRanges
 
 SMALLEST_SPAN = 1e-6
 SMALLEST_GROWTH = 0.01
+OFF, FOLLOWING, FIXED = 0.0, 1.0, 2.0
+"""Values of the switch: a variable, so that a restored state and a step traced before calibration have it right."""
 
 
 class ActivationQuantizer(tf_keras.layers.Layer):
     """Int8 activations, equation (1), once enabled; before that the identity.
 
-    The range is set by `calibrate`; unless its step is learned it then follows the batches' minima and maxima where
-    `momentum` < 1. Zero is always a grid value.
+    The range is set by `calibrate`; calibrated with all values, and unless its step is learned, it then follows the
+    batches' minima and maxima where `momentum` < 1. Zero is always a grid value.
     """
 
     def __init__(self, momentum: float = 0.99, **options: Any) -> None:
@@ -58,30 +61,30 @@ class ActivationQuantizer(tf_keras.layers.Layer):
 
         Args:
             values: activations in real units.
-            percentile: share in percent kept at each end; 100 takes minimum and maximum.
+            percentile: share in percent kept at each end; 100 takes minimum and maximum, a smaller one fixes the range.
         """
         low, high = np.percentile(values, [100.0 - percentile, percentile])
         self.low.assign(min(low, 0.0))
         self.high.assign(max(high, 0.0))
         if self.ranges is ActivationRanges.LEARNED:
             self.growth.assign(1.0)
-        self.enabled.assign(1.0)
+        self.enabled.assign(FIXED if percentile < 100.0 else FOLLOWING)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return inputs on the int8 grid, or unchanged before calibration."""
         if training:
             self.follow(inputs)
-        return tf.cond(self.enabled > 0.0, lambda: self._on_grid(inputs), lambda: tf.identity(inputs))
+        return tf.cond(self.enabled > OFF, lambda: self._on_grid(inputs), lambda: tf.identity(inputs))
 
     def _on_grid(self, inputs: Any) -> Any:
         scale, zero_point = self._grid()
         return rounded_within(inputs / scale, INT8.low - zero_point, INT8.high - zero_point) * scale
 
     def follow(self, inputs: Any) -> None:
-        """Move the range towards that of a training step's values, unless it is fixed or its step is learned."""
+        """Move the range towards that of a training step's values, unless it is off, fixed or its step is learned."""
         if self.ranges is ActivationRanges.LEARNED:
             return
-        keep = tf.where(self.enabled > 0.0, self.momentum, 1.0)
+        keep = tf.where(tf.equal(self.enabled, FOLLOWING), self.momentum, 1.0)
         self.low.assign(keep * self.low + (1.0 - keep) * tf.minimum(tf.reduce_min(inputs), 0.0))
         self.high.assign(keep * self.high + (1.0 - keep) * tf.maximum(tf.reduce_max(inputs), 0.0))
 
@@ -96,7 +99,7 @@ class ActivationQuantizer(tf_keras.layers.Layer):
 
     def spec(self) -> Affine | None:
         """Return the grid, or None before calibration."""
-        if self.enabled.numpy() == 0.0:
+        if self.enabled.numpy() == OFF:
             return None
         scale, zero_point = self._grid()
         return Affine.per_tensor(float(scale.numpy()), int(zero_point.numpy()), INT8)

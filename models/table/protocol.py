@@ -38,7 +38,7 @@ class Method:
         stage1: weights quantized.
         stage2: activations too.
         distillation: of stages 1 and 2, from the float model.
-        activation_percentile: share in percent of the calibration values kept at each end.
+        activation_percentile: share in percent of the calibration values kept at each end; below 100, ranges stay so.
         options: of the weight scheme, such as the weight of a penalty.
         activation_ranges: how the scales of activations come about.
         one_seed_bits: further widths, which run with the first seed only.

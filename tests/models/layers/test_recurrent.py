@@ -48,3 +48,17 @@ def test_a_kernel_is_exactly_what_it_exports() -> None:
     stored = kernel.weight_tensor()
     assert isinstance(stored.spec, Affine | Codebook)
     np.testing.assert_array_equal(kernel.weight(), dequantize(stored.values, stored.spec))
+
+
+@pytest.mark.parametrize("percentile", [90.0, 100.0])
+def test_ranges_of_sums_follow_training_steps_unless_they_leave_outliers_out(percentile: float) -> None:
+    tf_keras.utils.set_random_seed(5)
+    frames, _ = remembered_bands(seed=1, frames=6)
+    layer = QuantizedRecurrent(12, scheme=TwoStage(4))
+    layer.build(frames.shape)
+    layer.calibrate(frames, percentile)
+    quantizers = (layer.driven, layer.recalled, layer.total)
+    before = [quantizer.spec().scale for quantizer in quantizers]
+    layer(3.0 * frames, training=True)
+    moved = [quantizer.spec().scale != scale for quantizer, scale in zip(quantizers, before, strict=True)]
+    assert moved == [percentile == 100.0] * 3

@@ -145,3 +145,33 @@ def test_a_percentile_leaves_outliers_out() -> None:
     layer.build(SHAPE)
     layer.calibrate(np.concatenate([np.linspace(0, 1, 999), [100.0]]), 99.0)
     assert layer.high.numpy() < 1.0
+
+
+@pytest.mark.parametrize("ranges", ActivationRanges)
+def test_a_range_that_leaves_outliers_out_stays_so_in_training(ranges: ActivationRanges) -> None:
+    layer = ActivationQuantizer()
+    layer.build(SHAPE)
+    layer.use(ranges)
+    step = tf.function(lambda values: layer(values, training=True))
+    values = np.concatenate([np.linspace(-1, 1, 998), [-100.0, 100.0]]).astype(np.float32)
+    step(values)
+    layer.calibrate(values, 99.0)
+    low, high = layer.low.numpy(), layer.high.numpy()
+    for _ in range(3):
+        step(values)
+    assert (layer.low.numpy(), layer.high.numpy()) == (low, high)
+    assert -1.0 < low < high < 1.0
+
+
+def test_a_restored_range_stays_or_follows_as_the_saved_one_did() -> None:
+    batch = np.array([-3.0, 5.0], dtype=np.float32)
+    for percentile in (99.0, 100.0):
+        saved, restored = ActivationQuantizer(), ActivationQuantizer()
+        saved.build(SHAPE)
+        restored.build(SHAPE)
+        saved.calibrate(np.linspace(-1, 1, 999), percentile)
+        restored.set_weights(saved.get_weights())
+        saved(batch, training=True)
+        restored(batch, training=True)
+        np.testing.assert_array_equal(restored.get_weights(), saved.get_weights())
+        assert (restored.high.numpy() > 1.0) == (percentile == 100.0)
