@@ -7,7 +7,8 @@ Clip i goes to shard i mod S, so that every shard is a sample of the whole. An e
 drawn from (seed, epoch), `CYCLE` at a time in turn, and shuffles through a buffer seeded alike: the same seed gives
 the same batches on any machine, for any number of reading threads. (TensorFlow's global seed, which training sets
 from the same seed, takes part in the shuffling.) Several workers read the same sequence of global
-batches, each its own rows of every batch.
+batches, each its own rows of every batch. A shard that gives another number of clips than the index states ends the
+epoch with an error: one that was cut between two clips reads as any other does.
 
 Source: the container is TensorFlow's TFRecord; the layout is ours.
 """
@@ -22,6 +23,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.data.whole_file import whole_file
 
 INDEX = "clips.json"
 CYCLE = 4
@@ -58,7 +60,8 @@ def write_shards(clips: Iterable[LabelledClip], folder: Path, *, shards: int) ->
     if shape is None:
         raise UsageError(Problem(str(folder), "no clip", "at least one clip", "check what is written"))
     # Last, and whole: a killed run leaves no index, and a folder without one is not read.
-    (folder / INDEX).write_text(json.dumps({"shape": list(shape), "clips": counts}) + "\n", encoding="utf-8")
+    with whole_file(folder / INDEX) as stream:
+        stream.write((json.dumps({"shape": list(shape), "clips": counts}) + "\n").encode())
     return sum(counts)
 
 
@@ -107,19 +110,72 @@ def read_epoch(
         (batch_size / workers, frames, bands) float32 and (batch_size / workers,) int64, batch by batch.
 
     Raises:
-        UsageError: there is no index, or the workers do not divide a batch evenly.
+        UsageError: there is no index, a shard is missing, or the workers do not divide a batch evenly; while reading,
+            a shard does not hold as many clips as the index states.
     """
     if batch_size % workers:
         found = f"batch size {batch_size} for {workers} workers"
         raise UsageError(Problem("recipe: batch_size", found, "a multiple of the workers", "correct the recipe"))
     index = _index(folder)
-    order = np.random.default_rng([seed, epoch]).permutation(len(index["clips"]))
+    counts = np.array(index["clips"], dtype=np.int64)
+    _check_presence(folder, len(counts))
+    order = np.random.default_rng([seed, epoch]).permutation(len(counts))
     files = [str(folder / _shard_name(int(number), len(order))) for number in order]
-    data = tf.data.Dataset.from_tensor_slices(files)
-    data = data.interleave(tf.data.TFRecordDataset, cycle_length=CYCLE, num_parallel_calls=2, deterministic=True)
+    data = tf.data.Dataset.from_tensor_slices((files, counts[order]))
+    data = data.interleave(_checked_shard, cycle_length=CYCLE, num_parallel_calls=2, deterministic=True)
     data = data.shuffle(buffer_clips, seed=_shuffle_seed(seed, epoch)).batch(batch_size, drop_remainder=True)
-    data = data.map(lambda batch: _parsed(batch[worker::workers], index["shape"]))
-    return iter(data.prefetch(2).as_numpy_iterator())
+    data = data.map(lambda _, batch: _parsed(batch[worker::workers], index["shape"]))
+    return _batches(data.prefetch(2), folder, counts.tolist())
+
+
+def _check_presence(folder: Path, shards: int) -> None:
+    names = [_shard_name(number, shards) for number in range(shards)]
+    expected, remedy = f"{shards} shards, as {INDEX} states", "write the shards again"
+    problems = [
+        Problem(str(folder / name), "no such file", expected, remedy) for name in names if not (folder / name).is_file()
+    ]
+    if problems:
+        raise UsageError(problems)
+
+
+def _checked_shard(file: Any, clips: Any) -> Any:
+    """Return a shard's clips with their numbers; their end fails unless there were so many."""
+
+    def is_clip(number: Any, record: Any) -> Any:
+        found = tf.not_equal(record, b"")  # no clip is stored as an empty record
+        with tf.control_dependencies([tf.debugging.Assert(found | tf.equal(number, clips), [file, number])]):
+            return tf.identity(found)
+
+    records = tf.data.TFRecordDataset(file).concatenate(tf.data.Dataset.from_tensors(b""))
+    return records.enumerate().take_while(is_clip)
+
+
+def _batches(data: Any, folder: Path, counts: list[int]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Give the batches; where a shard is damaged, name all that are."""
+    try:
+        yield from data.as_numpy_iterator()
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        problems = []
+        for number, expected in enumerate(counts):
+            path = folder / _shard_name(number, len(counts))
+            found, stated = _content(path), f"{expected} clips"
+            if found != stated:
+                remedy = "write the shards again, or copy this one from where it is whole"
+                problems.append(Problem(str(path), found, f"{stated}, as {INDEX} states", remedy))
+        if not problems:
+            raise
+        raise UsageError(problems) from error
+
+
+def _content(shard: Path) -> str:
+    """Return, in words, what a shard gives before it ends."""
+    clips = 0
+    try:
+        for _ in tf.data.TFRecordDataset(str(shard)):
+            clips += 1
+    except tf.errors.DataLossError:
+        return f"{clips} clips and a damaged one"
+    return f"{clips} clips"
 
 
 def _shuffle_seed(seed: int, epoch: int) -> int:

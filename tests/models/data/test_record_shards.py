@@ -1,5 +1,7 @@
 """Sharded features: everything comes back once, in an order that seed and epoch alone decide, for any workers."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,61 @@ def test_a_folder_that_was_not_finished_is_refused(tmp_path: Path) -> None:
         write_shards([clip(0), (np.zeros((4, 2), np.float32), 0, "x")], tmp_path / "broken", shards=2)
     with pytest.raises(UsageError, match="no index"):
         order(tmp_path / "broken")
+
+
+def cut(folder: Path, number: int, *, clips: float) -> None:
+    """Leave the first clips of a shard of equally long ones."""
+    path = folder / f"clips-{number:05}-of-00007.tfrecord"
+    data = path.read_bytes()
+    whole = json.loads((folder / "clips.json").read_text(encoding="utf-8"))["clips"][number]
+    assert len(data) % whole == 0
+    path.write_bytes(data[: int(len(data) / whole * clips)])
+
+
+@pytest.fixture
+def copied(shards: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shards, tmp_path / "train"))
+
+
+def test_shards_that_lost_clips_are_named(copied: Path) -> None:
+    cut(copied, 2, clips=5)
+    cut(copied, 4, clips=2.5)
+    with pytest.raises(UsageError, match="clips") as refusal:
+        order(copied)
+    assert [(Path(problem.where).name, problem.found, problem.expected) for problem in refusal.value.problems] == [
+        ("clips-00002-of-00007.tfrecord", "5 clips", "7 clips, as clips.json states"),
+        ("clips-00004-of-00007.tfrecord", "2 clips and a damaged one", "7 clips, as clips.json states"),
+    ]
+
+
+def test_a_shard_with_more_clips_than_stated_is_refused_whoever_reads(copied: Path) -> None:
+    other = copied / "clips-00006-of-00007.tfrecord"
+    other.write_bytes(other.read_bytes() * 2)
+    for worker in (0, 1):
+        with pytest.raises(UsageError, match=r"clips-00006-of-00007.*found 14 clips.*7 clips, as clips\.json states"):
+            order(copied, batch=10, worker=worker, workers=2)
+
+
+def test_missing_shards_are_refused_before_any_is_read(copied: Path) -> None:
+    for number in (1, 3):
+        (copied / f"clips-{number:05}-of-00007.tfrecord").unlink()
+    with pytest.raises(UsageError, match=r"clips-00001-of-00007.*no such file(.|\n)*clips-00003-of-00007"):
+        read_epoch(copied, seed=1, epoch=0, batch_size=5)
+
+
+def test_shards_may_be_empty(tmp_path: Path) -> None:
+    write_shards(map(clip, range(3)), tmp_path / "few", shards=5)
+    assert sorted(order(tmp_path / "few", batch=1)) == [[0], [1], [2]]
+
+
+def test_an_index_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_: int) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr("os.fsync", killed)
+    with pytest.raises(InterruptedError):
+        write_shards(map(clip, range(3)), tmp_path / "killed", shards=2)
+    assert not (tmp_path / "killed" / "clips.json").exists()
 
 
 def test_finished_shards_are_not_written_over(shards: Path) -> None:
