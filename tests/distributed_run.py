@@ -1,14 +1,19 @@
 """One worker of a small training run, as its own process: prints the loss of every epoch as JSON.
 
-    python distributed_run.py PORTS INDEX [unsynchronized] [parameter_bits]
+    python distributed_run.py PORTS INDEX [unsynchronized] [parameter_bits] [OUT/]
 
 PORTS is a comma-separated list, one per worker; with one port there is no cluster. With `parameter_bits`, the bias and
 the batch norm have few bits in the last steps, and activation ranges are learned, which no number of replicas changes.
+With OUT, it is a worker of `training_program` instead: it trains in OUT/INDEX, keeps the state after each epoch of
+stage 1 as OUT/INDEX/epochN, and prints a digest of the final weights, or why it refuses.
 """
 
+import hashlib
 import json
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 PORTS, INDEX = sys.argv[1].split(","), int(sys.argv[2])
@@ -18,8 +23,10 @@ if len(PORTS) > 1:
 
 import numpy as np  # noqa: E402
 import tf_keras  # noqa: E402
+import training_program  # noqa: E402
 from keyword_cases import BANDS, FRAMES, synthetic_keywords  # noqa: E402
 
+from kwsq.ir.errors import UsageError  # noqa: E402
 from kwsq.models.layers.calibration import calibrate  # noqa: E402
 from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense, batch_norm  # noqa: E402
 from kwsq.models.quantizers.activation import ActivationQuantizer, use_ranges  # noqa: E402
@@ -69,5 +76,24 @@ def norm_statistics(model: Any) -> list[list[float]]:
     return [norm.moving_mean.numpy().tolist(), norm.moving_variance.numpy().tolist()]
 
 
+def train_in(out: Path) -> None:
+    """Train, or go on training, in a folder of this worker's own."""
+
+    def keep(line: str) -> None:
+        if line.startswith("w4-stage1: epoch "):
+            shutil.copy(out / "state" / "w4-stage1.npz", out / f"epoch{line.split()[2]}")
+
+    try:
+        with chosen_strategy().scope():
+            training_program.main(out, keep)
+        result = {"weights": hashlib.sha256((out / "final.npz").read_bytes()).hexdigest()}
+    except UsageError as error:
+        result = {"refused": str(error)}
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
 if __name__ == "__main__":
-    main()
+    if sys.argv[-1].endswith("/"):
+        train_in(Path(sys.argv[-1]) / sys.argv[2])
+    else:
+        main()

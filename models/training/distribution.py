@@ -16,8 +16,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
+from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
 
@@ -81,3 +83,48 @@ def spanning_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         return on_replicas(*parts)
 
     return whole
+
+
+def gathered(own: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[int]]:
+    """Return what every replica's worker states, and which replicas are this worker's.
+
+    Args:
+        own: (n,) numbers, n the same on all workers; every worker calls this at the same point.
+
+    Returns:
+        (replicas, n), and numbers of rows.
+    """
+    replicas, mine = tf.distribute.get_strategy().num_replicas_in_sync, []
+
+    def row(replica: int) -> NDArray[np.float32]:
+        mine.append(replica)
+        return np.where(np.arange(replicas)[:, None] == replica, own, np.float32(0.0))
+
+    return _summed(row), mine
+
+
+def copied_from(replica: int, own: bytes) -> bytes:
+    """Return the bytes that the worker of a replica holds.
+
+    Args:
+        replica: its number.
+        own: what this worker holds; every worker calls this at the same point.
+    """
+    parts = np.array(divmod(len(own), 2**16), np.float32)  # float32 is exact below 2^24 only
+    high, low = _summed(lambda number: parts * np.float32(number == replica)).tolist()
+    size = int(high) * 2**16 + int(low)
+
+    def content(number: int) -> NDArray[np.float32]:
+        return np.frombuffer(own, np.uint8).astype(np.float32) if number == replica else np.zeros(size, np.float32)
+
+    return bytes(_summed(content).astype(np.uint8).tobytes())
+
+
+def _summed(of_replica: Callable[[int], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the sum over all replicas; where all but one give 0 it is exact."""
+    strategy = tf.distribute.get_strategy()
+    parts = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(of_replica(context.replica_id_in_sync_group))
+    )
+    total: NDArray[np.float32] = strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None).numpy()
+    return total

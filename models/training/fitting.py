@@ -82,7 +82,10 @@ def fit(
     weights = class_weights(examples.labels, 1 + len(plan.keywords)) if plan.keywords else None
     distillation = plan.distillation if teacher is not None else NO_DISTILLATION
     step = training_step(model, optimizer, distillation, teacher, weights)
-    done = 0 if state is None else state.restore(model, optimizer, rng)
+    done = 0
+    if state is not None:
+        state.share()
+        done = state.restore(model, optimizer, rng)
     for epoch in range(done, phase.epochs):
         features, labels = augment(examples, plan.augmentation, rng)
         losses = [

@@ -3,17 +3,26 @@
 A file holds every variable of model and optimizer (slots, iteration and with it the learning rate; the moving
 averages of batch norms and activation ranges are model variables) and the NumPy generator as it stood at the end
 of an epoch. It is written under a temporary name, flushed and renamed: what stands under the name is whole.
+
+Every worker writes a file of its own, so that a kill can leave them at different epochs. After an epoch all workers
+hold the same variables and generator; those behind therefore take the file of the one that is furthest.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.whole_file import whole_file
+from kwsq.models.training.distribution import copied_from, gathered
+
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +56,75 @@ class TrainingState:
         """
         if not self.path.exists():
             return 0
+        facts = self._facts()
+        if facts["key"] != self.key:
+            raise UsageError(self._foreign(facts))
         with np.load(self.path) as arrays:
-            facts = json.loads(str(arrays["facts"]))
-            if facts["key"] != self.key:
-                remedy = "name another output folder, or remove this file"
-                raise UsageError(Problem(str(self.path), f"the state of another run: {facts['key']}", self.key, remedy))
             model.set_weights([arrays[f"model{i}"] for i in range(len(model.weights))])
             for i, variable in enumerate(optimizer.variables):
                 variable.assign(arrays[f"optimizer{i}"])
         rng.bit_generator.state = facts["generator"]
         return int(facts["epochs_done"])
+
+    def share(self) -> None:
+        """Give all workers the state of the one with the most epochs; nothing changes where they are alike.
+
+        Every worker calls this before `restore`.
+
+        Raises:
+            UsageError: on every worker, where the state of one is of another recipe, seed, stage or set of clips, or
+                the workers differ in these.
+        """
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return
+        facts = self._facts() if self.path.exists() else {"key": self.key, "epochs_done": 0}
+        content = self.path.read_bytes() if self.path.exists() else b""
+        is_own = facts["key"] == self.key
+        own = [float(is_own), facts["epochs_done"], *_digest(self.key.encode()), *_digest(content)]
+        rows, mine = gathered(np.array(own, np.float32))
+        if not is_own:
+            raise UsageError(self._foreign(facts))
+        self._check_alike(rows, len(mine))
+        furthest = int(rows[:, 1].argmax())
+        if (rows == rows[furthest]).all():
+            return
+        taken = copied_from(furthest, content)
+        if taken != content:
+            with whole_file(self.path) as stream:
+                stream.write(taken)
+
+    def _check_alike(self, rows: NDArray[np.float32], replicas: int) -> None:
+        """Refuse to start where a worker has the state of another run, or is to train something else.
+
+        Args:
+            rows: what the worker of every replica stated.
+            replicas: of a worker.
+        """
+        workers = rows[::replicas, 2 : 2 + DIGEST_BYTES]
+        foreign = np.flatnonzero(rows[::replicas, 0] == 0.0).tolist()
+        other = np.flatnonzero((workers != workers[0]).any(axis=1)).tolist()
+        problems = []
+        if foreign:
+            found, remedy = f"the states of another run on workers {foreign}", "see what these workers say"
+            problems.append(Problem(str(self.path), found, "states of this run on all workers", remedy))
+        if other:
+            found, remedy = f"workers {other} train something else than worker 0", "start all workers alike"
+            problems.append(Problem(str(self.path), found, "one recipe, seed and set of clips", remedy))
+        if problems:
+            raise UsageError(problems)
+
+    def _facts(self) -> dict[str, Any]:
+        with np.load(self.path) as arrays:
+            facts: dict[str, Any] = json.loads(str(arrays["facts"]))
+        return facts
+
+    def _foreign(self, facts: dict[str, Any]) -> Problem:
+        remedy = "name another output folder, or remove this file"
+        return Problem(str(self.path), f"the state of another run: {facts['key']}", self.key, remedy)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:DIGEST_BYTES]
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:

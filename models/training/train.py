@@ -48,7 +48,8 @@ def train(
     """Train a recipe and write the annotated ONNX files, `metrics.json` and `stages.json`.
 
     Several workers run it with one recipe and seed, each with its own TF_CONFIG and output folder.
-    A run that was killed goes on from the last finished epoch when started again, and ends in the same files.
+    A run that was killed goes on from the last finished epoch when started again, and ends in the same files; workers
+    go on from the last one that any of them kept.
 
     Args:
         recipe: recipe file.

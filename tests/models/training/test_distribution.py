@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -65,6 +66,41 @@ def test_two_workers_have_the_loss_of_one_with_everything_quantized() -> None:
     assert_equal_up_to_rounding(first["losses"] + first["ranged"], alone["losses"] + alone["ranged"])
     assert not first["moved"]
     assert not alone["moved"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folders of two workers that have trained, and the digest of what they ended with."""
+    folder = tmp_path_factory.mktemp("workers")
+    first, second = run_workers(2, f"{folder}/")
+    assert first == second
+    return folder, first["weights"]
+
+
+def laid_out(trained: Path, out: Path, states: list[dict[str, str]]) -> str:
+    """Give each worker the state files that it has kept, by stage; return the folder as the program takes it."""
+    for worker, kept in enumerate(states):
+        (out / str(worker) / "state").mkdir(parents=True)
+        for stage, name in kept.items():
+            shutil.copy(trained / str(worker) / name, out / str(worker) / "state" / f"{stage}.npz")
+    return f"{out}/"
+
+
+@pytest.mark.slow
+def test_workers_killed_between_two_saves_go_on_from_the_last_one(trained: tuple[Path, str], tmp_path: Path) -> None:
+    folder, weights = trained
+    behind = {"float": "state/float.npz", "w4-stage1": "epoch1"}
+    ahead_but_for_a_lost_file = {"w4-stage1": "epoch2"}
+    out = laid_out(folder, tmp_path, [behind, ahead_but_for_a_lost_file])
+    assert run_workers(2, out) == [{"weights": weights}] * 2
+
+
+@pytest.mark.slow
+def test_all_workers_refuse_where_one_has_the_state_of_another_run(trained: tuple[Path, str], tmp_path: Path) -> None:
+    out = laid_out(trained[0], tmp_path, [{"float": "state/float.npz"}, {"float": "state/w4-stage2.npz"}])
+    first, second = run_workers(2, out)
+    assert "the states of another run on workers [1]" in first["refused"]
+    assert "the state of another run: w4-stage2" in second["refused"]
 
 
 def assert_equal_up_to_rounding(found: list[float], wanted: list[float]) -> None:
