@@ -1,6 +1,8 @@
 """Training recipes: TOML read into frozen records, with every unknown or missing key refused."""
 
+import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,9 @@ class Start:
 
 
 NO_DISTILLATION = Distillation(weight=0.0, temperature=1.0)
+FLOAT = "float"
+"""Name of the model that every variant starts from; its file lies beside theirs."""
+_FILE_STEM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +106,28 @@ class Recipe:
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse keywords that are no words or stand there twice."""
+        """Refuse keywords that are no words or stand there twice, and names that cannot be those of files."""
+        problems = [*self._wrong_keywords(), *self._wrong_names()]
+        if problems:
+            raise UsageError(problems)
+
+    def _wrong_keywords(self) -> Iterator[Problem]:
         named = [word for word in self.keywords if isinstance(word, str) and word and not word.startswith("_")]
         if not isinstance(self.keywords, tuple) or len(set(named)) != len(self.keywords):
             expected = 'a list of different words, such as ["yes"]'
-            raise UsageError(Problem("recipe: keywords", repr(self.keywords), expected, "correct the recipe"))
+            yield Problem("recipe: keywords", repr(self.keywords), expected, "correct the recipe")
+
+    def _wrong_names(self) -> Iterator[Problem]:
+        names = [variant.name for variant in self.variants]
+        remedy = "rename the variant"
+        for name in dict.fromkeys(names):
+            if not (isinstance(name, str) and _FILE_STEM.fullmatch(name)):
+                expected = "part of a file name: letters, digits, '_', '-' and '.', which is not the first"
+                yield Problem("recipe: variant.name", repr(name), expected, remedy)
+            if name == FLOAT:
+                yield Problem("recipe: variant.name", repr(name), "another name than the float model's", remedy)
+            if names.count(name) > 1:
+                yield Problem("recipe: variant.name", f"{name!r} {names.count(name)} times", "different names", remedy)
 
     @property
     def name(self) -> str:

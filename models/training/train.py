@@ -23,7 +23,7 @@ from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.layers.sequential import adopt_weights, layer_records, set_schemes
 from kwsq.models.quantizers.activation import use_ranges
-from kwsq.models.recipe import Phase, Recipe, Variant, read_recipe
+from kwsq.models.recipe import FLOAT, Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, NormClips
 from kwsq.models.scoring.accuracy import accuracy
 from kwsq.models.training.distribution import chosen_strategy, synchronize_norms
@@ -97,7 +97,7 @@ def trained_models(
     """
     tf.config.experimental.enable_op_determinism()
     float_model = train_float(plan, build, examples, seed=seed, start=start, watch=watch)
-    models = {"float": float_model}
+    models = {FLOAT: float_model}
     for variant in plan.variants:
         models[variant.name] = train_variant(plan, variant, build, float_model, examples, seed=seed, watch=watch)
     return models
@@ -119,7 +119,7 @@ def train_float(
         adopt_published(model, start, examples.features)
     synchronize_norms(model)
     stage = Stage(model, plan, examples, np.random.default_rng([seed, 0]), watch)
-    stage.run("float", plan.float_phase)
+    stage.run(FLOAT, plan.float_phase)
     return model
 
 

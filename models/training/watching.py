@@ -84,8 +84,11 @@ class RunFolder:
 
         What comes after the last stage stays out, so that it may be changed.
         """
-        name = stage.removesuffix("-stage1").removesuffix("-stage2")
-        own = tuple(replace(each, norm_clips=NormClips.MIXED) for each in self.plan.variants if each.name == name)
+        own = tuple(
+            replace(each, norm_clips=NormClips.MIXED)
+            for each in self.plan.variants
+            if stage in (f"{each.name}-stage1", f"{each.name}-stage2")
+        )
         schemes = [repr(variant.scheme) for variant in own]
         facts = [_stated(replace(self.plan, variants=own)), schemes, self.seed, stage]
         recipe = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

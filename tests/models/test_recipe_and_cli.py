@@ -45,6 +45,12 @@ def test_the_shipped_recipe_is_complete() -> None:
         ("batch_size = 64", "batch_size = ", "Invalid value"),
         ("bits = 4", 'bits = 4\nnorm_clips = "loud"', r"variant\.norm_clips.*'loud'.*as_trained, clean, mixed"),
         ("bits = 4", 'bits = 4\nactivation_ranges = "loud"', r"variant\.activation_ranges.*'loud'"),
+        ('name = "w5_codebook"', 'name = "w4"', "'w4' 2 times"),
+        ('name = "w4"', 'name = "float"', "'float'.*another name"),
+        ('name = "w4"', 'name = ".w4"', r"'\.w4'.*part of a file name"),
+        ('name = "w4"', 'name = "../w4"', r"'\.\./w4'.*part of a file name"),
+        ('name = "w4"', 'name = ""', "found ''"),
+        ('name = "w4"', "name = 4", "found 4; expected part of a file name"),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_what_is_wrong(tmp_path: Path, old: str, new: str, found: str) -> None:

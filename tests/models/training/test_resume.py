@@ -160,6 +160,10 @@ def test_the_state_of_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
     ]
     assert stages[0].key != stages[1].key
 
+    late = [replace(variant, name=f"{variant.name}-stage2") for variant in (first, wider.variants[0])]
+    folders = [RunFolder(tmp_path, replace(plan, variants=(v,)), 1, "a", held_out, ignore_line) for v in late]
+    assert len({folder.state(f"{late[0].name}-stage1").key for folder in folders}) == 2  # a name that ends as a stage
+
     class Empty:
         variables = weights = ()
 
