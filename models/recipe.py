@@ -1,5 +1,6 @@
 """Training recipes: TOML read into frozen records, with every unknown or missing key refused."""
 
+import math
 import re
 import tomllib
 from collections.abc import Iterator
@@ -8,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.allowed import number, refused_fields, require_none, whole, within
 from kwsq.models.data.augmentation import Augmentation
-from kwsq.models.schemes import ActivationRanges, NormClips, WeightScheme, choice, weight_scheme
+from kwsq.models.schemes import ActivationRanges, FixedPoint, NormClips, WeightScheme, choice, weight_scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,11 @@ class Phase:
     epochs: int
     learning_rate: float
     weight_decay: float
+
+    def __post_init__(self) -> None:
+        """Refuse values without meaning; an infinite rate is one that diverges."""
+        limits = {"epochs": whole(0), "learning_rate": number(0, math.inf), "weight_decay": number(0)}
+        require_none(refused_fields(self, limits))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +40,7 @@ class Distillation:
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
-        if not (0.0 <= self.weight <= 1.0 and self.temperature > 0.0):
-            expected = "weight from 0 to 1, temperature above 0"
-            raise UsageError(Problem("recipe: distillation", str(self), expected, "correct the recipe"))
+        require_none(refused_fields(self, {"weight": number(0, 1), "temperature": number(0, above=True)}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,14 @@ class Variant:
     distillation: Distillation | None = None
     norm_clips: NormClips = NormClips.MIXED
 
+    def __post_init__(self) -> None:
+        """Refuse a percentile that leaves no range, and widths of single layers where one format holds them all."""
+        problems = refused_fields(self, {"activation_percentile": number(50, 100, above=True)})
+        if self.layers and isinstance(self.scheme, FixedPoint):
+            found = ", ".join(name for name, _ in self.layers)
+            problems.append(Problem("layer_bits", found, "none with fxp, which is one format", "leave it out"))
+        require_none(problems)
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -106,16 +119,15 @@ class Recipe:
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse keywords that are no words or stand there twice, and names that cannot be those of files."""
-        problems = [*self._wrong_keywords(), *self._wrong_names()]
-        if problems:
-            raise UsageError(problems)
+        """Refuse values without meaning, keywords that are no words or stand there twice, and names unfit for files."""
+        numbers = refused_fields(self, {"batch_size": whole(1), "calibration_clips": whole(1)})
+        require_none([*numbers, *self._wrong_keywords(), *self._wrong_names()])
 
     def _wrong_keywords(self) -> Iterator[Problem]:
         named = [word for word in self.keywords if isinstance(word, str) and word and not word.startswith("_")]
         if not isinstance(self.keywords, tuple) or len(set(named)) != len(self.keywords):
             expected = 'a list of different words, such as ["yes"]'
-            yield Problem("recipe: keywords", repr(self.keywords), expected, "correct the recipe")
+            yield Problem("keywords", repr(self.keywords), expected, "correct the recipe")
 
     def _wrong_names(self) -> Iterator[Problem]:
         names = [variant.name for variant in self.variants]
@@ -123,11 +135,11 @@ class Recipe:
         for name in dict.fromkeys(names):
             if not (isinstance(name, str) and _FILE_STEM.fullmatch(name)):
                 expected = "part of a file name: letters, digits, '_', '-' and '.', which is not the first"
-                yield Problem("recipe: variant.name", repr(name), expected, remedy)
+                yield Problem("variant.name", repr(name), expected, remedy)
             if name == FLOAT:
-                yield Problem("recipe: variant.name", repr(name), "another name than the float model's", remedy)
+                yield Problem("variant.name", repr(name), "another name than the float model's", remedy)
             if names.count(name) > 1:
-                yield Problem("recipe: variant.name", f"{name!r} {names.count(name)} times", "different names", remedy)
+                yield Problem("variant.name", f"{name!r} {names.count(name)} times", "different names", remedy)
 
     @property
     def name(self) -> str:
@@ -144,7 +156,8 @@ def read_recipe(path: Path) -> Recipe:
     if not path.is_file():
         raise UsageError(Problem(str(path), "no such file", "a recipe", "name a recipe.toml"))
     try:
-        return _recipe(tomllib.loads(path.read_text(encoding="utf-8")))
+        with within("recipe: "):
+            return _recipe(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
         remedy = "compare with models/kws_ff/recipe.toml"
         raise UsageError(Problem(str(path), str(error), "the keys of a recipe", remedy)) from error
@@ -152,9 +165,12 @@ def read_recipe(path: Path) -> Recipe:
 
 def _recipe(table: dict[str, Any]) -> Recipe:
     variants = tuple(_variant(dict(entry)) for entry in table.pop("variant"))
-    float_phase = Phase(**table.pop("float"))
-    augmentation = _augmentation(table.pop("augmentation"))
-    distillation = Distillation(**table.pop("distillation", asdict(NO_DISTILLATION)))
+    with within("float."):
+        float_phase = Phase(**table.pop("float"))
+    with within("augmentation."):
+        augmentation = _augmentation(table.pop("augmentation"))
+    with within("distillation."):
+        distillation = Distillation(**table.pop("distillation", asdict(NO_DISTILLATION)))
     start = Start(**table.pop("start")) if "start" in table else None
     keywords = table.pop("keywords", ())
     return Recipe(
@@ -177,24 +193,29 @@ def _augmentation(table: dict[str, Any]) -> Augmentation:
 
 def _variant(entry: dict[str, Any]) -> Variant:
     weights, options = entry.pop("weights"), entry.pop("options", {})
-    scheme = weight_scheme(weights, entry.pop("bits"), **options)
-    layers = tuple(
-        (name, weight_scheme(weights, bits, **options)) for name, bits in entry.pop("layer_bits", {}).items()
-    )
-    return Variant(scheme=scheme, layers=layers, **pop_schedule(entry, "recipe: variant"), **entry)
+    with within(f"variant {entry.get('name', '')}."):
+        scheme = weight_scheme(weights, entry.pop("bits"), **options)
+        layers = []
+        for name, bits in entry.pop("layer_bits", {}).items():
+            with within(f"layer_bits.{name}."):
+                layers.append((name, weight_scheme(weights, bits, **options)))
+        return Variant(scheme=scheme, layers=tuple(layers), **pop_schedule(entry), **entry)
 
 
-def pop_schedule(entry: dict[str, Any], where: str) -> dict[str, Any]:
+def pop_schedule(entry: dict[str, Any]) -> dict[str, Any]:
     """Take out of a table, and return parsed, what recipes and protocols say alike of how a model is trained.
 
     Args:
         entry: table of one model; stages are needed, all else is taken where it stands.
-        where: the table, as an error names it.
     """
-    schedule: dict[str, Any] = {stage: Phase(**entry.pop(stage)) for stage in ("stage1", "stage2")}
+    schedule: dict[str, Any] = {}
+    for key in ("stage1", "stage2"):
+        with within(f"{key}."):
+            schedule[key] = Phase(**entry.pop(key))
     for key, kind in (("activation_ranges", ActivationRanges), ("norm_clips", NormClips)):
         if key in entry:
-            schedule[key] = choice(kind, f"{where}.{key}", entry.pop(key))
+            schedule[key] = choice(kind, key, entry.pop(key))
     if "distillation" in entry:
-        schedule["distillation"] = Distillation(**entry.pop("distillation"))
+        with within("distillation."):
+            schedule["distillation"] = Distillation(**entry.pop("distillation"))
     return schedule

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.uniform_grid import UniformGrid
+from kwsq.models.allowed import FLAG, number, one_of, refused, require_none, whole, within
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,19 @@ _SCHEMES: dict[str, tuple[type[QuantizedScheme], range]] = {
     "gq": (SoftToHard, range(1, 6)),
     "fxp": (FixedPoint, range(3, 9)),
 }
+_OPTIONS = {
+    "cosine": number(0),
+    "ramp_steps": whole(0),
+    "snap_steps": whole(1),
+    "mu": number(0, above=True),
+    "first_sharpness": number(0, above=True),
+    "last_sharpness": number(0, above=True),
+    "anneal_steps": whole(0),
+    "parameter_bits": one_of(0, *range(2, 9)),
+    "power_of_two": FLAG,
+    "accumulator_bits": one_of(16, 32),
+    "group": whole(1),
+}
 
 
 def weight_scheme(name: str, bits: int, **options: Any) -> WeightScheme:
@@ -157,20 +171,20 @@ def weight_scheme(name: str, bits: int, **options: Any) -> WeightScheme:
         options: further fields of the scheme, such as `cosine`.
 
     Raises:
-        UsageError: no such scheme, a width it does not have, or an option it does not know.
+        UsageError: no such scheme, a width it does not have, an option it does not know or a value it cannot have.
     """
     if name not in _SCHEMES:
-        where, expected = "recipe: variant.weights", f"one of {', '.join(_SCHEMES)}"
-        raise UsageError(Problem(where, repr(name), expected, "correct the recipe"))
+        raise UsageError(Problem("weights", repr(name), f"one of {', '.join(_SCHEMES)}", "correct it"))
     kind, widths = _SCHEMES[name]
-    if bits not in widths:
-        expected = f"{widths.start}..{widths.stop - 1} for {name}"
-        raise UsageError(Problem("recipe: variant.bits", str(bits), expected, "correct the recipe"))
+    if not whole(widths.start, widths.stop - 1).allows(bits):
+        raise UsageError(Problem("bits", repr(bits), f"{widths.start}..{widths.stop - 1} for {name}", "correct it"))
     known = {field.name for field in fields(kind)} - {"bits"}
     unknown = sorted(options.keys() - known)
     if unknown:
         expected = f"options of {name}: {', '.join(sorted(known)) or 'none'}"
-        raise UsageError(Problem("recipe: variant", unknown[0], expected, "correct the recipe"))
+        raise UsageError(Problem("options", unknown[0], expected, "correct it"))
+    with within("options."):
+        require_none(refused(options, _OPTIONS))
     return kind(bits, **options)
 
 

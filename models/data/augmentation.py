@@ -16,11 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kwsq.ir.errors import Problem
+from kwsq.models.allowed import number, refused_fields, require_none, whole
 from kwsq.models.data.clips import Features, LabelledFeatures, Labels
 from kwsq.models.data.features import energy_from_log, log_from_energy
 
 # Augmentation works on blocks that stay in the processor's cache; whole epochs at once are twice as slow.
 BLOCK_CLIPS = 64
+_LIMITS = {
+    "max_shift_frames": whole(0),
+    "max_gain_db": number(0),
+    "noise_share": number(0, 1),
+    "lowest_snr_db": number(),
+    "highest_snr_db": number(),
+    "time_mask_frames": whole(0),
+    "band_mask_bands": whole(0),
+    "masks": whole(0),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,14 @@ class Augmentation:
     time_mask_frames: int = 12
     band_mask_bands: int = 8
     masks: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse values without meaning."""
+        problems = refused_fields(self, _LIMITS)
+        if not problems and self.lowest_snr_db > self.highest_snr_db:
+            expected = f"at least lowest_snr_db, {self.lowest_snr_db}"
+            problems = [Problem("highest_snr_db", repr(self.highest_snr_db), expected, "correct it")]
+        require_none(problems)
 
     @property
     def changes_energy(self) -> bool:

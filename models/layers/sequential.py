@@ -93,7 +93,7 @@ def set_schemes(model: Any, schemes: Mapping[str, WeightScheme]) -> None:
     for name, scheme in schemes.items():
         if name not in named:
             expected = f"one of {', '.join(named)}"
-            raise UsageError(Problem("recipe: variant.layer_bits", repr(name), expected, "correct the recipe"))
+            raise UsageError(Problem("layer_bits", repr(name), expected, "correct it"))
         named[name].quantizer = weight_quantizer(scheme)
         named[name].quantizer.build(named[name].parameter.shape)
 

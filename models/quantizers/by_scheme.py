@@ -86,7 +86,7 @@ def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
             return SoftToHardQuantizer(scheme)
         case FixedPoint():
             remedy = "build this architecture of kwsq.models.layers.fixed_point layers"
-            raise UsageError(Problem("weight scheme", "fxp", "a scheme of weights alone", remedy))
+            raise UsageError(Problem("weights", "fxp", "a scheme of weights alone", remedy))
         case _:
             assert_never(scheme)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.allowed import within
 from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, Variant, pop_schedule, read_recipe
 from kwsq.models.schemes import (
     ActivationRanges,
@@ -245,12 +246,12 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
 def _method(entry: dict[str, Any]) -> Method:
     bits, one_seed_bits = (tuple(entry.pop(key, ())) for key in ("bits", "one_seed_bits"))
     options = tuple(sorted(entry.pop("options", {}).items()))
-    schedule = {"distillation": NO_DISTILLATION} | pop_schedule(entry, f"protocol: {entry['name']}")
-    method = Method(bits=bits, one_seed_bits=one_seed_bits, options=options, **schedule, **entry)
+    with within(f"protocol: {entry['name']}."):
+        schedule = {"distillation": NO_DISTILLATION} | pop_schedule(entry)
+        method = Method(bits=bits, one_seed_bits=one_seed_bits, options=options, **schedule, **entry)
+        for width in method.widths:
+            method.variant(width)  # what no scheme or variant may be is better refused before a night's run
     if not method.widths or len(set(method.widths)) < len(method.widths):
         expected = "widths, each once, in bits or one_seed_bits"
         raise UsageError(Problem(f"protocol: {method.name}", str(method.widths), expected, "correct the protocol"))
-    if method.weights != "float":
-        for width in method.widths:
-            method.scheme(width)  # a width the scheme does not know is better refused before a night's run
     return method

@@ -27,6 +27,7 @@ from kwsq.models.recipe import FLOAT, Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, NormClips
 from kwsq.models.scoring.accuracy import accuracy
 from kwsq.models.training.distribution import chosen_strategy, synchronize_norms
+from kwsq.models.training.feasible import require_feasible
 from kwsq.models.training.fitting import fit
 from kwsq.models.training.published_start import adopt_published
 from kwsq.models.training.published_weights import PublishedLayer, published_layers
@@ -64,8 +65,8 @@ def train(
         One entry per exported file, the float model first.
 
     Raises:
-        UsageError: recipe or data cannot be used, training diverged, or `out` holds the state of another recipe,
-            seed or set of clips.
+        UsageError: recipe or data cannot be used, or not together, training diverged, or `out` holds the state of
+            another recipe, seed or set of clips.
     """
     strategy = chosen_strategy()
     plan = read_recipe(recipe)
@@ -75,6 +76,7 @@ def train(
     train_clips, report_clips = (
         load_split(data, out / "cache", split=split, **choice) for split in (plan.train_split, plan.report_split)
     )
+    require_feasible(plan, build, train_clips)
     watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show)
     with strategy.scope():
         models = trained_models(plan, build, train_clips, seed=seed, start=start, watch=watch)

@@ -1,0 +1,58 @@
+"""What a recipe needs of its data and its architecture, checked before the hours of the float phase."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.allowed import require_none, within
+from kwsq.models.architectures import Build
+from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.layers.sequential import set_schemes
+from kwsq.models.recipe import Recipe
+from kwsq.models.schemes import FloatWeights
+
+
+def require_feasible(plan: Recipe, build: Build, examples: LabelledFeatures) -> None:
+    """Refuse a recipe that its data or its architecture would stop on the way.
+
+    Args:
+        plan: the recipe.
+        build: its architecture.
+        examples: training clips.
+
+    Raises:
+        UsageError: features that the network does not take, masks longer than these, or a variant that cannot be
+            built; all of it at once.
+    """
+    # Keras counts the names it gives, and the seeds, per thread: those of the models that are trained stay as they are.
+    with ThreadPoolExecutor(max_workers=1) as apart:
+        unbuilt = apart.submit(lambda: [*_features(plan, build(FloatWeights()), examples), *_unbuilt(plan, build)])
+        problems = [*_masks(plan, examples), *unbuilt.result()]
+    require_none(problems)
+
+
+def _features(plan: Recipe, model: Any, examples: LabelledFeatures) -> Iterator[Problem]:
+    found, taken = examples.features.shape[1:], tuple(model.input_shape[1:])
+    if found != taken:
+        expected = f"features of shape {taken}, which {plan.architecture} takes"
+        yield Problem("recipe: features", f"{plan.features!r}, of shape {found}", expected, "name other features")
+
+
+def _masks(plan: Recipe, examples: LabelledFeatures) -> Iterator[Problem]:
+    """Masks that have no place in the features; where there are none, their length does not matter."""
+    settings = plan.augmentation
+    _, frames, bands = examples.features.shape
+    for name, most in (("time_mask_frames", frames), ("band_mask_bands", bands)):
+        longest = getattr(settings, name)
+        if settings.masks and longest > most:
+            yield Problem(f"recipe: augmentation.{name}", str(longest), f"at most {most}, all there are", "shorten it")
+
+
+def _unbuilt(plan: Recipe, build: Build) -> Iterator[Problem]:
+    for variant in plan.variants:
+        try:
+            with within(f"recipe: variant {variant.name}."):
+                set_schemes(build(variant.scheme), dict(variant.layers))
+        except UsageError as error:
+            yield from error.problems

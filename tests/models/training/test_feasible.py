@@ -1,0 +1,105 @@
+"""What data or architecture would stop on the way is refused before anything is trained, all of it at once."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import tf_keras
+from keyword_cases import synthetic_keywords
+from typer.testing import CliRunner
+
+from kwsq.ir.errors import UsageError
+from kwsq.models import cli
+from kwsq.models.architectures import architecture
+from kwsq.models.recipe import Recipe, read_recipe
+from kwsq.models.schemes import FixedPoint, FloatWeights, TwoStage, WeightScheme
+from kwsq.models.training.feasible import require_feasible
+
+MODELS = Path(__file__).resolve().parents[3] / "models"
+CLIPS = synthetic_keywords(48, seed=1)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Recipe:
+    """A recipe with one variant, which fits the clips."""
+    recipe = read_recipe(MODELS / "kws_ff" / "recipe.toml")
+    recipe = replace(recipe, variants=recipe.variants[:1])
+    require_feasible(recipe, architecture("kws_ff"), CLIPS)
+    return recipe
+
+
+def problems(plan: Recipe) -> dict[str, str]:
+    with pytest.raises(UsageError) as caught:
+        require_feasible(plan, architecture(plan.architecture), CLIPS)
+    return {problem.where: f"{problem.found}; {problem.expected}" for problem in caught.value.problems}
+
+
+def test_features_that_the_network_does_not_take_are_refused(plan: Recipe) -> None:
+    assert problems(replace(plan, architecture="ds_cnn")) == {
+        "recipe: features": "'lfbe', of shape (98, 64); features of shape (49, 10), which ds_cnn takes"
+    }
+
+
+def test_masks_longer_than_the_features_are_refused_where_there_are_masks(plan: Recipe) -> None:
+    long = replace(plan.augmentation, time_mask_frames=99, band_mask_bands=65)
+    assert problems(replace(plan, augmentation=long)) == {
+        "recipe: augmentation.time_mask_frames": "99; at most 98, all there are",
+        "recipe: augmentation.band_mask_bands": "65; at most 64, all there are",
+    }
+    for settings in (replace(long, masks=0), replace(plan.augmentation, time_mask_frames=98, band_mask_bands=64)):
+        require_feasible(replace(plan, augmentation=settings), architecture("kws_ff"), CLIPS)
+
+
+def test_every_variant_that_cannot_be_built_is_named(plan: Recipe) -> None:
+    (first,) = plan.variants
+    wrong = replace(first, name="wrong", layers=(("splice9", TwoStage(8)),))
+    fixed = replace(first, name="fixed", scheme=FixedPoint(4))
+    found = problems(replace(plan, variants=(first, wrong, fixed)))
+    assert list(found) == ["recipe: variant wrong.layer_bits"]
+    assert "'splice9'; one of splice1, " in found["recipe: variant wrong.layer_bits"]
+    found = problems(replace(plan, architecture="ds_cnn", variants=(first, wrong, fixed)))
+    assert list(found) == ["recipe: features", "recipe: variant wrong.layer_bits", "recipe: variant fixed.weights"]
+
+
+def test_names_and_weights_of_what_is_trained_afterwards_stay_as_they_are(plan: Recipe) -> None:
+    def build(_: WeightScheme) -> Any:
+        return tf_keras.Sequential([tf_keras.Input(CLIPS.features.shape[1:]), tf_keras.layers.Dense(2)])
+
+    def number(model: Any) -> int:
+        return int(model.layers[0].name.rpartition("_")[2])
+
+    build(FloatWeights())
+    before = build(FloatWeights())
+    require_feasible(plan, build, CLIPS)
+    tf_keras.utils.set_random_seed(5)
+    after = build(FloatWeights())
+    tf_keras.utils.set_random_seed(5)
+    again = build(FloatWeights())
+    assert [number(model) - number(before) for model in (after, again)] == [1, 2]
+    for one, other in zip(after.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def write_data(folder: Path) -> None:
+    """Two seconds of seeded noise, one of either split."""
+    rng, lines = np.random.default_rng(5), ["file,set,label12,speaker,split"]
+    for split in ("train", "val"):
+        soundfile.write(folder / f"{split}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+        lines.append(f"{split}.wav,gsc12,yes,of {split},{split}")
+    (folder / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_the_program_refuses_it_before_the_float_phase(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    text = (MODELS / "kws_ff" / "recipe.toml").read_text(encoding="utf-8")
+    text = text.replace("bits = 3\n", "bits = 3\nlayer_bits = { splice9 = 8 }\n")
+    (tmp_path / "recipe.toml").write_text(text.replace("time_mask_frames = 12", "time_mask_frames = 200"))
+    arguments = [str(tmp_path / "recipe.toml"), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    shown = CliRunner().invoke(cli.app, ["train", *arguments])
+    assert shown.exit_code == 2
+    assert "recipe: augmentation.time_mask_frames: found 200; expected at most 98" in shown.output
+    assert "recipe: variant w3.layer_bits: found 'splice9'" in shown.output
+    assert "epoch" not in shown.output
