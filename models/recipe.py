@@ -119,9 +119,15 @@ class Recipe:
     keywords: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse values without meaning, keywords that are no words or stand there twice, and names unfit for files."""
+        """Refuse values without meaning, alone or together, and names that cannot be those of files."""
         numbers = refused_fields(self, {"batch_size": whole(1), "calibration_clips": whole(1)})
-        require_none([*numbers, *self._wrong_keywords(), *self._wrong_names()])
+        require_none([*numbers, *self._wrong_augmentation(), *self._wrong_keywords(), *self._wrong_names()])
+
+    def _wrong_augmentation(self) -> Iterator[Problem]:
+        if self.features == "mfcc" and self.augmentation.changes_energy:
+            found = f"max_gain_db {self.augmentation.max_gain_db:g}, noise_share {self.augmentation.noise_share:g}"
+            expected = "0 for both with mfcc, because they act on log energies"
+            yield Problem("augmentation", found, expected, "set both to 0, or take lfbe where the architecture does")
 
     def _wrong_keywords(self) -> Iterator[Problem]:
         named = [word for word in self.keywords if isinstance(word, str) and word and not word.startswith("_")]

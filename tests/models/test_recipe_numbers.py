@@ -68,6 +68,17 @@ def test_a_number_without_meaning_is_refused_at_its_place(tmp_path: Path, old: s
 
 
 @pytest.mark.parametrize(
+    ("old", "new"), [("max_gain_db = 0.0", "max_gain_db = 6.0"), ("noise_share = 0.0", "noise_share = 0.5")]
+)
+def test_cepstra_are_not_augmented_as_if_they_were_energies(tmp_path: Path, old: str, new: str) -> None:
+    text = (MODELS / "ds_cnn" / "recipe.toml").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "recipe.toml").write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"recipe: augmentation: found max_gain_db .* expected 0 for both with mfcc"):
+        read_recipe(tmp_path / "recipe.toml")
+
+
+@pytest.mark.parametrize(
     ("name", "option", "value"),
     [
         ("s8bqat", "snap_steps", 0),
