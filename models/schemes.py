@@ -226,6 +226,17 @@ def uniform_grid(scheme: MaxAbs | Dorefa | TwoStage | LearnedStep) -> UniformGri
     return UniformGrid(scheme.bits, mid_rise=True) if isinstance(scheme, Dorefa) else UniformGrid.of(scheme.bits)
 
 
+def schedules(scheme: WeightScheme) -> dict[str, int]:
+    """Return the steps that training must have before a scheme is what it was chosen for, by option."""
+    match scheme:
+        case SoftToHard():
+            return {"anneal_steps": scheme.anneal_steps}
+        case Compressed() | TwoStage() | LearnedStep():
+            ramp = {"ramp_steps": scheme.ramp_steps} if scheme.cosine > 0 else {}
+            return ramp | ({"snap_steps": scheme.snap_steps} if isinstance(scheme, Compressed) else {})
+    return {}
+
+
 def parameter_bits(scheme: WeightScheme) -> int:
     """Return the width of biases and batch norms in stage 2, 0 where they stay float."""
     return scheme.parameter_bits if isinstance(scheme, MaxAbs | TwoStage | LearnedStep) else 0

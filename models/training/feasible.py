@@ -10,7 +10,8 @@ from kwsq.models.architectures import Build
 from kwsq.models.data.clips import LabelledFeatures
 from kwsq.models.layers.sequential import set_schemes
 from kwsq.models.recipe import Recipe
-from kwsq.models.schemes import FloatWeights
+from kwsq.models.schemes import FloatWeights, schedules
+from kwsq.models.training.fitting import whole_batches
 
 
 def require_feasible(plan: Recipe, build: Build, examples: LabelledFeatures) -> None:
@@ -23,12 +24,12 @@ def require_feasible(plan: Recipe, build: Build, examples: LabelledFeatures) -> 
 
     Raises:
         UsageError: features that the network does not take, masks longer than these, or a variant that cannot be
-            built; all of it at once.
+            built or whose schedule does not end; all of it at once.
     """
     # Keras counts the names it gives, and the seeds, per thread: those of the models that are trained stay as they are.
     with ThreadPoolExecutor(max_workers=1) as apart:
         unbuilt = apart.submit(lambda: [*_features(plan, build(FloatWeights()), examples), *_unbuilt(plan, build)])
-        problems = [*_masks(plan, examples), *unbuilt.result()]
+        problems = [*_masks(plan, examples), *_unfinished(plan, examples), *unbuilt.result()]
     require_none(problems)
 
 
@@ -56,3 +57,16 @@ def _unbuilt(plan: Recipe, build: Build) -> Iterator[Problem]:
                 set_schemes(build(variant.scheme), dict(variant.layers))
         except UsageError as error:
             yield from error.problems
+
+
+def _unfinished(plan: Recipe, examples: LabelledFeatures) -> Iterator[Problem]:
+    """Schedules that count steps, both stages in one, and would be cut: another model than was trained is exported."""
+    _, per_epoch = whole_batches(plan, examples)
+    for variant in plan.variants:
+        epochs = variant.stage1.epochs + variant.stage2.epochs
+        steps = epochs * per_epoch
+        for option, needed in schedules(variant.scheme).items():
+            if needed > steps:
+                where, found = f"recipe: variant {variant.name}.options.{option}", f"{needed} of {steps} steps"
+                expected = f"at most the {steps} of {epochs} epochs with {per_epoch} each"
+                yield Problem(where, found, expected, f"train for more epochs, or state a smaller {option}")

@@ -75,9 +75,7 @@ def fit(
     Raises:
         UsageError: an epoch left a variable that is not finite; its state is not kept.
     """
-    # Whole batches only, so that one traced step serves all; the order is new in every epoch.
-    batch_size = min(plan.batch_size, len(examples.labels))
-    steps = len(examples.labels) // batch_size
+    batch_size, steps = whole_batches(plan, examples)
     optimizer = _optimizer(model, phase, steps)
     weights = class_weights(examples.labels, 1 + len(plan.keywords)) if plan.keywords else None
     distillation = plan.distillation if teacher is not None else NO_DISTILLATION
@@ -97,6 +95,15 @@ def fit(
         if state is not None:
             state.save(model, optimizer, rng, epochs_done=epoch + 1, last=epoch + 1 == phase.epochs)
         observe(Epoch(epoch + 1, phase.epochs, float(np.mean(losses))))
+
+
+def whole_batches(plan: Recipe, examples: LabelledFeatures) -> tuple[int, int]:
+    """Return the clips of a step and the steps of an epoch.
+
+    Whole batches only, so that one traced step serves all; the order is new in every epoch.
+    """
+    batch_size = min(plan.batch_size, len(examples.labels))
+    return batch_size, len(examples.labels) // batch_size
 
 
 def _diverged(epoch: int, phase: Phase) -> UsageError:

@@ -13,9 +13,18 @@ from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
 from kwsq.models import cli
-from kwsq.models.architectures import architecture
-from kwsq.models.recipe import Recipe, read_recipe
-from kwsq.models.schemes import FixedPoint, FloatWeights, TwoStage, WeightScheme
+from kwsq.models.architectures import Build, architecture
+from kwsq.models.recipe import Phase, Recipe, read_recipe
+from kwsq.models.schemes import (
+    Compressed,
+    FixedPoint,
+    FloatWeights,
+    LearnedStep,
+    SoftToHard,
+    TwoStage,
+    WeightScheme,
+    schedules,
+)
 from kwsq.models.training.feasible import require_feasible
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
@@ -31,9 +40,14 @@ def plan() -> Recipe:
     return recipe
 
 
-def problems(plan: Recipe) -> dict[str, str]:
+def build_small(_: WeightScheme) -> Any:
+    """A network whose layer has the name that Keras gives it."""
+    return tf_keras.Sequential([tf_keras.Input(CLIPS.features.shape[1:]), tf_keras.layers.Dense(2)])
+
+
+def problems(plan: Recipe, build: Build | None = None) -> dict[str, str]:
     with pytest.raises(UsageError) as caught:
-        require_feasible(plan, architecture(plan.architecture), CLIPS)
+        require_feasible(plan, build or architecture(plan.architecture), CLIPS)
     return {problem.where: f"{problem.found}; {problem.expected}" for problem in caught.value.problems}
 
 
@@ -64,20 +78,50 @@ def test_every_variant_that_cannot_be_built_is_named(plan: Recipe) -> None:
     assert list(found) == ["recipe: features", "recipe: variant wrong.layer_bits", "recipe: variant fixed.weights"]
 
 
-def test_names_and_weights_of_what_is_trained_afterwards_stay_as_they_are(plan: Recipe) -> None:
-    def build(_: WeightScheme) -> Any:
-        return tf_keras.Sequential([tf_keras.Input(CLIPS.features.shape[1:]), tf_keras.layers.Dense(2)])
+@pytest.mark.parametrize(
+    ("scheme", "enough", "unfinished"),
+    [
+        (SoftToHard(4, anneal_steps=7), 7, ["anneal_steps"]),
+        (Compressed(4, ramp_steps=5, snap_steps=7), 7, ["snap_steps"]),
+        (Compressed(4, ramp_steps=7, snap_steps=7), 7, ["ramp_steps", "snap_steps"]),
+        (Compressed(4, cosine=0.0, snap_steps=6), 6, ["snap_steps"]),
+        (TwoStage(4, cosine=1e-4, ramp_steps=8), 8, ["ramp_steps"]),
+        (LearnedStep(2, cosine=1e-4, ramp_steps=8), 8, ["ramp_steps"]),
+    ],
+    ids=str,
+)
+def test_a_schedule_longer_than_both_stages_is_refused(
+    plan: Recipe, scheme: WeightScheme, enough: int, unfinished: list[str]
+) -> None:
+    """As many epochs as steps: a batch holds all clips, or all but less than half of them."""
+    (first,) = plan.variants
+    for batch_size in (CLIPS.labels.size, 1000, CLIPS.labels.size // 2 + 1):
+        stages = {"stage1": Phase(enough - 2, 1e-3, 0.0), "stage2": Phase(1, 1e-3, 0.0)}
+        short = replace(plan, batch_size=batch_size, variants=(replace(first, scheme=scheme, **stages),))
+        assert list(problems(short, build_small)) == [
+            f"recipe: variant {first.name}.options.{option}" for option in unfinished
+        ]
+        assert f"{enough} of {enough - 1} steps" in problems(short, build_small).popitem()[1]
+        stages["stage2"] = Phase(2, 1e-3, 0.0)
+        whole = replace(short, variants=(replace(first, scheme=scheme, **stages),))
+        require_feasible(whole, build_small, CLIPS)
 
+
+def test_a_penalty_that_is_off_has_no_schedule() -> None:
+    assert schedules(TwoStage(4, ramp_steps=10**6)) == schedules(LearnedStep(4)) == schedules(FloatWeights()) == {}
+
+
+def test_names_and_weights_of_what_is_trained_afterwards_stay_as_they_are(plan: Recipe) -> None:
     def number(model: Any) -> int:
         return int(model.layers[0].name.rpartition("_")[2])
 
-    build(FloatWeights())
-    before = build(FloatWeights())
-    require_feasible(plan, build, CLIPS)
+    build_small(FloatWeights())
+    before = build_small(FloatWeights())
+    require_feasible(plan, build_small, CLIPS)
     tf_keras.utils.set_random_seed(5)
-    after = build(FloatWeights())
+    after = build_small(FloatWeights())
     tf_keras.utils.set_random_seed(5)
-    again = build(FloatWeights())
+    again = build_small(FloatWeights())
     assert [number(model) - number(before) for model in (after, again)] == [1, 2]
     for one, other in zip(after.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
