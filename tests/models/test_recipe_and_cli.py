@@ -95,7 +95,7 @@ def test_a_missing_recipe_is_a_usage_error(tmp_path: Path) -> None:
 def test_missing_data_is_a_usage_error(tmp_path: Path) -> None:
     code, output = invoke("train", str(SHIPPED), "--data", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 2
-    assert "manifest.csv: found no such file" in output
+    assert "none of the files that list clips" in output
 
 
 def test_without_tensorflow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_without_tensorflow_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, 
 def test_eval_of_missing_data_is_a_usage_error(tmp_path: Path) -> None:
     code, output = invoke("eval", "any.onnx", "--data", str(tmp_path))
     assert code == 2
-    assert "manifest.csv: found no such file" in output
+    assert "none of the files that list clips" in output
 
 
 def test_options_of_a_scheme_are_taken_and_unknown_ones_refused() -> None:
