@@ -26,6 +26,7 @@ def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Output folder; each recipe gets a folder of its own in it.")],
     weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's [start] names.")] = None,
+    shards: Annotated[Path | None, typer.Option(help="Clips to train on, as `kwsq shard` wrote them.")] = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
@@ -41,12 +42,33 @@ def train(
         raise typer.Exit(2) from error
     for recipe in recipes:
         try:
-            results = run(recipe, data, _folder(out, recipe), seed, weights=weights, show=_show)
+            results = run(recipe, data, _folder(out, recipe), seed, weights=weights, shards=shards, show=_show)
         except KwsqError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(error.exit_code) from error
         for result in results:
             typer.echo(_line(result.file, result.accuracy, result.clips))
+
+
+def shard(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file: its train split, features and keywords.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the shards.")],
+    shards: Annotated[int, typer.Option(min=1, help="Number of files.")] = 8,
+) -> None:
+    """Write the clips a recipe trains on into shards, for corpora that no memory holds: `kwsq train --shards`."""
+    prepare_tensorflow(1)
+    try:
+        from kwsq.models.training.train import shard as run
+    except ImportError as error:
+        typer.echo(f"kwsq shard: {error.name} is missing; pip install 'kwsq[train]'", err=True)
+        raise typer.Exit(2) from error
+    try:
+        count = run(recipe, data, out, shards)
+    except KwsqError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from error
+    typer.echo(f"{count} clips in {shards} shards in {out}")
 
 
 def _folder(out: Path, recipe: Path) -> Path:
@@ -117,6 +139,7 @@ def _line(name: str, accuracy: float, clips: int) -> str:
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(shard)
 
 if __name__ == "__main__":
     app()

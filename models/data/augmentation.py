@@ -82,11 +82,22 @@ def augment(examples: LabelledFeatures, settings: Augmentation, rng: np.random.G
     features = np.empty_like(examples.features)
     for start in range(0, len(order), BLOCK_CLIPS):
         block = order[start : start + BLOCK_CLIPS]
-        shifted = _shift(examples.features[block], settings.max_shift_frames, rng)
-        rumble = noise[rng.integers(len(noise), size=len(block))]
-        noisy = _gain_and_noise(shifted, rumble, settings, rng)
-        features[start : start + BLOCK_CLIPS] = _mask(noisy, settings, rng)
+        features[start : start + BLOCK_CLIPS] = augmented(examples.features[block], noise, settings, rng)
     return features, examples.labels[order]
+
+
+def augmented(features: Features, noise: Features, settings: Augmentation, rng: np.random.Generator) -> Features:
+    """Return clips augmented, in their order; equations (1)-(4) of the module.
+
+    Args:
+        features: (n, frames, bands).
+        noise: (m, frames, bands), of which (3) draws.
+        settings: strengths.
+        rng: the only source of randomness.
+    """
+    shifted = _shift(features, settings.max_shift_frames, rng)
+    rumble = noise[rng.integers(len(noise), size=len(features))]
+    return _mask(_gain_and_noise(shifted, rumble, settings, rng), settings, rng)
 
 
 def _shift(features: Features, most: int, rng: np.random.Generator) -> Features:

@@ -58,6 +58,11 @@ class Clip:
     start_sample: int = 0
     word: str = ""
 
+    @property
+    def is_noise(self) -> bool:
+        """Whether nothing is said."""
+        return self.word == LABELS[SILENCE]
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
@@ -79,6 +84,15 @@ class LabelledFeatures:
     def is_noise(self) -> NDArray[np.bool_]:
         """(N,) which clips hold background noise alone, and so have no voice."""
         return np.asarray(self.labels == SILENCE) if self.noise is None else self.noise
+
+    @property
+    def clips(self) -> int:
+        """How many clips there are."""
+        return len(self.labels)
+
+    def class_counts(self, classes: int) -> NDArray[np.int64]:
+        """Return how many clips each class has, (classes,)."""
+        return np.bincount(self.labels, minlength=classes)
 
     @property
     def digest(self) -> str:
@@ -218,6 +232,20 @@ def label_of(word: str) -> int:
     return LABELS.index(word) if word in LABELS else UNKNOWN
 
 
+def split_clips(data: Path, *, dataset: str, split: str | None, keywords: tuple[str, ...] = ()) -> list[Clip]:
+    """Return the clips of one split, or all; arguments as in `load_split`.
+
+    Raises:
+        UsageError: there are none.
+    """
+    clips = [clip for clip in read_clips(data, dataset=dataset, keywords=keywords) if split in (clip.split, None)]
+    if not clips:
+        found = f"no split {split!r} in set {dataset!r}"
+        remedy = "name a split that stands in the manifest's split column (train, val or test in the layout)"
+        raise UsageError(Problem(str(data), found, "at least one clip", remedy))
+    return clips
+
+
 def load_split(
     data: Path,
     cache: Path,
@@ -243,17 +271,13 @@ def load_split(
     Raises:
         UsageError: the split is empty, or a file is missing or not 16 kHz mono.
     """
-    clips = [clip for clip in read_clips(data, dataset=dataset, keywords=keywords) if split in (clip.split, None)]
-    if not clips:
-        found = f"no split {split!r} in set {dataset!r}"
-        remedy = "name a split that stands in the manifest's split column (train, val or test in the layout)"
-        raise UsageError(Problem(str(data), found, "at least one clip", remedy))
+    clips = split_clips(data, dataset=dataset, split=split, keywords=keywords)
     compute, constants = front_end(features)
     path = cache / f"{dataset}-{split or 'all'}-{_cache_key(data, clips, constants)}.npy"
     if not path.exists():
         _store(path, np.stack([compute(read_clip(data / clip.file, clip.start_sample)) for clip in clips]))
     labels = np.array([clip.label for clip in clips], dtype=np.int64)
-    noise = np.array([clip.word == LABELS[SILENCE] for clip in clips])
+    noise = np.array([clip.is_noise for clip in clips])
     return LabelledFeatures(np.load(path), labels, tuple(clip.speaker for clip in clips), noise)
 
 

@@ -29,8 +29,8 @@ import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data.augmentation import augment
 from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.data.epochs import epoch_batches
 from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe
 from kwsq.models.training.distribution import replica_loss, spanning_step
 from kwsq.models.training.state import TrainingState
@@ -77,7 +77,7 @@ def fit(
     """
     batch_size, steps = whole_batches(plan, examples)
     optimizer = _optimizer(model, phase, steps)
-    weights = class_weights(examples.labels, 1 + len(plan.keywords)) if plan.keywords else None
+    weights = class_weights(examples.class_counts(1 + len(plan.keywords))) if plan.keywords else None
     distillation = plan.distillation if teacher is not None else NO_DISTILLATION
     step = training_step(model, optimizer, distillation, teacher, weights)
     done = 0
@@ -85,11 +85,8 @@ def fit(
         state.share()
         done = state.restore(model, optimizer, rng)
     for epoch in range(done, phase.epochs):
-        features, labels = augment(examples, plan.augmentation, rng)
-        losses = [
-            float(step(features[start : start + batch_size], labels[start : start + batch_size]))
-            for start in range(0, steps * batch_size, batch_size)
-        ]
+        batches = epoch_batches(examples, plan.augmentation, batch_size, rng)
+        losses = [float(step(features, labels)) for features, labels in batches]
         if not all(np.isfinite(values).all() for values in model.get_weights()):
             raise _diverged(epoch + 1, phase)
         if state is not None:
@@ -102,8 +99,8 @@ def whole_batches(plan: Recipe, examples: LabelledFeatures) -> tuple[int, int]:
 
     Whole batches only, so that one traced step serves all; the order is new in every epoch.
     """
-    batch_size = min(plan.batch_size, len(examples.labels))
-    return batch_size, len(examples.labels) // batch_size
+    batch_size = min(plan.batch_size, examples.clips)
+    return batch_size, examples.clips // batch_size
 
 
 def _diverged(epoch: int, phase: Phase) -> UsageError:
@@ -119,12 +116,11 @@ def _optimizer(model: Any, phase: Phase, steps_per_epoch: int) -> Any:
     return optimizer
 
 
-def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+def class_weights(counts: NDArray[np.int64]) -> NDArray[np.float32]:
     """Equation (2).
 
     Args:
-        labels: (N,) classes of the training clips.
-        classes: C.
+        counts: (C,) training clips of each class.
 
     Returns:
         (C,) float32; over the clips, their mean is 1.
@@ -132,11 +128,10 @@ def class_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.float32
     Raises:
         UsageError: a class has no clip.
     """
-    counts = np.bincount(labels, minlength=classes)
     if not counts.all():
         found, expected = f"no training clip of class {int(counts.argmin())}", "clips of every class"
         raise UsageError(Problem("recipe: keywords", found, expected, "name words that the training split holds"))
-    return np.asarray(labels.size / (classes * counts), dtype=np.float32)
+    return np.asarray(counts.sum() / (counts.size * counts), dtype=np.float32)
 
 
 def training_step(

@@ -17,6 +17,7 @@ from kwsq.models.architectures import Build, architecture
 from kwsq.models.data.augmentation import augment
 from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
 from kwsq.models.data.folds import subset
+from kwsq.models.data.split_shards import open_split, shard_split
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.layers.accumulator_biases import round_biases
 from kwsq.models.layers.calibration import calibrate
@@ -44,7 +45,14 @@ class TrainedModel:
 
 
 def train(
-    recipe: Path, data: Path, out: Path, seed: int, *, weights: Path | None = None, show: Show = ignore_line
+    recipe: Path,
+    data: Path,
+    out: Path,
+    seed: int,
+    *,
+    weights: Path | None = None,
+    shards: Path | None = None,
+    show: Show = ignore_line,
 ) -> list[TrainedModel]:
     """Train a recipe and write the annotated ONNX files, `metrics.json` and `stages.json`.
 
@@ -59,6 +67,8 @@ def train(
         seed: decides initial weights, order and augmentation; the same seed gives the same files on the
             same machine.
         weights: the published model of a recipe that starts from one.
+        shards: folder that `shard` wrote; the clips to train on are read from it as they are needed, those of the
+            report split from `data`.
         show: called with one line per epoch and per finished stage.
 
     Returns:
@@ -73,14 +83,33 @@ def train(
     build = architecture(plan.architecture, len(class_names(plan.keywords)))
     start = published_layers(plan, weights)
     choice: dict[str, Any] = {"dataset": plan.dataset, "features": plan.features, "keywords": plan.keywords}
-    train_clips, report_clips = (
-        load_split(data, out / "cache", split=split, **choice) for split in (plan.train_split, plan.report_split)
-    )
+    report_clips = load_split(data, out / "cache", split=plan.report_split, **choice)
+    if shards is None:
+        train_clips = load_split(data, out / "cache", split=plan.train_split, **choice)
+    else:
+        train_clips = open_split(shards, split=plan.train_split, **choice)
     require_feasible(plan, build, train_clips)
     watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show)
     with strategy.scope():
         models = trained_models(plan, build, train_clips, seed=seed, start=start, watch=watch)
     return _export_all(models, plan, report_clips, out)
+
+
+def shard(recipe: Path, data: Path, folder: Path, shards: int) -> int:
+    """Write the clips that a recipe trains on into shards; return their number.
+
+    Args:
+        recipe: recipe file.
+        data: folder with `manifest.csv` and audio.
+        folder: created; must not hold shards.
+        shards: number of files.
+
+    Raises:
+        UsageError: recipe or data cannot be used, or the folder holds shards.
+    """
+    plan = read_recipe(recipe)
+    choice: dict[str, Any] = {"dataset": plan.dataset, "features": plan.features, "keywords": plan.keywords}
+    return shard_split(data, folder, split=plan.train_split, shards=shards, **choice)
 
 
 def trained_models(

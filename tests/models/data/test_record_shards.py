@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from kwsq.ir.errors import UsageError
-from kwsq.models.data.record_shards import clip_count, read_epoch, write_shards
+from kwsq.models.data.record_shards import LabelledClip, open_shards, read_epoch, write_shards
 
 CLIPS = 50
 
 
-def clip(number: int) -> tuple[np.ndarray, int, str]:
-    return np.full((3, 2), number, np.float32), number % 12, f"speaker{number % 5}"
+def clip(number: int) -> LabelledClip:
+    return np.full((3, 2), number, np.float32), number % 12, f"speaker{number % 5}", number % 12 == 10
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_an_epoch_holds_every_clip_once_with_its_label(shards: Path) -> None:
     batches = list(read_epoch(shards, seed=1, epoch=0, batch_size=5))
     features = np.concatenate([batch[0] for batch in batches])
     labels = np.concatenate([batch[1] for batch in batches])
-    assert sorted(features[:, 2, 1].astype(int)) == list(range(CLIPS)) == list(range(clip_count(shards)))
+    assert sorted(features[:, 2, 1].astype(int)) == list(range(CLIPS)) == list(range(open_shards(shards).clips))
     np.testing.assert_array_equal(labels, features[:, 0, 0].astype(int) % 12)
 
 
@@ -56,7 +56,7 @@ def test_workers_that_do_not_divide_a_batch_are_refused(shards: Path) -> None:
 
 def test_a_folder_that_was_not_finished_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="3, 2"):
-        write_shards([clip(0), (np.zeros((4, 2), np.float32), 0, "x")], tmp_path / "broken", shards=2)
+        write_shards([clip(0), (np.zeros((4, 2), np.float32), 0, "x", False)], tmp_path / "broken", shards=2)
     with pytest.raises(UsageError, match="no index"):
         order(tmp_path / "broken")
 
@@ -119,3 +119,21 @@ def test_an_index_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_finished_shards_are_not_written_over(shards: Path) -> None:
     with pytest.raises(UsageError, match="shards already"):
         write_shards([clip(0)], shards, shards=1)
+
+
+def test_a_sample_of_all_shards_is_held_with_what_is_known_of_all_clips(shards: Path) -> None:
+    held = open_shards(shards, held=14)
+    numbers = held.features[:, 0, 0].astype(int)
+    assert np.bincount(numbers % 7).tolist() == [2] * 7  # two of each shard
+    np.testing.assert_array_equal(held.labels, numbers % 12)
+    np.testing.assert_array_equal(held.is_noise, numbers % 12 == 10)
+    assert held.speakers == tuple(f"speaker{number % 5}" for number in numbers)
+    assert held.clips == CLIPS
+    assert held.class_counts(13).tolist() == [*np.bincount(np.arange(CLIPS) % 12), 0]
+
+
+def test_the_digest_follows_from_all_clips(shards: Path, tmp_path: Path) -> None:
+    for name, last in (("same", CLIPS - 1), ("other", CLIPS)):
+        write_shards(map(clip, [*range(CLIPS - 1), last]), tmp_path / name, shards=7)
+    assert open_shards(tmp_path / "same").digest == open_shards(shards, held=3).digest
+    assert open_shards(tmp_path / "other", held=3).digest != open_shards(shards, held=3).digest

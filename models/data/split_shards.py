@@ -1,0 +1,62 @@
+"""One split of a data folder as shards: features computed clip by clip, so that none but one is in memory.
+
+Source: our choice.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.data.clips import front_end, read_clip, split_clips
+from kwsq.models.data.record_shards import LabelledClip, Origin, ShardedFeatures, open_shards, write_shards
+
+
+def origin_of(*, dataset: str, split: str, features: str, keywords: tuple[str, ...]) -> Origin:
+    """Return what shards of a split are: the task, the data set, and the constants of their features."""
+    constants = json.dumps(asdict(front_end(features)[1]), sort_keys=True)
+    return {
+        "dataset": dataset, "split": split, "features": features, "keywords": list(keywords), "constants": constants,
+    }  # fmt: skip
+
+
+def shard_split(
+    data: Path, folder: Path, *, dataset: str, split: str, features: str, keywords: tuple[str, ...], shards: int
+) -> int:
+    """Write the clips of a split into shards; arguments as in `load_split` and `write_shards`.
+
+    Returns:
+        The number of clips.
+
+    Raises:
+        UsageError: the split is empty, an audio file cannot be used, or the folder holds shards.
+    """
+    compute, _ = front_end(features)
+    clips = split_clips(data, dataset=dataset, split=split, keywords=keywords)
+
+    def labelled() -> Iterator[LabelledClip]:
+        for clip in clips:
+            yield compute(read_clip(data / clip.file, clip.start_sample)), clip.label, clip.speaker, clip.is_noise
+
+    origin = origin_of(dataset=dataset, split=split, features=features, keywords=keywords)
+    return write_shards(labelled(), folder, shards=shards, origin=origin)
+
+
+def open_split(folder: Path, *, dataset: str, split: str, features: str, keywords: tuple[str, ...]) -> ShardedFeatures:
+    """Return the clips of shards that hold just this split, as these features, for this task.
+
+    Raises:
+        UsageError: the folder holds others, or none.
+    """
+    found, wanted = (
+        open_shards(folder),
+        origin_of(dataset=dataset, split=split, features=features, keywords=keywords),
+    )
+    different = [name for name in wanted if found.origin.get(name) != wanted[name]]
+    if different:
+        stated = ", ".join(f"{name} {found.origin.get(name)!r}" for name in different)
+        expected = ", ".join(f"{name} {wanted[name]!r}" for name in different)
+        remedy = "write shards with this recipe: kwsq shard RECIPE --data DIR --out FOLDER"
+        raise UsageError(Problem(str(folder), f"shards of {stated}", expected, remedy))
+    return found

@@ -1,0 +1,142 @@
+"""Training on shards: every clip once per epoch, resumable to the bit, and as good as from memory."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import training_program
+from keyword_cases import synthetic_keywords
+from typer.testing import CliRunner
+
+from kwsq.ir.errors import UsageError
+from kwsq.models.cli import app
+from kwsq.models.data.augmentation import Augmentation
+from kwsq.models.data.clips import LABELS, LabelledFeatures
+from kwsq.models.data.epochs import epoch_batches
+from kwsq.models.data.record_shards import ShardedFeatures, open_shards, write_shards
+from kwsq.models.data.split_shards import open_split, shard_split
+from kwsq.models.training.watching import ignore_line
+
+AS_THEY_ARE = Augmentation(0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
+SPLIT = {"dataset": "own", "split": "train", "features": "lfbe", "keywords": ()}
+
+
+class KilledError(Exception):
+    """Ends a run in the middle."""
+
+
+def sharded(clips: LabelledFeatures, folder: Path, held: int = 40) -> ShardedFeatures:
+    rows = zip(clips.features, clips.labels.tolist(), clips.speakers, clips.is_noise.tolist(), strict=True)
+    write_shards(rows, folder, shards=5)
+    return open_shards(folder, held=held)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> ShardedFeatures:
+    return sharded(synthetic_keywords(96, seed=1), tmp_path_factory.mktemp("clips") / "shards")
+
+
+def test_an_epoch_gives_every_clip_once(clips: ShardedFeatures) -> None:
+    whole = synthetic_keywords(96, seed=1)
+    batches = list(epoch_batches(clips, AS_THEY_ARE, 16, np.random.default_rng(0)))
+    features, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert len(batches) == 6
+    found, wanted = (np.lexsort(each.reshape(96, -1).T) for each in (features, whole.features))
+    np.testing.assert_array_equal(features[found], whole.features[wanted])
+    np.testing.assert_array_equal(labels[found], whole.labels[wanted])
+
+
+def test_epochs_differ_in_order_and_augmentation_and_repeat(clips: ShardedFeatures) -> None:
+    rng = np.random.default_rng(3)
+    first, second = (next(epoch_batches(clips, training_program.PLAN.augmentation, 16, rng)) for _ in range(2))
+    again = next(epoch_batches(clips, training_program.PLAN.augmentation, 16, np.random.default_rng(3)))
+    assert (first[0] != second[0]).any()
+    np.testing.assert_array_equal(first[0], again[0])
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_in_the_same_bits(clips: ShardedFeatures, tmp_path: Path) -> None:
+    def show(line: str) -> None:
+        if line.startswith("w4-stage2: epoch 1 "):
+            raise KilledError
+
+    training_program.main(tmp_path / "whole", ignore_line, clips=clips)
+    with pytest.raises(KilledError):
+        training_program.main(tmp_path / "killed", show, clips=clips)
+    training_program.main(tmp_path / "killed", ignore_line, clips=clips)
+    with np.load(tmp_path / "whole" / "final.npz") as whole, np.load(tmp_path / "killed" / "final.npz") as killed:
+        for name in whole.files:
+            np.testing.assert_array_equal(whole[name], killed[name])
+
+
+def test_the_sample_that_is_held_does_not_decide_what_is_trained_on(clips: ShardedFeatures) -> None:
+    few = replace(clips, features=clips.features[:8], labels=clips.labels[:8], noise=clips.is_noise[:8])
+    batches = [list(epoch_batches(each, AS_THEY_ARE, 16, np.random.default_rng(0))) for each in (clips, few)]
+    for one, other in zip(*batches, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+
+
+def data_folder(folder: Path) -> Path:
+    rng, rows = np.random.default_rng(7), []
+    for number in range(36):
+        split, label = ("train", "val")[number % 3 == 0], LABELS[number // 3]
+        soundfile.write(folder / f"{number}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+        rows.append(f"{number}.wav,own,{label},s{number},{split}")
+    (folder / "manifest.csv").write_text("file,set,label12,speaker,split\n" + "\n".join(rows), encoding="utf-8")
+    return folder
+
+
+def test_shards_of_another_split_or_task_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    assert shard_split(data_folder(tmp_path / "data"), tmp_path / "shards", shards=3, **SPLIT) == 24
+    assert open_split(tmp_path / "shards", **SPLIT).clips == 24
+    with pytest.raises(UsageError, match=r"shards of split 'train', keywords \[\].*kwsq shard RECIPE"):
+        open_split(tmp_path / "shards", **{**SPLIT, "split": "val", "keywords": ("yes",)})
+
+
+RECIPE = """
+architecture = "kws_ff"
+dataset = "own"
+train_split = "train"
+report_split = "val"
+batch_size = 8
+calibration_clips = 16
+[float]
+epochs = 1
+learning_rate = 1e-3
+weight_decay = 0.0
+[augmentation]
+max_shift_frames = 4
+max_gain_db = 6.0
+noise_share = 0.5
+lowest_snr_db = 5.0
+highest_snr_db = 30.0
+time_mask_frames = 4
+band_mask_bands = 4
+masks = 1
+[[variant]]
+name = "w4"
+weights = "max_abs"
+bits = 4
+activation_percentile = 100.0
+stage1 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
+stage2 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
+"""
+
+
+@pytest.mark.slow
+def test_the_commands_write_shards_and_train_on_them(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    data, recipe = data_folder(tmp_path / "data"), tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    shards, where = tmp_path / "shards", ["--data", str(data)]
+    written = CliRunner().invoke(app, ["shard", str(recipe), *where, "--out", str(shards), "--shards", "3"])
+    assert written.exit_code == 0, written.output
+    assert "24 clips in 3 shards" in written.output
+    options = [*where, "--shards", str(shards), "--out", str(tmp_path / "out")]
+    trained = CliRunner().invoke(app, ["train", str(recipe), *options])
+    assert trained.exit_code == 0, trained.output
+    assert {path.suffix for path in (tmp_path / "out").rglob("kws_ff_*")} == {".onnx"}
+    assert not list((tmp_path / "out").rglob("own-train-*.npy"))  # never held as a whole
