@@ -9,6 +9,7 @@ finished nor being worked on, so that work ends in the protocol's order whatever
 import fcntl
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ from kwsq.models.table.rows import (
 from kwsq.models.training.published_weights import PublishedLayer, published_layers
 
 RETRY_SECONDS = 5.0
+ROWS_PER_PROCESS = 40
+"""After so many rows the program starts itself again: TensorFlow keeps some 50 MB of every model it has traced."""
 START = "float_weights"
 """Fact of a row: the digest of the float weights that it goes on from, or is."""
 
@@ -90,18 +93,33 @@ def open_workplace(protocol: Path, data: Path, out: Path, rows: Path, weights: P
     return place
 
 
-def run(place: Workplace, report: Any) -> set[Row]:
-    """Finish every row of the protocol that can be.
+def run(place: Workplace, report: Any, *, most: int | None = None) -> set[Row]:
+    """Finish every row of the protocol that can be, or so many of them.
+
+    Args:
+        place: where to read and write.
+        report: called with one line per row.
+        most: rows after which to return; None for no limit.
 
     Returns:
         The rows whose training diverged, or whose model kwsq refused or did not reproduce. This process tried each
         once; another one, or the next, tries again.
     """
     refused: set[Row] = set()
-    while pending := [row for row in pending_rows(place) if not _hopeless(place, row, refused)]:
-        if not any(_attempt(place, row, report, refused) for row in pending):
+    done = 0
+    while pending := hopeful_rows(place, refused):
+        if done == most:
+            break
+        if any(_attempt(place, row, report, refused) for row in pending):
+            done += 1
+        else:
             time.sleep(RETRY_SECONDS)
     return refused
+
+
+def hopeful_rows(place: Workplace, refused: set[Row]) -> list[Row]:
+    """Return what is left to do but for the refused, and for what needs a float model that was."""
+    return [row for row in pending_rows(place) if not _hopeless(place, row, refused)]
 
 
 def _hopeless(place: Workplace, row: Row, refused: set[Row]) -> bool:
@@ -230,7 +248,11 @@ def main(
     """
     prepare_tensorflow(threads)
     place = open_workplace(protocol, data, out, rows, weights)
-    if run(place, lambda line: typer.echo(line, err=True)):
+    refused = run(place, lambda line: typer.echo(line, err=True), most=ROWS_PER_PROCESS)
+    if hopeful_rows(place, refused):
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if refused:
         raise typer.Exit(1)
 
 

@@ -1,6 +1,9 @@
 """The runner on a protocol of six rows: it trains, converts, scores, and goes on where it was stopped."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +15,7 @@ import soundfile
 from keyword_cases import synthetic_keywords
 
 from kwsq.ir.errors import UsageError
-from kwsq.models.data.clips import SILENCE, LabelledFeatures
+from kwsq.models.data.clips import LABELS, SILENCE, LabelledFeatures
 from kwsq.models.data.folds import clip_groups, speaker_folds
 from kwsq.models.recipe import NO_DISTILLATION, Phase
 from kwsq.models.schemes import NormClips
@@ -69,6 +72,58 @@ def test_a_run_that_is_stopped_goes_on_and_gives_the_same_rows(tmp_path: Path) -
     run(place, shown.append)
     assert lines(place.rows) == whole
     assert len(shown) == 2  # the four finished rows were not trained again
+
+
+PROTOCOL = """
+recipe = "recipe.toml"
+folds = 2
+fold_seed = 0
+seeds = [0]
+baselines = []
+[[method]]
+name = "control"
+weights = "float"
+bits = [32]
+stage1 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
+stage2 = { epochs = 0, learning_rate = 1e-3, weight_decay = 0.0 }
+"""
+VARIANT = """
+[[variant]]
+name = "w4"
+weights = "max_abs"
+bits = 4
+activation_percentile = 100.0
+stage1 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
+stage2 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
+"""
+ONE_ROW_EACH = """
+import sys
+import typer
+from kwsq.models.table import run
+run.ROWS_PER_PROCESS = 1
+print("started", flush=True)
+typer.run(run.main)
+"""
+
+
+@pytest.mark.slow
+def test_the_program_starts_itself_again_after_some_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    recipe = (SHIPPED.parent / "recipe.toml").read_text(encoding="utf-8").split("[[variant]]")[0]
+    recipe = re.sub(r"(?m)^epochs = .*$", "epochs = 1", recipe) + VARIANT
+    (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
+    (tmp_path / "table.toml").write_text(PROTOCOL, encoding="utf-8")
+    (tmp_path / "program.py").write_text(ONE_ROW_EACH, encoding="utf-8")
+    lines = [f"{who}.wav,gsc12,{LABELS[who]},s{who},train" for who in range(12)]
+    (tmp_path / "manifest.csv").write_text("file,set,label12,speaker,split\n" + "\n".join(lines), encoding="utf-8")
+    for who in range(12):
+        soundfile.write(tmp_path / f"{who}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+    options = ["--data", tmp_path, "--out", tmp_path / "out", "--rows", tmp_path / "rows.jsonl"]
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "table.toml"), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("started") == 4
+    assert len(read_results(tmp_path / "rows.jsonl").rows) == 4
 
 
 @pytest.mark.slow
