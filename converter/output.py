@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,9 +25,11 @@ class OutputDirectory:
 
     Args:
         path: the directory; it need not exist.
+        force: whether kwsq's own files in it may be replaced.
     """
 
     path: Path
+    force: bool
 
     @classmethod
     def claim(cls, path: Path, *, force: bool) -> OutputDirectory:
@@ -40,14 +43,13 @@ class OutputDirectory:
             if not path.is_dir() and (path.exists() or path.is_symlink()):
                 raise UsageError(Problem(where, "a file", "a directory", "choose another directory with -o"))
             if path.is_dir() and not force and any(path.iterdir()):
-                remedy = "empty it, choose another with -o, or add --force to replace kwsq's own files"
-                raise UsageError(Problem(where, "a directory that is not empty", "an empty or new one", remedy))
+                raise _in_use(where)
             for name in OWN_FILES:
                 if (path / name).is_dir():
                     found = f"a directory called {name}"
                     raise UsageError(Problem(where, found, "no such directory", "move it or choose another with -o"))
         _check_writable(path, where)
-        return cls(path)
+        return cls(path, force)
 
     def publish(self, files: Mapping[str, bytes]) -> None:
         """Writes the files and removes those of kwsq's names that are not among them.
@@ -55,29 +57,46 @@ class OutputDirectory:
         A new directory appears complete, by one rename; in an existing one each file is replaced by rename.
 
         Raises:
-            UsageError: writing failed; what was created is removed again.
+            UsageError: writing failed, or without `force` somebody else filled the directory since it was claimed; what
+                was created is removed again.
         """
-        where = f"output directory {str(self.path)!r}"
-        with _reported(where):
-            if self.path.is_dir():
-                self._replace(files)
-            else:
-                self._create(files)
+        with _reported(self._where):
+            if self.path.is_dir() or not self._create(files):
+                self._fill(files)
 
-    def _create(self, files: Mapping[str, bytes]) -> None:
+    @property
+    def _where(self) -> str:
+        return f"output directory {str(self.path)!r}"
+
+    def _create(self, files: Mapping[str, bytes]) -> bool:
+        """Returns whether the directory was created: somebody else may have done so meanwhile."""
         created = [folder for folder in self.path.parents if not folder.exists()]
         staging = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with ExitStack() as undo:  # last in, first out
             for folder in reversed(created):
                 undo.callback(_remove_empty, folder)
             undo.callback(shutil.rmtree, staging, ignore_errors=True)
+            staging.mkdir(parents=True)
             _write(staging, files)
-            staging.rename(self.path)
+            try:
+                staging.rename(self.path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                return False
             undo.pop_all()
+        return True
 
-    def _replace(self, files: Mapping[str, bytes]) -> None:
-        staging = self.path / f".kwsq.{os.getpid()}"
+    def _fill(self, files: Mapping[str, bytes]) -> None:
+        # Without force the name is the same for everybody: who creates the folder has the directory to itself.
+        staging = self.path / (f".kwsq.{os.getpid()}" if self.force else ".kwsq")
         try:
+            staging.mkdir()
+        except FileExistsError as error:
+            raise _in_use(self._where) from error
+        try:
+            if not self.force and any(path != staging for path in self.path.iterdir()):
+                raise _in_use(self._where)
             _write(staging, files)
             # The manifest vouches for the others: it goes first and comes last.
             for name in (MANIFEST, *(name for name in OWN_FILES if name not in files)):
@@ -96,12 +115,18 @@ def write_beside(directory: Path, files: Mapping[str, bytes]) -> None:
     """
     with _reported(f"directory {str(directory)!r}"):
         staging = directory / f".kwsq.{os.getpid()}"
+        staging.mkdir()
         try:
             _write(staging, files)
             for name in files:
                 (staging / name).replace(directory / name)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _in_use(where: str) -> UsageError:
+    remedy = "empty it, choose another with -o, or add --force to replace kwsq's own files"
+    return UsageError(Problem(where, "a directory that is not empty", "an empty or new one", remedy))
 
 
 @contextmanager
@@ -121,7 +146,6 @@ def _check_writable(path: Path, where: str) -> None:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
 

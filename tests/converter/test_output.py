@@ -63,6 +63,58 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
     assert (target / "model.tflite").read_bytes() == b"m"
 
 
+OTHER = {"model.kwsq": b"other", MANIFEST: b"other"}
+
+
+class Overtaken(dict[str, bytes]):
+    """Files of one conversion, while whose writing another process publishes its own."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(FILES)
+        self._target = target
+
+    def items(self):  # type: ignore[no-untyped-def,override]
+        self._target.mkdir(exist_ok=True)
+        for name, data in OTHER.items():
+            (self._target / name).write_bytes(data)
+        return super().items()
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_two_that_claimed_one_place_the_later_is_refused_and_the_other_stays_whole(
+    tmp_path: Path, exists: bool
+) -> None:
+    target = tmp_path / "out"
+    if exists:
+        target.mkdir()
+    first, second = (OutputDirectory.claim(target, force=False) for _ in range(2))
+    first.publish(FILES)
+    with pytest.raises(UsageError, match="not empty"):
+        second.publish(OTHER)
+    assert contents(tmp_path) == {f"out/{name}": data for name, data in FILES.items()}
+
+
+def test_a_directory_that_appears_while_another_is_written_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(UsageError, match="not empty"):
+        OutputDirectory.claim(target, force=False).publish(Overtaken(target))
+    assert contents(tmp_path) == {f"out/{name}": data for name, data in OTHER.items()}
+
+
+def test_who_fills_an_empty_directory_has_it_alone(tmp_path: Path) -> None:
+    claimed = OutputDirectory.claim(tmp_path, force=False)
+    (tmp_path / ".kwsq").mkdir()  # another process is writing
+    with pytest.raises(UsageError, match="not empty"):
+        claimed.publish(FILES)
+    assert list(tmp_path.iterdir()) == [tmp_path / ".kwsq"]
+
+
+def test_with_force_the_later_of_two_replaces_the_earlier(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    OutputDirectory.claim(target, force=True).publish(Overtaken(target))
+    assert contents(tmp_path) == {f"out/{name}": data for name, data in FILES.items()}
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_or_dangling_link_in_the_place_is_refused(tmp_path: Path, force: bool) -> None:
     (tmp_path / "file").write_text("mine")
