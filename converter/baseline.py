@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from kwsq.converter.budget import METRICS, ON_DATA
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes
+from kwsq.converter.output import write_file
 from kwsq.ir.errors import Problem, UsageError
 
 FILE_NAME = "kwsq-baseline.json"
@@ -115,12 +115,4 @@ def write_baseline(baseline: Baseline, path: Path) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        staging.write_bytes(json_bytes(baseline.to_json()))
-        staging.replace(path)
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise UsageError(Problem(f"baseline {str(path)!r}", found, "a writable place", "name another file")) from error
-    finally:
-        staging.unlink(missing_ok=True)
+    write_file(path, json_bytes(baseline.to_json()), f"baseline {str(path)!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,9 +236,13 @@ def _file_problems(options: ConvertOptions) -> list[Problem]:
 
 
 def _not_a_file(path: Path) -> str:
-    if path.is_file():
-        return ""
-    return "a directory" if path.is_dir() else "something else" if path.exists() else "no such file"
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such file"
+    except OSError as error:  # a name too long, a folder that cannot be searched
+        return error.strerror or str(error)
+    return "" if stat.S_ISREG(mode) else "a directory" if stat.S_ISDIR(mode) else "something else"
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:

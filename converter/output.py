@@ -1,10 +1,12 @@
-"""The output directory: all files appear at once or none does, and foreign files are never touched."""
+"""What is written: directories and files appear whole or not at all, and foreign files are never touched."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -124,6 +126,52 @@ def write_beside(directory: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(staging, ignore_errors=True)
 
 
+def check_new_file(path: Path, where: str, *, force: bool) -> None:
+    """Checks that a file can be written and nothing would be lost; creates nothing.
+
+    Args:
+        path: the file.
+        where: option that named it, for messages.
+        force: whether an existing file may be replaced.
+
+    Raises:
+        UsageError: a directory, a file that exists while `force` is not given, or a place that cannot be written.
+    """
+    with _file_reported(where):
+        try:
+            is_directory, exists = stat.S_ISDIR(path.stat().st_mode), True
+        except FileNotFoundError:
+            is_directory, exists = False, False
+    if is_directory:
+        raise UsageError(Problem(where, "a directory", "a file", "choose another path"))
+    if exists and not force:
+        raise UsageError(Problem(where, "an existing file", "a new one", "choose another name or add --force"))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        found = f"the folder {str(path.parent)!r}, which is missing or cannot be written"
+        raise UsageError(Problem(where, found, "a writable place", "choose another path"))
+
+
+def write_file(path: Path, data: bytes, where: str) -> None:
+    """Writes a file, whole or not at all; an existing one is replaced.
+
+    Args:
+        path: the file.
+        data: its contents.
+        where: option that named it, for messages.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    staging = path.parent / f".{path.name}.{os.getpid()}"
+    with _file_reported(where):
+        try:
+            staging.write_bytes(data)
+            staging.replace(path)
+        finally:
+            with contextlib.suppress(OSError):  # what kept it from being written, a name too long, keeps it from this
+                staging.unlink(missing_ok=True)
+
+
 def _in_use(where: str) -> UsageError:
     remedy = "empty it, choose another with -o, or add --force to replace kwsq's own files"
     return UsageError(Problem(where, "a directory that is not empty", "an empty or new one", remedy))
@@ -136,6 +184,15 @@ def _reported(where: str) -> Iterator[None]:
     except OSError as error:
         found = error.strerror or str(error)
         raise UsageError(Problem(where, found, "a writable place", "choose another directory with -o")) from error
+
+
+@contextmanager
+def _file_reported(where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise UsageError(Problem(where, found, "a writable place", "choose another path")) from error
 
 
 def _check_writable(path: Path, where: str) -> None:

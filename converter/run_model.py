@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kwsq.converter.data import InputSpec, read_arrays
+from kwsq.converter.output import write_file
 from kwsq.ir.errors import Problem, UnsupportedModelError, UsageError
 from kwsq.ir.numerics import quantize
 
@@ -121,15 +122,9 @@ def _stepped(model: Model, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
 
 
 def _write(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Writes the archive beside its place and moves it there, so that no half file is left."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    try:
-        np.savez(partial, **arrays)  # type: ignore[arg-type]  # keyword names
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        where, found = f"--output {str(path)!r}", error.strerror or str(error)
-        raise UsageError(Problem(where, found, "a writable place", "choose another path")) from error
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]  # keyword names
+    write_file(path, stream.getvalue(), f"--output {str(path)!r}")
 
 
 # ---- formats ----

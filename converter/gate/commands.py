@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from kwsq.converter.gate.score_files import evalset_sha256, is_score_file, join,
 from kwsq.converter.gate_budget import MODELS, SCORES, GateBudget, judged_again
 from kwsq.converter.input_file import read_file
 from kwsq.converter.manifest import json_bytes
+from kwsq.converter.output import check_new_file, write_file
 from kwsq.converter.settings import gate_config, read_settings
 from kwsq.ir.errors import Problem, UsageError
 
@@ -142,21 +142,25 @@ def plan_for(numbers: tuple[int, int, float, float, float, int], config: Path | 
     return dict(plan(PlanRequest(*numbers), gate_config(read_settings(config), flags)))
 
 
+def check_report_place(path: Path | None, *, force: bool) -> None:
+    """Checks where a report is to be written, before the work for it.
+
+    Raises:
+        UsageError: the file exists and `force` is not given, or it cannot be written.
+    """
+    if path is not None:
+        check_new_file(path, _place(path), force=force)
+
+
 def write_report(report: Mapping[str, Any], path: Path, *, force: bool) -> None:
     """Writes a report, whole or not at all.
 
     Raises:
         UsageError: the file exists and `force` is not given, or it cannot be written.
     """
-    where = f"--output {str(path)!r}"
-    if path.exists() and not force:
-        raise UsageError(Problem(where, "an existing file", "a new one", "choose another name or add --force"))
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        staging.write_bytes(json_bytes(report))
-        staging.replace(path)
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise UsageError(Problem(where, found, "a writable place", "choose another name")) from error
-    finally:
-        staging.unlink(missing_ok=True)
+    check_report_place(path, force=force)
+    write_file(path, json_bytes(report), _place(path))
+
+
+def _place(path: Path) -> str:
+    return f"--output {str(path)!r}"

@@ -195,6 +195,15 @@ def test_run_takes_codes_as_they_are(tmp_path: Path) -> None:
     assert all(np.array_equal(found[name], expected[name]) for name in graph.outputs)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, ".", "none/y.npz"])
+def test_run_says_where_its_outputs_cannot_go(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "in.npz", x=np.zeros((1, 12), np.float32))
+    outcome = kwsq("run", float_dense(tmp_path), "--input", tmp_path / "in.npz", "--output", tmp_path / name)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "--output" in outcome.stderr
+    assert left(tmp_path) == ["float.onnx", "in.npz"]
+
+
 def test_run_steps_a_streaming_pack_from_state_to_state(tmp_path: Path) -> None:
     model = LoweredModel(seed=5)
     frame, state = model.input("x", (1, 1, 6)), model.input("s", (1, 2, 6))

@@ -21,6 +21,8 @@ from kwsq.converter import driver
 from kwsq.targets.base import Artefact
 from kwsq.targets.neon.target import NeonTarget
 
+TOO_LONG = "a" * 300
+"""No file system takes a name of this length."""
 FILES = ["manifest.json", "model.tflite", "report.html", "report.json"]
 
 
@@ -157,6 +159,16 @@ def test_accuracy_is_measured_on_data(models: Path, here: Path) -> None:
         (["{m}/dense_w4.onnx", "--target", "neon", "--drop-softmax"], "--drop-softmax"),
         (["{m}/dense_w4.onnx", "--target", "neon", "-o", "/proc/none/out"], "output directory"),
         (["{m}/float.onnx", "--target", "neon", "--wbits", "4"], "--calibration"),
+        ([TOO_LONG, "--target", "neon"], "File name too long"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--calibration", TOO_LONG], "File name too long"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--data", TOO_LONG], "File name too long"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--encodings", TOO_LONG], "File name too long"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--config", TOO_LONG], "File name too long"),
+        (["{m}/dense_w4.onnx", "--target", "neon", "--baseline", TOO_LONG], "File name too long"),
+        (
+            ["{m}/dense_w4.onnx", "--target", "neon", "--update-baseline", "--baseline", TOO_LONG, "-o", TOO_LONG],
+            "long",
+        ),
     ],
 )
 def test_usage_errors_leave_nothing(models: Path, here: Path, arguments: list[str], complaint: str) -> None:
