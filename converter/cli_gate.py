@@ -51,8 +51,9 @@ def gate(
         return
 
     def action() -> int:
-        from kwsq.converter.gate.commands import compare
+        from kwsq.converter.gate.commands import check_report_place, compare
 
+        check_report_place(output, force=force)
         measured = (baseline, update_baseline)
         report = compare(reference, candidate, data, tuple(keyword or ()), config, flags, measured)
         return _publish_gate(report, output, force=force, as_json=as_json, quiet=quiet)
@@ -81,8 +82,9 @@ def gate_judge(
     }
 
     def action() -> int:
-        from kwsq.converter.gate.commands import judge_again
+        from kwsq.converter.gate.commands import check_report_place, judge_again
 
+        check_report_place(output, force=force)
         return _publish_gate(judge_again(report, config, flags), output, force=force, as_json=as_json, quiet=quiet)
 
     finish(action, verbose=verbose)

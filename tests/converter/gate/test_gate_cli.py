@@ -134,6 +134,30 @@ def test_both_sides_are_needed(here: Path, missing: tuple[str, ...]) -> None:
     assert kwsq("gate", *missing).code == 2
 
 
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (("-o", "."), "a directory"),
+        (("-o", ".", "--force"), "a directory"),
+        (("-o", "a" * 300), "File name too long"),
+        (("-o", "a" * 300, "--force"), "File name too long"),
+        (("-o", "none/gate.json"), "missing"),
+        (("-o", "cand.csv"), "an existing file"),
+    ],
+)
+def test_where_a_report_cannot_go_is_said_before_anything_is_compared(
+    here: Path, output: tuple[str, ...], message: str
+) -> None:
+    (here / "cand.csv").write_text("not scores")
+    files = sorted(here.iterdir())
+    for arguments in (("--reference", "cand.csv", "--candidate", "cand.csv"), ("judge", "cand.csv")):
+        outcome = kwsq("gate", *arguments, *output)
+        assert (outcome.code, outcome.stdout) == (2, "")
+        assert message in outcome.stderr
+        assert "--output" in outcome.stderr
+    assert sorted(here.iterdir()) == files
+
+
 def test_a_report_is_judged_again_without_its_data(here: Path) -> None:
     assert gated(here, 0.1, "-o", "r.json").code == 3
     (here / "ref.csv").unlink()
