@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from kwsq.converter import cli_options as options
-from kwsq.converter.cli_outcome import finish, show_result
+from kwsq.converter.cli_outcome import finish, show_result, write_result
 from kwsq.converter.config import parse_shape
 from kwsq.converter.safe_text import printable
 
@@ -31,7 +29,7 @@ def lint(
             show_result(facts, (), as_json=True)
         else:
             shown = [line for report in reports if report.exit_code or not quiet for line in report.lines()]
-            sys.stdout.writelines(f"{printable(line)}\n" for line in shown)
+            write_result("".join(f"{printable(line)}\n" for line in shown))
         return max(report.exit_code for report in reports)
 
     finish(action, verbose=verbose)

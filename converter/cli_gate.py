@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from kwsq.converter import cli_options as options
-from kwsq.converter.cli_outcome import finish, show_result
+from kwsq.converter.cli_outcome import finish, show_result, write_result
 
 
 def gate(
@@ -148,9 +146,7 @@ def report(
             from kwsq.converter.report_render import render_conversion
 
             text = render_conversion(saved, to, str(document.parent))
-        if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # what is rendered says so, or is read by machines
-        sys.stdout.write(text)
+        write_result(text, is_utf8=True)  # what is rendered says so, or is read by machines
         return 0
 
     finish(action, verbose=verbose)

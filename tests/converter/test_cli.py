@@ -284,6 +284,69 @@ def test_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> 
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_while_modules_are_loaded_has_its_exit_code(tmp_path: Path, number: int, code: int) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    with subprocess.Popen(
+        [str(script("kwsq-convert")), "--help"],
+        cwd=tmp_path,
+        env={**environment, "PYTHONVERBOSE": "1"},  # names every module on stderr
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stderr is not None
+        assert any("typer/__init__" in line for line in process.stderr)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (code, "")
+    assert "Traceback" not in stderr
+
+
+def shell(command: str, cwd: Path) -> tuple[int, str, str]:
+    done = run("sh", "-c", command, cwd=cwd)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_closed_stdout_is_refused_before_any_work(models: Path, tmp_path: Path) -> None:
+    code, _, stderr = shell(f"{script('kwsq-convert')} {models}/dense_w4.onnx --target neon -o out >&-", tmp_path)
+    assert code == 2
+    assert "stdout: found a closed stream" in stderr
+    assert left(tmp_path) == []
+
+
+def test_a_closed_stderr_changes_nothing(models: Path, tmp_path: Path) -> None:
+    command = f"{script('kwsq-convert')} {models}/dense_w4.onnx --target neon -q -v -o out 2>&-"
+    code, stdout, _ = shell(command, tmp_path)
+    assert (code, stdout.count("\n")) == (0, 1)
+    assert left(tmp_path / "out") == FILES
+
+
+def test_a_result_that_cannot_be_printed_ends_with_2_and_keeps_what_was_written(models: Path, tmp_path: Path) -> None:
+    code, _, stderr = shell(
+        f"{script('kwsq-convert')} {models}/dense_w4.onnx --target neon -o out > /dev/full", tmp_path
+    )
+    assert code == 2
+    assert "stdout: found No space left on device" in stderr
+    assert left(tmp_path / "out") == FILES
+
+
+@pytest.mark.parametrize("arguments", ["ops", "ops --markdown", "inspect {} --json", "lint none.onnx", "--help"])
+def test_a_full_disk_under_stdout_is_no_defect(models: Path, tmp_path: Path, arguments: str) -> None:
+    command = arguments.format(models / "float.onnx")
+    code, _, stderr = shell(f"{script('kwsq')} {command} > /dev/full", tmp_path)
+    assert code == 2
+    assert "No space left on device" in stderr
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("arguments", ["inspect none.onnx", "convert {} --target neon --wbits 9 -v", "ops --no-option"])
+def test_a_full_disk_under_stderr_is_no_defect(models: Path, tmp_path: Path, arguments: str) -> None:
+    command = arguments.format(models / "float.onnx")
+    assert shell(f"{script('kwsq')} {command} 2> /dev/full", tmp_path) == (2, "", "")
+
+
 def test_a_reader_that_stops_reading_is_no_defect(tmp_path: Path) -> None:
     pipe = f"{sys.executable} -c 'import sys; sys.stdin.readline()'"
     done = run("sh", "-c", f"{script('kwsq')} ops --json | {pipe}", cwd=tmp_path)
