@@ -13,6 +13,8 @@ from kwsq.ir.errors import Problem, UsageError
 
 MOST_PARITY_INPUTS = 10_000
 """Far more than tell two models apart; a mistyped number must not fill the memory."""
+LEAST_HOP_MS = 0.001
+"""No detector listens more often; what happens per second must stay a number."""
 WEIGHT_BITS = range(1, 9)
 CONTAINERS: Mapping[str, tuple[str, ...]] = {
     "neon": ("int8", "int4", "lut"),
@@ -165,9 +167,9 @@ def check_options(options: ConvertOptions) -> None:
 
 def hop_problems(hop_ms: float | None) -> list[Problem]:
     """Returns what is wrong with a hop."""
-    if hop_ms is None or (math.isfinite(hop_ms) and hop_ms > 0):
+    if hop_ms is None or (math.isfinite(hop_ms) and hop_ms >= LEAST_HOP_MS):
         return []
-    return [Problem("--hop-ms", str(hop_ms), "a time above 0", "give the time between two inferences")]
+    return [Problem("--hop-ms", str(hop_ms), f"{LEAST_HOP_MS} or more", "give the time between two inferences")]
 
 
 def _target_problems(options: ConvertOptions) -> list[Problem]:
