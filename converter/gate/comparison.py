@@ -13,6 +13,7 @@ from kwsq.converter.gate.config import DEFAULT_TARGET_FRR, GateConfig, band_targ
 from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.converter.gate.sizing import false_accepts_needed
 from kwsq.converter.gate.verdict import TrialsNeeded
+from kwsq.ir.errors import Problem, UsageError
 
 FALSE_REJECTS_MIN = 10
 """Below this many false rejects the resampled threshold says little about the true one."""
@@ -48,12 +49,12 @@ class Comparison:
         """Returns the comparison that the settings ask for.
 
         Raises:
-            UsageError: a setting is out of range.
+            UsageError: a setting is out of range, or its threshold accepts no keyword of the reference.
         """
         check_config(config)
         target = config.target_frr
         if target is None and config.threshold is not None:
-            target = count(pairs.reference, config.threshold).false_reject_rate
+            target = _target_of(config.threshold, pairs)
         phi = DEFAULT_TARGET_FRR if target is None else target
         points = [matched_point(trials, phi) for trials in (pairs.reference, pairs.candidate)]
         threshold = points[0].threshold if config.threshold is None else config.threshold
@@ -109,3 +110,14 @@ class Comparison:
     def grown(self, factor: float, assuming: str) -> TrialsNeeded:
         """Returns the trials there are, times `factor`."""
         return TrialsNeeded(math.ceil(self.positives * factor), math.ceil(self.negatives * factor), assuming)
+
+
+def _target_of(threshold: float, pairs: PairedTrials) -> float:
+    """Returns the false reject rate that a threshold gives the reference."""
+    rate = count(pairs.reference, threshold).false_reject_rate
+    if rate == 1.0:
+        highest = pairs.reference.positives.max()
+        found = f"{threshold}, at which the reference accepts no keyword"
+        expected = f"at most {highest}, the highest score of a keyword"
+        raise UsageError(Problem("gate setting threshold", found, expected, "give the threshold in production"))
+    return rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
@@ -96,6 +97,7 @@ def check_config(config: GateConfig) -> GateConfig:
     if config.target_frr is not None:
         check_target(config.target_frr)
     allowed: Mapping[str, tuple[bool, str]] = {
+        "threshold": (config.threshold is None or math.isfinite(config.threshold), "a finite number"),
         "frr_band": (0 <= config.frr_band < 1, "a fraction from 0 to below 1"),
         "fa_ratio_margin": (config.fa_ratio_margin > 0, "a fraction above 0; 0.10 is +10 %"),
         "relative_fdr_margin": (config.relative_fdr_margin > 0, "a fraction above 0; 0.10 is +10 %"),

@@ -222,6 +222,17 @@ def test_settings_are_checked(here: Path, text: str, message: str) -> None:
     assert message in outcome.stderr
 
 
+@pytest.mark.parametrize(
+    ("threshold", "message"), [("nan", "a finite number"), ("inf", "a finite number"), (100, "accepts no keyword")]
+)
+def test_a_threshold_that_cannot_be_in_use_is_refused_by_name(here: Path, threshold: object, message: str) -> None:
+    outcome = gated(here, 0.1, "--threshold", threshold, rows=small())
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "gate setting threshold" in outcome.stderr
+    assert message in outcome.stderr
+    assert "target_frr" not in outcome.stderr
+
+
 def test_options_win_over_the_file_and_pyproject_is_read(here: Path) -> None:
     (here / "pyproject.toml").write_text("[tool.kwsq.gate]\nfrr_margin_pp = 2\ntarget_frr = 0.1\n", encoding="utf-8")
     result = json.loads(gated(here, 0.1, "--target-frr", 0.2, "--json", rows=small()).stdout)["result"]
