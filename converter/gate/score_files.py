@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kwsq.converter.data import check_headers
+from kwsq.converter.det.trials import BoolArray, FloatArray
 from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.converter.input_file import MAX_BYTES, read_file
 from kwsq.ir.errors import Problem, UsageError
@@ -76,6 +77,7 @@ def read_scores(path: Path, flag: str) -> ScoreFile:
         raise UsageError(Problem(where, str(sizes), "columns of one length", "write one row per trial"))
     found = ScoreFile(path.name, hashlib.sha256(data).hexdigest(), converted)
     _check_duplicates(found, where)
+    _check_values(found, where)
     return found
 
 
@@ -180,6 +182,25 @@ def _check_duplicates(file: ScoreFile, where: str) -> None:
     if repeated.size or "" in ids:
         found = f"{repeated.size} repeated: {_some(repeated.tolist())}" if repeated.size else "an empty trial_id"
         raise UsageError(Problem(f"{where}, column trial_id", found, "one row per trial", "make identifiers unique"))
+
+
+def _check_values(file: ScoreFile, where: str) -> None:
+    """Checks each value by itself, while its row is known: joined trials are sorted."""
+    checks: Mapping[str, tuple[Callable[[FloatArray], BoolArray], str, str]] = {
+        "label": (lambda values: np.isin(values, (0, 1)), "1 or 0", "1 marks the keyword"),
+        "score": (np.isfinite, "finite numbers", "remove the trial or repair the model"),
+        "duration": (lambda values: np.isfinite(values) & (values > 0), "seconds above 0", "correct the row"),
+    }
+    problems = []
+    for name, (is_good, expected, remedy) in checks.items():
+        values = np.asarray(file.columns.get(name, ()), np.float64)
+        wrong = np.flatnonzero(~is_good(values))
+        if wrong.size:
+            first = wrong[0]
+            found = f"{wrong.size} wrong, first {values[first]} in row {first + 1}, trial {file.trial_ids[first]!r}"
+            problems.append(Problem(f"{where}, column {name}", found, expected, remedy))
+    if problems:
+        raise UsageError(problems)
 
 
 def _check_same_trials(reference: ScoreFile, candidate: ScoreFile) -> None:

@@ -88,7 +88,10 @@ def small() -> list[list[Any]]:
         (lambda rows: [[r[0], 1 - r[1], *r[2:]] for r in rows[:1]] + rows[1:], "column label"),
         (lambda rows: [[*r[:3], 2.0, *r[4:]] for r in rows[:1]] + rows[1:], "column duration"),
         (lambda rows: [[*r[:5], "high"] for r in rows[:1]] + rows[1:], "column score"),
-        (lambda rows: [[*r[:5], "nan"] for r in rows[:1]] + rows[1:], "nan in row"),
+        (
+            lambda rows: [[*r[:5], "nan"] for r in rows[:1]] + rows[1:],
+            "cand.csv', column score: found 1 wrong, first nan in row 1, trial 't0'",
+        ),
         (lambda rows: [["", *r[1:]] for r in rows[:1]] + rows[1:], "empty trial_id"),
         (lambda rows: [], "both classes|missing"),
     ],
@@ -101,6 +104,18 @@ def test_trials_that_do_not_match_end_with_2(here: Path, change: Any, message: s
     outcome = kwsq("gate", "--reference", reference, "--candidate", candidate)
     assert outcome.code == 2
     assert re.search(message, outcome.stderr), outcome.stderr
+
+
+def test_a_wrong_value_is_named_by_file_row_and_trial(here: Path) -> None:
+    rows = small()
+    # Sorted by identifier, as trials are joined, the row has another place.
+    rows[5] = ["u5", *rows[5][1:3], -1.0, rows[5][4], "nan"]
+    rows[7][5] = "inf"
+    reference, candidate = write(here / "ref.csv", rows, 4), write(here / "cand.csv", rows, 5)
+    outcome = kwsq("gate", "--reference", candidate, "--candidate", reference)
+    assert outcome.code == 2
+    assert "--reference 'cand.csv', column score: found 2 wrong, first nan in row 6, trial 'u5'" in outcome.stderr
+    assert "--reference 'cand.csv', column duration: found 1 wrong, first -1.0 in row 6" in outcome.stderr
 
 
 @pytest.mark.parametrize(
