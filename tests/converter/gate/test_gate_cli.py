@@ -228,6 +228,10 @@ def test_a_damaged_report_ends_with_2(here: Path, change: Any) -> None:
         ("gate = 3", "a table"),
         ("[gate", "TOML"),
         ("[gate]\nconfidence = 0.2", "above 0.5"),
+        ("[gate]\nkeyword_rate = inf", "utterances per hour above 0"),
+        ("[gate]\nfa_ratio_margin = inf", "a fraction above 0"),
+        ("[gate]\nrelative_fdr_margin = inf", "a fraction above 0"),
+        ("[gate]\nlatency_margin_hops = inf", "hops above 0"),
     ],
 )
 def test_settings_are_checked(here: Path, text: str, message: str) -> None:
