@@ -106,10 +106,16 @@ Baseline = Annotated[
 UpdateBaseline = Annotated[bool, Option("--update-baseline", help="Make what is measured now the baseline.")]
 
 GateReference = Annotated[
-    Path | None, Option("--reference", metavar="REF", help="Approved model or its scores.", show_default=False)
+    Path | None,
+    Option(
+        "--reference",
+        metavar="REF",
+        help="Approved .onnx or .tflite, or its scores: .csv, .npz, .parquet.",
+        show_default=False,
+    ),
 ]
 GateCandidate = Annotated[
-    Path | None, Option("--candidate", metavar="CAND", help="Model to release, or its scores.", show_default=False)
+    Path | None, Option("--candidate", metavar="CAND", help="The same of the model to release.", show_default=False)
 ]
 GateData = Annotated[
     Path | None,

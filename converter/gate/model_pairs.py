@@ -76,9 +76,12 @@ def load_runnable(path: Path, flag: str) -> Runnable:
 
     Raises:
         ModelError: it cannot be read or run.
-        UnsupportedModelError: it has several inputs or outputs.
+        UnsupportedModelError: a pack, or a model of several inputs or outputs.
     """
     data = read_file(path, flag)
+    if data.startswith(b"KWSQPACK") or path.suffix == ".kwsq":
+        found, remedy = "a pack", "score what kwsq run makes of it and gate the score files"
+        raise UnsupportedModelError(Problem(f"{flag} {path.name!r}", found, "an .onnx or .tflite file", remedy))
     is_tflite = data[4:8] == b"TFL3" or path.suffix == ".tflite"
     return _tflite(path, data) if is_tflite else _onnx(path, data)
 

@@ -325,6 +325,16 @@ def test_two_models_are_run_and_compared(here: Path) -> None:
     assert kwsq("gate", "--reference", reference, "--candidate", reference).code == 2
 
 
+def test_packs_are_refused_by_name(here: Path) -> None:
+    (here / "model.kwsq").write_bytes(b"KWSQPACK")
+    (here / "renamed.onnx").write_bytes(b"KWSQPACK")
+    np.savez(here / "eval.npz", x=np.zeros((4, 12), np.float32), y=np.arange(4))
+    for name in ("model.kwsq", "renamed.onnx"):
+        outcome = kwsq("gate", "--reference", name, "--candidate", name, "--data", "eval.npz")
+        assert (outcome.code, outcome.stdout) == (4, "")
+        assert f"--reference {name!r}: found a pack; expected an .onnx or .tflite file" in outcome.stderr
+
+
 def test_log_odds_are_the_same_from_logits_and_probabilities() -> None:
     logits = np.random.default_rng(0).normal(0, 3, (50, 5))
     share = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
