@@ -141,7 +141,7 @@ class Conversion:
     def failures(self) -> list[str]:
         """Returns why the artefact must not be kept, most important first."""
         reasons = [
-            str(check.mismatches[0]) + (self._guess() if check.name == "source" else "")
+            str(check.mismatches[0]) + (self._pairing() if check.name == "source" else "")
             for check in self.parity.checks
             if not check.passed
         ]
@@ -157,12 +157,14 @@ class Conversion:
         ]
         return reasons + [f"{runtime.name} refused the artefact: {runtime.detail}" for runtime in refused]
 
-    def _guess(self) -> str:
-        """Returns what was guessed of the source that a wrong guess would show in its outputs, "" for nothing."""
-        if self.options.states is not None or not self.graph.states:
+    def _pairing(self) -> str:
+        """Returns what of the source's states, guessed or given, would show in its outputs if wrong, "" for nothing."""
+        if not self.graph.states:
             return ""
         pairs = " ".join(f"--state {pair.input}={pair.output}" for pair in self.graph.states)
-        return f" (states were paired by order and shape, as {pairs} does; name other pairs if that is wrong)"
+        if self.options.states is None:
+            return f" (states were paired by order and shape, as {pairs} does; name other pairs if that is wrong)"
+        return f" (states were paired as given, {pairs}; check that each input is fed by its own output)"
 
     @property
     def exit_code(self) -> int:
