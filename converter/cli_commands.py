@@ -184,7 +184,11 @@ def run(
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Run a .kwsq, .tflite or .onnx on arrays and save its outputs."""
+    """Run a .kwsq, .tflite or .onnx on arrays and save its outputs.
+
+    A .kwsq carries its streaming states from one sample to the next, from 0 on; the others take states as inputs and
+    return them as outputs.
+    """
 
     def action() -> int:
         data = read_file(model, "model")

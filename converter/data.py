@@ -106,20 +106,24 @@ def read_samples(
     return Samples(cut, runs, dropped, labels)
 
 
-def read_arrays(path: Path, flag: str, inputs: Sequence[InputSpec]) -> dict[str, Array]:
+def read_arrays(path: Path, flag: str, inputs: Sequence[InputSpec], states: Collection[str] = ()) -> dict[str, Array]:
     """Reads one array per input as it is saved, whole batches of the declared shape.
 
     Args:
         path: `.npz` file.
         flag: option that named it, for messages.
         inputs: the inputs wanted.
+        states: inputs that whoever runs the model feeds itself: arrays for them would be left alone.
 
     Raises:
-        UsageError: listing every array that is missing or has another shape.
+        UsageError: listing every array that is missing or has another shape, or is a state's.
     """
     archive = _Archive.open(path, flag)
     found: dict[str, Array] = {}
-    problems: list[Problem] = []
+    problems = [
+        Problem(f"{flag}, array {name!r}", "values of a state", "inputs alone: states begin at 0", "leave it out")
+        for name in sorted(archive.members.keys() & set(states))
+    ]
     for spec in inputs:
         key = "x" if len(inputs) == 1 and spec.name not in archive.members else spec.name
         try:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kwsq.converter.data import InputSpec, read_arrays
-from kwsq.converter.output import write_file
+from kwsq.converter.output import check_new_file, write_file
 from kwsq.ir.errors import Problem, UnsupportedModelError, UsageError
 from kwsq.ir.numerics import quantize
 
@@ -69,12 +69,14 @@ def run_model(data: bytes, format: str, path: str, inputs: Path, output: Path) -
         Facts about the run, JSON-ready.
 
     Raises:
-        UsageError: arrays that do not fit, or an output that cannot be written.
+        UsageError: arrays that do not fit or are a pack's states, or an output that cannot be written.
         InvalidModelError, UnsupportedModelError: the model cannot be run.
     """
     model = {"kwsq": _pack, "tflite": _tflite, "onnx": _onnx}[format](data, path)
+    _check_place(output, inputs)
     free = [port for port in model.ports if not port.state_from]
-    arrays = read_arrays(inputs, "--input", [port.spec for port in free])
+    states = [port.spec.name for port in model.ports if port.state_from]
+    arrays = read_arrays(inputs, "--input", [port.spec for port in free], states)
     codes = {port.spec.name: _taken(arrays[port.spec.name], port) for port in free}
     try:
         outputs = _stepped(model, codes) if len(free) < len(model.ports) else model.run(codes)
@@ -119,6 +121,13 @@ def _stepped(model: Model, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         steps.append(model.run({**chunk, **states}))
         states = {port.spec.name: steps[-1][port.state_from] for port in model.ports if port.state_from}
     return {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+
+
+def _check_place(output: Path, inputs: Path) -> None:
+    where = f"--output {str(output)!r}"
+    check_new_file(output, where, force=True)
+    if output.exists() and inputs.exists() and output.samefile(inputs):
+        raise UsageError(Problem(where, "the file of --input", "another file", "choose another path"))
 
 
 def _write(path: Path, arrays: Mapping[str, Array]) -> None:

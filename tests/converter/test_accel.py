@@ -204,6 +204,18 @@ def test_run_says_where_its_outputs_cannot_go(tmp_path: Path, name: str) -> None
     assert left(tmp_path) == ["float.onnx", "in.npz"]
 
 
+def test_run_does_not_replace_its_own_input(tmp_path: Path) -> None:
+    model, given = float_dense(tmp_path), tmp_path / "in.npz"
+    np.savez(given, x=np.zeros((1, 12), np.float32))
+    (tmp_path / "link.npz").symlink_to(given)
+    before = given.read_bytes()
+    for name in ("in.npz", "link.npz"):
+        outcome = kwsq("run", model, "--input", given, "--output", tmp_path / name)
+        assert (outcome.code, outcome.stdout) == (2, "")
+        assert "the file of --input" in outcome.stderr
+    assert given.read_bytes() == before
+
+
 def test_run_steps_a_streaming_pack_from_state_to_state(tmp_path: Path) -> None:
     model = LoweredModel(seed=5)
     frame, state = model.input("x", (1, 1, 6)), model.input("s", (1, 2, 6))
@@ -215,6 +227,10 @@ def test_run_steps_a_streaming_pack_from_state_to_state(tmp_path: Path) -> None:
     (tmp_path / "m.kwsq").write_bytes(data)
     chunks = np.random.default_rng(1).integers(-128, 128, (9, 1, 6)).astype(np.int8)
     found = run_model(tmp_path / "m.kwsq", {"x": chunks}, tmp_path)
+    np.savez(tmp_path / "with_state.npz", x=chunks, s=np.zeros((1, 2, 6), np.int8))
+    refused = kwsq("run", tmp_path / "m.kwsq", "--input", tmp_path / "with_state.npz", "--output", tmp_path / "no.npz")
+    assert (refused.code, (tmp_path / "no.npz").exists()) == (2, False)
+    assert "array 's': found values of a state" in refused.stderr
     held, rows = np.full((1, 2, 6), -3, np.int8), []
     for chunk in chunks:
         outputs = run_integer(graph, {"x": chunk[None], "s": held})
