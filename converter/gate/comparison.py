@@ -112,7 +112,7 @@ class Comparison:
         return TrialsNeeded(math.ceil(self.positives * factor), math.ceil(self.negatives * factor), assuming)
 
 
-def _target_of(threshold: float, pairs: PairedTrials) -> float:
+def _target_of(threshold: float, pairs: PairedTrials) -> float | None:
     """Returns the false reject rate that a threshold gives the reference."""
     rate = count(pairs.reference, threshold).false_reject_rate
     if rate == 1.0:
