@@ -143,7 +143,10 @@ class Affine:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", np.atleast_1d(read_only(self.scale, np.float32)))
-        object.__setattr__(self, "zero_point", np.atleast_1d(read_only(self.zero_point, np.int32)))
+        zero_point = np.atleast_1d(read_only(self.zero_point, np.int32))
+        if not np.array_equal(zero_point, np.atleast_1d(self.zero_point)):
+            raise ValueError(f"zero points {np.atleast_1d(self.zero_point)[:8].tolist()} that int32 does not hold")
+        object.__setattr__(self, "zero_point", zero_point)
         if self.scale.ndim != 1 or self.scale.shape != self.zero_point.shape:
             raise ValueError(f"scale {self.scale.shape} and zero_point {self.zero_point.shape} must be equal vectors")
         if isinstance(self.granularity, PerTensor) and self.scale.size != 1:

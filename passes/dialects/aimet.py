@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from kwsq.ir.errors import InvalidModelError, Problem, UnsupportedModelError, UsageError
-from kwsq.ir.quant import Affine, Rounding
+from kwsq.ir.quant import INT32, Affine, Rounding
 from kwsq.passes.dialects.aimet_encodings import Encoding, read_encodings
 from kwsq.passes.dialects.canonical import DialectContext, Refused
 from kwsq.passes.fold_source import ConstantEvaluator
@@ -78,7 +78,10 @@ def _insert(context: DialectContext, tensor: gs.Tensor, encoding: Encoding) -> N
     shape = None if latent is None else latent.shape
     axis = _channel_axis(context, tensor) if encoding.axis is None else encoding.axis
     granularity = context.granularity(node, scale.size, axis, shape)
-    spec = Affine(scale, np.array(encoding.offsets, np.int64), encoding.codes, granularity)
+    # Biases of 32 unsigned bits are read as signed codes, whose zero points int32 holds.
+    base = 2**31 if encoding.codes.high > INT32.high else 0
+    zeros = context.zero_points(node, np.array(encoding.offsets, np.float64) - base, scale.size)
+    spec = Affine(scale, zeros, encoding.codes.shifted(-base), granularity)
     real = context.editor.variable(f"{tensor.name}.unquantized")
     if context.editor.producer(tensor) is None:
         quantized = context.editor.variable(f"{tensor.name}.quantized")

@@ -161,4 +161,5 @@ def _unsigned_grid(scales: list[float], offsets: list[int], bits: int, symmetric
         # Strictly symmetric encodings drop the lowest code.
         codes = IntRange.of(bits, narrow=set(offsets) == {1 - half})
         return Encoding(values, (0,) * len(scales), codes)
-    return Encoding(values, tuple(-offset for offset in offsets), IntRange.of(bits, signed=False))
+    zeros = tuple(-int(offset) for offset in np.asarray(offsets, np.int64))
+    return Encoding(values, zeros, IntRange.of(bits, signed=False))

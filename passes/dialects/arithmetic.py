@@ -70,9 +70,7 @@ def _rewrite_activation(context: DialectContext, node: gs.Node, readers: Mapping
         return
     head, tail = match
     spec = _activation_grid(context, node, head, tail, rounding)
-    if rounding is Rounding.HALF_UP:
-        spec = _from_zero(spec)
-    elif _adds_offset_first(head, spec):
+    if rounding is not Rounding.HALF_UP and _adds_offset_first(head, spec):
         rounding = Rounding.HALF_EVEN_OFFSET_FIRST
     end = context.editor.producer(tail.tensor)
     context.fake_quantize(end, tail.tensor, head.tensor, spec, DIALECT, rounding)
@@ -133,14 +131,11 @@ def _activation_grid(
     vector, granularity = context.along_one_axis(node, scale, None)
     base = int(tail.base)
     codes = IntRange(int(low) + base, int(high) + base)
-    zeros = np.broadcast_to(integer.reshape(-1).astype(np.int32) + base, vector.shape)
+    if rounding is Rounding.HALF_UP:
+        # The same grid with codes from 0: floor(u + 1/2) rounds ties up, half-away-from-zero for u >= 0 only.
+        base, codes = base - codes.low, codes.shifted(-codes.low)
+    zeros = context.zero_points(node, integer.reshape(-1) + base, vector.size)
     return Affine(vector, zeros, codes, granularity)
-
-
-def _from_zero(spec: Affine) -> Affine:
-    """The same grid with codes from 0: floor(u + 1/2) rounds ties up, which is half-away-from-zero for u >= 0 only."""
-    low = spec.range.low
-    return Affine(spec.scale, spec.zero_point - low, IntRange(0, spec.range.high - low), spec.granularity)
 
 
 def _adds_offset_first(head: ChainState, spec: Affine) -> bool:

@@ -9,7 +9,7 @@ kwsq.IntegerOutput  attrs spec, dtype; output: a graph output that holds codes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from kwsq.ir.errors import Problem
 from kwsq.ir.quant import (
+    INT32,
     Affine,
     Codebook,
     FloatArray,
@@ -127,7 +128,7 @@ class DialectContext:
         elif latent.ndim > 1:
             self._check_width(node, spec.range, "weights")
         elif spec.range.bits > _FLOAT32_INTEGER_BITS:
-            self.codes(node, output, _wide_codes(latent, spec), spec, dialect, x.name)
+            self.codes(node, output, *self._wide_codes(node, latent, spec), dialect, x.name)
             return
         if latent is not None and not isinstance(x, gs.Constant):
             x = self.editor.constant(f"{x.name}.folded", latent)
@@ -163,6 +164,37 @@ class DialectContext:
         found = f"{codes.bits}-bit {what} (codes {codes.low} to {codes.high})"
         remedy = f"quantize {what} to {_MAX_BITS} bits; the int8 kernels hold no wider codes"
         raise self.refuse(node, found, f"{what} of {_MAX_BITS} bits or fewer", remedy)
+
+    def _wide_codes(self, node: gs.Node, latent: Array, spec: Affine) -> tuple[IntArray, Affine]:
+        """Codes of a bias too wide for float32 arithmetic, counted from the zero point, and their grid.
+
+        Raises:
+            Refused: an accumulator, int32, holds not all of them.
+        """
+        scale, zero = (
+            along_axis(values, spec.granularity, latent.ndim)
+            for values in (spec.scale.astype(np.float64), spec.zero_point.astype(np.int64))
+        )
+        codes = np.clip(np.rint(latent.astype(np.float64) / scale), spec.range.low - zero, spec.range.high - zero)
+        if codes.size and not (INT32.low <= codes.min() and codes.max() <= INT32.high):
+            found = f"{spec.bits}-bit codes {codes.min():.0f} to {codes.max():.0f} of a bias, counted from zero"
+            raise self.refuse(node, found, "codes that int32 holds", "use a larger scale, or leave the bias in float")
+        low, high = spec.range.low - int(zero.max()), spec.range.high - int(zero.min())
+        span = IntRange(max(low, INT32.low), min(high, INT32.high))
+        centred = replace(spec, zero_point=np.zeros(spec.scale.shape, np.int32), range=span)
+        return codes.astype(np.int32), centred
+
+    def zero_points(self, node: gs.Node, values: Array, size: int) -> IntArray:
+        """Returns whole zero points as a vector of `size` int32.
+
+        Raises:
+            Refused: one that int32 does not hold.
+        """
+        wide = np.asarray(values, np.float64)
+        held = (wide >= INT32.low) & (wide <= INT32.high)
+        if not held.all():
+            raise self.broken(node, f"zero point {wide[~held][0]:.0f}", "zero points that int32 holds")
+        return zero_points(values, size)
 
     def scale(self, node: gs.Node, values: Array) -> FloatArray:
         """Returns a checked scale as float32 of its own shape.
@@ -245,13 +277,6 @@ def plain_codes(codes: Array) -> IntArray:
     ):
         return np.asarray(codes)
     return codes.astype(np.uint8 if codes.dtype.name.startswith("uint") else np.int8)
-
-
-def _wide_codes(latent: Array, spec: Affine) -> IntArray:
-    """Codes too wide for float32 arithmetic, of biases."""
-    scale = along_axis(spec.scale.astype(np.float64), spec.granularity, latent.ndim)
-    codes = np.rint(latent.astype(np.float64) / scale) + along_axis(spec.zero_point, spec.granularity, latent.ndim)
-    return np.clip(codes, spec.range.low, spec.range.high).astype(np.int32)
 
 
 def zero_points(values: npt.ArrayLike, size: int) -> IntArray:

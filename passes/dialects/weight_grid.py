@@ -43,7 +43,7 @@ def weight_grid(
     if np.any(doubled % 2):
         _emit_levels(context, end, codes, doubled, scale, granularity, declared, dialect)
         return
-    zero_points = np.broadcast_to((doubled / 2).reshape(-1).astype(np.int32), scale.shape)
+    zero_points = context.zero_points(node, (doubled / 2).reshape(-1), scale.size)
     if not zero_points.any() and set(np.unique(codes).tolist()) == {-1, 1} and declared is None:
         context.codes(end, tail.tensor, codes, Codebook(LEVELS, scale, 1, granularity), dialect)
         return

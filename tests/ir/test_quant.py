@@ -40,3 +40,9 @@ def test_fake_quantize_is_the_round_trip() -> None:
     spec = Affine.per_tensor(0.05, 3, INT8)
     real = np.random.default_rng(0).normal(0, 4, 1000).astype(np.float32)
     np.testing.assert_array_equal(fake_quantize(real, spec), dequantize(quantize(real, spec), spec))
+
+
+@pytest.mark.parametrize("zero_point", [2**31, -(2**31) - 1, 3 * 10**9, 0.5])
+def test_zero_points_that_int32_does_not_hold_are_refused(zero_point: float) -> None:
+    with pytest.raises(ValueError, match="int32"):
+        Affine(np.array([0.1], np.float32), np.array([zero_point]), INT8)

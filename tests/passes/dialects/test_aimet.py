@@ -182,6 +182,46 @@ def test_activations_per_channel_are_refused() -> None:
         applied(changed(scale=[0.1] * 6, offset=[0] * 6, enc_type="PER_CHANNEL"))
 
 
+BIAS = np.array([0.5, -0.3, 0.2, -1.0, 0.0], F32)
+
+
+def biased(offsets: list[int], scales: list[float], bits: int = 32) -> Any:
+    nodes = [node("Gemm", ["x", "w", "b"], ["h"], transB=1), node("Relu", ["h"], ["y"])]
+    floats = build(nodes, inputs={"x": [4, 6]}, constants={"w": W, "b": BIAS})
+    encoding = {"name": "b", "bw": bits, "offset": offsets, "scale": scales, "is_sym": False}
+    return apply_encodings(load(floats), json.dumps({"version": "1.0.0", "param_encodings": [encoding]}).encode())
+
+
+@pytest.mark.parametrize(
+    ("offsets", "scales", "bits"),
+    [
+        ([-(2**31)], [2.0**-31], 32),
+        ([-3 * 10**9], [2.0**-31], 32),
+        ([-3 * 10**9, -(2**31), 0, -(2**32) + 1, -17], [2.0**-31, 2.0**-30, 2.0**-33, 2.0**-31, 1.0], 32),
+        ([-(2**30)], [2.0**-30], 31),
+    ],
+)
+def test_wide_unsigned_biases_keep_their_values(offsets: list[int], scales: list[float], bits: int) -> None:
+    result = run_source(biased(offsets, scales, bits), {"x": np.zeros((4, 6), F32)})
+    assert np.allclose(result[0], np.maximum(BIAS, 0), atol=1e-6)
+
+
+def test_codes_of_a_bias_beyond_int32_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"'b'.*-4294967295 to 4294967295 .*int32"):
+        biased([0, *[-(2**32) + 1] * 4], [2.0**-34] * 5)
+
+
+@pytest.mark.parametrize(("offset", "bits"), [(1, 32), (-(2**32), 32), (-(2**31) - 1, 8), (2**40, 8)])
+def test_zero_points_beyond_int32_are_refused(offset: int, bits: int) -> None:
+    with pytest.raises(InvalidModelError, match=f"'b'.*zero point {-offset - (2**31 if bits == 32 else 0)}"):
+        biased([offset], [0.01], bits)
+
+
+def test_offsets_beyond_64_bits_are_malformed() -> None:
+    with pytest.raises(UsageError, match="malformed"):
+        biased([-(10**400)], [0.01])
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_damaged_files_never_crash(seed: int) -> None:
     rng = np.random.default_rng(seed)
