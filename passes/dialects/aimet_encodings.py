@@ -13,6 +13,7 @@ specification for the first two; for 2.0.0 our reading of its QuantizeLinear nam
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,11 +50,12 @@ def read_encodings(data: bytes) -> dict[str, Encoding]:
     """Returns the encodings of a side file by tensor name; float ones, which quantize nothing, are left out.
 
     Raises:
-        UsageError: the file is not one, or an entry is malformed, each named.
+        UsageError: the file is not one, or an entry is malformed or a tensor has several, each named.
     """
     content = _parse(data)
     version = str(content.get("version", ""))
     entries = _legacy(content) if version in _LEGACY_VERSIONS else _listed(content, version)
+    _check_named_once(entries)
     result: dict[str, Encoding] = {}
     problems: list[Problem] = []
     for name, entry in entries:
@@ -76,12 +78,20 @@ def _parse(data: bytes) -> Mapping[str, Any]:
     if len(data) > MAX_FILE_BYTES:
         raise _not_encodings(f"more than {MAX_FILE_BYTES} bytes")
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_pairs_hook=_keyed_once)
     except (ValueError, RecursionError) as error:
         raise _not_encodings(str(error)[:200]) from error
     if not isinstance(content, dict):
         raise _not_encodings(f"a {type(content).__name__} at the top")
     return content
+
+
+def _keyed_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the pairs as a dictionary, which would keep the last of equal keys without a word."""
+    repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{', '.join(map(repr, repeated))} more than once in one object")
+    return dict(pairs)
 
 
 def _not_encodings(found: str) -> UsageError:
@@ -101,6 +111,17 @@ def _listed(content: Mapping[str, Any], version: str) -> list[tuple[str, Any]]:
     parts = (content.get(key, []) for key in ("encodings", "activation_encodings", "param_encodings"))
     entries = [entry for part in parts if isinstance(part, list) for entry in part]
     return [(str(entry.get("name", "")), entry) for entry in entries if isinstance(entry, dict)]
+
+
+def _check_named_once(entries: list[tuple[str, Any]]) -> None:
+    counts = Counter(name for name, _ in entries)
+    problems = [
+        Problem(f"encoding of {name!r}", f"{count} entries", "one entry per tensor", "keep the one that holds")
+        for name, count in counts.items()
+        if count > 1
+    ]
+    if problems:
+        raise UsageError(problems)
 
 
 def _read_legacy(entry: Any) -> Encoding | None:

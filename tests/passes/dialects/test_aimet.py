@@ -182,6 +182,34 @@ def test_activations_per_channel_are_refused() -> None:
         applied(changed(scale=[0.1] * 6, offset=[0] * 6, enc_type="PER_CHANNEL"))
 
 
+def test_tensors_named_twice_are_refused_each_by_name() -> None:
+    once = listed()
+    twice = once | {
+        "activation_encodings": [*once["activation_encodings"], changed(scale=[0.03])["activation_encodings"][0]]
+    }
+    with pytest.raises(UsageError, match="encoding of 'x': found 2 entries"):
+        applied(twice)
+    both = twice | {"param_encodings": once["param_encodings"] * 3}
+    with pytest.raises(UsageError, match=r"(?s)encoding of 'x'.*encoding of 'w': found 3 entries"):
+        applied(both)
+
+
+@pytest.mark.parametrize("where", ["activation_encodings", "param_encodings"])
+def test_a_key_named_twice_in_a_legacy_file_is_refused(where: str) -> None:
+    text = json.dumps(legacy())
+    name = next(iter(legacy()[where]))
+    entry = json.dumps({name: legacy()[where][name]})[1:-1]
+    with pytest.raises(UsageError, match=f"'{name}' more than once"):
+        applied(text.replace(entry, f"{entry}, {entry}").encode())
+
+
+def test_a_tensor_in_both_parts_is_refused() -> None:
+    encodings = legacy()
+    encodings["param_encodings"]["x"] = encodings["activation_encodings"]["x"]
+    with pytest.raises(UsageError, match="encoding of 'x': found 2 entries"):
+        applied(encodings)
+
+
 BIAS = np.array([0.5, -0.3, 0.2, -1.0, 0.0], F32)
 
 
