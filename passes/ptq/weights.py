@@ -41,6 +41,9 @@ GridScheme = Literal["per_channel", "per_tensor", "codebook"]
 
 FITS = 2
 SMALLEST_ROW = 2.0**-16
+NEGLIGIBLE = 1024 * float(np.finfo(np.float32).tiny) / SMALLEST_ROW
+"""A row that stays below it counts as zero: 127 levels, a fifth of the range and the floor of its neighbours down,
+float32 scales underflow."""
 # Smallest and largest clip factor tried, and how many: the fewer levels, the more is gained by clipping.
 CLIP_FACTORS = {
     2: (0.2, 1.0, 17),
@@ -103,6 +106,7 @@ def quantize_rows(
         factors: of `hessian`, to round with error feedback; None rounds to nearest.
     """
     shared = scheme == "per_tensor" and bits > 1
+    weight = np.where(np.abs(weight).max(axis=2, keepdims=True) < NEGLIGIBLE, 0.0, weight)
     start, clips = _starting_grid(weight, hessian, scheme, bits)
     grid = _best_clip(weight, hessian, factors, start, clips, shared=shared)
     values, error = _round(weight, hessian, factors, grid)

@@ -44,6 +44,25 @@ def test_codes_fit_their_width(scheme: GridScheme, bits: int, groups: int) -> No
     np.testing.assert_allclose(dequantize(codes, spec), rows.values.reshape(8, 18), rtol=2.0**-23)
 
 
+@pytest.mark.parametrize("magnitude", [1e-45, 1e-42, 1e-36, 1e-32])
+@pytest.mark.parametrize("bits", [1, 2, 8])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("row", [slice(None), 3])
+def test_rows_whose_scale_would_underflow_count_as_zero(
+    scheme: GridScheme, bits: int, magnitude: float, row: slice | int
+) -> None:
+    weight, hessian = layer()
+    weight[0, row] = 0
+    zero = fed(weight, hessian, scheme, bits)
+    weight[0, row] = magnitude
+    with np.errstate(all="raise", under="ignore"):
+        rows = fed(weight, hessian, scheme, bits)
+        codes = rows.grid.codes(rows.values)
+    assert np.array_equal(rows.values, zero.values)
+    assert np.array_equal(codes, zero.grid.codes(zero.values))
+    assert (rows.grid.scale >= np.finfo(np.float32).tiny).all()
+
+
 def test_one_bit_is_minus_one_and_plus_one_per_channel() -> None:
     weight, hessian = layer()
     for scheme in SCHEMES:
