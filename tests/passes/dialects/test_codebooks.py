@@ -155,6 +155,93 @@ def test_float_levels_that_are_integers() -> None:
     assert np.array_equal(found(model)[1].levels, LEVELS)
 
 
+SCALES = np.random.default_rng(2).uniform(0.01, 0.1, (6, 1)).astype(F32)
+SPELLINGS: dict[str, list[onnx.NodeProto]] = {
+    "a cast": [node("Gather", ["l", "i"], ["g"]), node("Cast", ["g"], ["f"], to=1), node("Mul", ["f", "s"], ["w"])],
+    "the scale first": [
+        node("Gather", ["l", "i"], ["g"]),
+        node("Cast", ["g"], ["f"], to=1),
+        node("Mul", ["s", "f"], ["w"]),
+    ],
+    "two products": [
+        node("Gather", ["l", "i"], ["g"]),
+        node("Cast", ["g"], ["f"], to=1),
+        node("Mul", ["f", "s"], ["p"]),
+        node("Mul", ["p", "half"], ["w"]),
+    ],
+    "moved before the cast": [
+        node("Gather", ["l", "flat"], ["g"]),
+        node("Reshape", ["g", "shape"], ["r"]),
+        node("Cast", ["r"], ["f"], to=1),
+        node("Mul", ["f", "s"], ["w"]),
+    ],
+    "moved after the cast": [
+        node("Gather", ["l", "flat"], ["g"]),
+        node("Cast", ["g"], ["f"], to=1),
+        node("Reshape", ["f", "shape"], ["r"]),
+        node("Mul", ["r", "s"], ["w"]),
+    ],
+    "moved and dequantized": [
+        node("Gather", ["l", "flat"], ["g"]),
+        node("Reshape", ["g", "shape"], ["r"]),
+        node("DequantizeLinear", ["r", "vector"], ["w"], axis=0),
+    ],
+    "transposed": [
+        node("Gather", ["l", "turned"], ["g"]),
+        node("Transpose", ["g"], ["r"], perm=[1, 0]),
+        node("DequantizeLinear", ["r", "vector"], ["w"], axis=0),
+    ],
+}
+
+
+def spelled(
+    nodes: list[onnx.NodeProto], levels: NDArray[np.generic] = LEVELS, scale: object = SCALES
+) -> onnx.ModelProto:
+    indices = INDICES.astype(np.int64)
+    constants = {"l": levels, "i": indices, "flat": indices.ravel(), "turned": indices.T, "shape": np.array([6, 6])}
+    constants |= {"s": np.asarray(scale, F32), "vector": SCALES.ravel(), "half": np.array(0.5, F32)}
+    read = {name for item in nodes for name in item.input}
+    used = {name: value for name, value in constants.items() if name in read}
+    return build([*nodes, node("MatMul", ["x", "w"], ["y"])], inputs={"x": [6, 6]}, constants=used)
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_integer_levels_in_other_spellings(name: str) -> None:
+    model = spelled(SPELLINGS[name])
+    assert np.array_equal(run_normalized(model, {"x": EYE}), run_onnxruntime(model, {"x": EYE}))
+    codes, spec = found(model)
+    assert np.array_equal(codes, LEVELS[INDICES])
+    assert np.array_equal(spec.levels, LEVELS)
+    assert spec.bits == 3
+    assert spec.granularity == PerAxis(0)
+
+
+def test_float_levels_scaled_twice() -> None:
+    nodes = [node("Gather", ["l", "i"], ["g"]), *SPELLINGS["two products"][2:]]
+    nodes[1].input[0] = "g"
+    model = spelled(nodes, LEVELS.astype(F32))
+    assert np.array_equal(run_normalized(model, {"x": EYE}), run_onnxruntime(model, {"x": EYE}))
+    assert found(model)[1].bits == 3
+
+
+def test_levels_that_are_cast_need_no_order() -> None:
+    model = spelled(SPELLINGS["a cast"], LEVELS[::-1].copy())
+    assert np.array_equal(run_normalized(model, {"x": EYE}), run_onnxruntime(model, {"x": EYE}))
+    assert np.array_equal(found(model)[1].levels, LEVELS)
+
+
+@pytest.mark.parametrize("scale", [-SCALES, np.random.default_rng(3).uniform(0.01, 0.1, (6, 6))])
+def test_what_is_no_scale_stays_arithmetic(scale: object) -> None:
+    model = spelled(SPELLINGS["a cast"], scale=scale)
+    assert np.array_equal(run_normalized(model, {"x": EYE}), run_onnxruntime(model, {"x": EYE}))
+
+
+def test_integers_beyond_int8_stay_arithmetic() -> None:
+    model = spelled(SPELLINGS["a cast"], np.arange(8, dtype=np.int32) * 1000)
+    assert np.array_equal(run_normalized(model, {"x": EYE}), run_onnxruntime(model, {"x": EYE}))
+    assert canonical(normalized(model), CODES) == []
+
+
 def test_a_gather_of_shapes_is_no_codebook() -> None:
     nodes = [
         node("Shape", ["x"], ["n"]),
