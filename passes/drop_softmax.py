@@ -1,4 +1,4 @@
-"""Removes a Softmax or Sigmoid that computes a graph output, so that the model emits logits under the same name."""
+"""Removes a final Softmax, LogSoftmax or Sigmoid, so that the model emits logits under the same name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.graph import Graph, Node
-from kwsq.ir.ops import FakeQuant, Reshape, Sigmoid, Softmax
+from kwsq.ir.ops import FakeQuant, LogSoftmax, Reshape, Sigmoid, Softmax
 from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Note, PassResult, Semantics
 
@@ -24,13 +24,13 @@ class DropSoftmax:
         """Returns the graph with its final probabilities replaced by logits.
 
         Raises:
-            UsageError: no output is computed by a Softmax or Sigmoid.
+            UsageError: no output is computed by a Softmax, LogSoftmax or Sigmoid.
         """
         rewriter = Rewriter(graph)
         notes = [self._drop(rewriter, nodes, output) for output in graph.outputs if (nodes := _tail(graph, output))]
         if not notes:
-            found = f"outputs {list(graph.outputs)} that no Softmax or Sigmoid computes"
-            raise UsageError(Problem("--drop-softmax", found, "a final Softmax or Sigmoid", "leave the flag out"))
+            found = f"outputs {list(graph.outputs)} that no Softmax, LogSoftmax or Sigmoid computes"
+            raise UsageError(Problem("--drop-softmax", found, "a final one", "leave the flag out"))
         return PassResult(rewriter.finish(*self.establishes), True, tuple(notes))
 
     def _drop(self, rewriter: Rewriter, nodes: list[Node], output: str) -> Note:
@@ -47,7 +47,7 @@ class DropSoftmax:
 
 
 def _tail(graph: Graph, output: str) -> list[Node]:
-    """Returns the nodes to remove: quantisers and reshapes are walked through, the last one is the Softmax."""
+    """Returns the nodes to remove: quantisers and reshapes are walked through, the last one is the Softmax or its like."""
     producers = graph.producers()
     removed: list[Node] = []
     node = producers.get(output)
@@ -55,6 +55,6 @@ def _tail(graph: Graph, output: str) -> list[Node]:
         if isinstance(node.op, FakeQuant):
             removed.append(node)
         node = producers.get(node.inputs[0])
-    if node is None or not isinstance(node.op, Softmax | Sigmoid) or node.inputs[0] in graph.inputs:
+    if node is None or not isinstance(node.op, Softmax | LogSoftmax | Sigmoid) or node.inputs[0] in graph.inputs:
         return []
     return [*removed, node]

@@ -18,9 +18,9 @@ OPSET_LOW, OPSET_HIGH = 7, 25
 REAL_OPS = frozenset(
     """
     Abs Add AveragePool BatchNormalization Cast Clip Concat Conv Div Dropout Flatten Gather Gemm GlobalAveragePool
-    GlobalMaxPool HardSigmoid HardSwish Identity LayerNormalization LeakyRelu MatMul Max MaxPool Min Mul Neg PRelu
-    Pad Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Split Sqrt Squeeze Sub Sum
-    Tanh Transpose Unsqueeze
+    GlobalMaxPool HardSigmoid HardSwish Identity LayerNormalization LeakyRelu LogSoftmax MatMul Max MaxPool Min Mul
+    Neg PRelu Pad Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Sigmoid Slice Softmax Split Sqrt Squeeze
+    Sub Sum Tanh Transpose Unsqueeze
     """.split()
 )
 """Operators that may remain on activations."""

@@ -130,7 +130,7 @@ def _keeps_by_attributes(op: Op, shapes: Sequence[Shape], stacked: Sequence[bool
             return perm[0] == 0
         case ops.Concat(axis=axis):
             return axis > 0 and all(stacked)
-        case ops.Softmax(axis=axis) | ops.Split(axis=axis):
+        case ops.Softmax(axis=axis) | ops.LogSoftmax(axis=axis) | ops.Split(axis=axis):
             return axis > 0
         case ops.ChannelAffine(axis=axis):
             return axis > 0 and not any(stacked[1:])

@@ -3,7 +3,18 @@
 Logical dimension order is ONNX's: N, C, then spatial. Batch is an ordinary static dimension.
 """
 
-from kwsq.ir.ops.activation import Clip, HardSigmoid, HardSwish, LeakyRelu, PRelu, Relu, Sigmoid, Softmax, Tanh
+from kwsq.ir.ops.activation import (
+    Clip,
+    HardSigmoid,
+    HardSwish,
+    LeakyRelu,
+    LogSoftmax,
+    PRelu,
+    Relu,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
 from kwsq.ir.ops.arithmetic import (
     Abs,
     Activation,
@@ -41,6 +52,7 @@ __all__ = [
     "HardSigmoid",
     "HardSwish",
     "LeakyRelu",
+    "LogSoftmax",
     "MatMul",
     "MaxPool",
     "Maximum",

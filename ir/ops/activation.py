@@ -1,4 +1,4 @@
-"""Activation functions: elementwise, except Softmax."""
+"""Activation functions: elementwise, except Softmax and LogSoftmax."""
 
 from __future__ import annotations
 
@@ -122,3 +122,16 @@ class Softmax(_Unary):
         """Returns the normalised exponentials."""
         e = np.exp(x - x.max(axis=self.axis, keepdims=True))
         return (e / e.sum(axis=self.axis, keepdims=True),)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSoftmax(_Unary):
+    """Logarithm of Softmax along `axis` (non-negative)."""
+
+    axis: int
+    name: ClassVar[str] = "LogSoftmax"
+
+    def evaluate(self, x: FloatArray) -> tuple[FloatArray, ...]:
+        """Returns x less the logarithm of the sum of its exponentials."""
+        centred = x - x.max(axis=self.axis, keepdims=True)
+        return (centred - np.log(np.exp(centred).sum(axis=self.axis, keepdims=True)),)

@@ -9,7 +9,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from kwsq.ir.graph import Op
-from kwsq.ir.ops import Add, Clip, Div, LeakyRelu, Mul, Pow, PRelu, Relu, Reshape, Softmax, SquaredDifference
+from kwsq.ir.ops import (
+    Add,
+    Clip,
+    Div,
+    LeakyRelu,
+    LogSoftmax,
+    Mul,
+    Pow,
+    PRelu,
+    Relu,
+    Reshape,
+    Softmax,
+    SquaredDifference,
+)
 from kwsq.passes.importers.context import ImportContext, Importer, UnsupportedNodeError, positive_axis
 
 
@@ -71,16 +84,25 @@ def import_hard_sigmoid(ctx: ImportContext, node: gs.Node) -> None:
     ctx.add(node, Clip(0.0, 1.0), [y])
 
 
-def import_softmax(ctx: ImportContext, node: gs.Node) -> None:
-    """Softmax; before opset 13 it normalises over all dimensions from `axis` on."""
+def softmax(kind: type[Softmax | LogSoftmax]) -> Importer:
+    """Returns the importer of Softmax or LogSoftmax."""
+
+    def import_softmax(ctx: ImportContext, node: gs.Node) -> None:
+        _import_softmax(ctx, node, kind)
+
+    return import_softmax
+
+
+def _import_softmax(ctx: ImportContext, node: gs.Node, kind: type[Softmax | LogSoftmax]) -> None:
+    """Before opset 13 both normalise over all dimensions from `axis` on."""
     x = ctx.tensor(node.inputs[0])
     axis = positive_axis(int(node.attrs.get("axis", -1 if ctx.opset >= 13 else 1)), x.rank)
     if ctx.opset >= 13 or axis == x.rank - 1:
-        ctx.add(node, Softmax(axis), [x.name])
+        ctx.add(node, kind(axis), [x.name])
         return
     flat = (int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis:])))
     y = ctx.add(node, Reshape(flat), [x.name], last=False, part="flat")
-    y = ctx.add(node, Softmax(1), [y], last=False, part="softmax")
+    y = ctx.add(node, kind(1), [y], last=False, part="softmax")
     ctx.add(node, Reshape(x.shape), [y])
 
 

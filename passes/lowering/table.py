@@ -48,6 +48,7 @@ LOWERINGS: dict[type, Lowering] = {
 
 PARTS: dict[type, tuple[str, str]] = {
     ops.Div: ("a division by an activation", "a division by a constant, or y / Sqrt(x) as in a layer norm"),
+    ops.LogSoftmax: ("a LogSoftmax", "a final one, converted with --drop-softmax, so that the model emits logits"),
     ops.Pow: ("a root that nothing divides by", "a square, or y / Pow(x, 0.5) or Reciprocal(Pow(x, 0.5))"),
     ops.Reciprocal: ("a reciprocal of what is no root", "Reciprocal(Sqrt(x)) as in a layer norm"),
     ops.Sqrt: ("a root that nothing divides by", "y / Sqrt(x) or Reciprocal(Sqrt(x)) as in a layer norm"),

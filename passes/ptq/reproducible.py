@@ -24,7 +24,7 @@ Float64 = npt.NDArray[np.float64]
 
 EXACT_BITS = 53
 FLOAT32_BITS = 24
-_TRANSCENDENTAL = (ops.Softmax, ops.Sigmoid, ops.Tanh, ops.Sqrt, ops.Pow)
+_TRANSCENDENTAL = (ops.Softmax, ops.LogSoftmax, ops.Sigmoid, ops.Tanh, ops.Sqrt, ops.Pow)
 
 
 def snap(x: npt.NDArray[np.floating], bits: int, largest: float | None = None) -> Float64:

@@ -1,14 +1,18 @@
 """On request the final probabilities become logits, under the same name."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import Model, grid, kinds, texts
+from onnx_models import build, node, normalized, run_normalized, run_onnxruntime
 
 from kwsq.ir import ops
-from kwsq.ir.errors import UsageError
+from kwsq.ir.errors import UnsupportedModelError, UsageError
 from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Op
 from kwsq.passes.drop_softmax import DropSoftmax
+from kwsq.passes.pipeline import PipelineOptions, run_pipeline
 
 X = {"x": np.linspace(-1, 1, 8, dtype=np.float32)[None]}
 
@@ -17,7 +21,7 @@ def logits(model: Model) -> str:
     return model.quantize(model.dense(model.input("x", (1, 8)), 4), grid(0.1), output="logits")
 
 
-@pytest.mark.parametrize("op", [ops.Softmax(1), ops.Sigmoid()])
+@pytest.mark.parametrize("op", [ops.Softmax(1), ops.LogSoftmax(1), ops.Sigmoid()])
 @pytest.mark.parametrize("tail", ["plain", "quantised", "reshaped"])
 def test_drops(op: Op, tail: str) -> None:
     model = Model()
@@ -63,5 +67,26 @@ def test_nothing_to_drop_is_a_usage_error() -> None:
 
 def test_softmax_inside_stays() -> None:
     model = Model()
-    with pytest.raises(UsageError, match="no Softmax or Sigmoid computes"):
+    with pytest.raises(UsageError, match="no Softmax, LogSoftmax or Sigmoid computes"):
         DropSoftmax().run(model.graph(model.dense(model.node(ops.Softmax(1), logits(model)), 2)))
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("tail", [[], ["Identity"], ["Flatten"], ["Reshape", "Identity"]])
+def test_a_final_log_softmax_is_dropped_and_named_where_it_is_not(tail: list[str], opset: int) -> None:
+    names = ["h", "p", *(f"t{i}" for i in range(len(tail)))]
+    names[-1] = "y"
+    nodes = [node("Gemm", ["x", "w"], ["h"]), node("LogSoftmax", ["h"], [names[1]], axis=1)]
+    for op, x, y in zip(tail, names[1:], names[2:], strict=False):
+        nodes.append(node(op, [x, "shape"] if op == "Reshape" else [x], [y]))
+    constants = {"w": np.random.default_rng(0).normal(0, 1, (8, 4)).astype(np.float32)}
+    constants |= {"shape": np.array([1, 4])} if "Reshape" in tail else {}
+    model = build(nodes, inputs={"x": [1, 8]}, constants=constants, opset=opset)
+    theirs = run_onnxruntime(model, X)
+    np.testing.assert_allclose(run_normalized(model, X), theirs, rtol=1e-5, atol=1e-6)
+    options = PipelineOptions(calibration={"x": np.random.default_rng(1).normal(0, 1, (64, 8)).astype(np.float32)})
+    with pytest.raises(UnsupportedModelError, match=r"a LogSoftmax.*--drop-softmax"):
+        run_pipeline(normalized(model), opset, options)
+    result = run_pipeline(normalized(model), opset, replace(options, drop_softmax=True))
+    assert "emits_logits" in result.source.facts
+    np.testing.assert_allclose(run_float(result.source, X)["y"], X["x"] @ constants["w"], rtol=1e-5, atol=1e-6)

@@ -30,6 +30,8 @@ UNARY = {
     "relu": ((1, 3, 4), ops.Relu()),
     "softmax": ((2, 3), ops.Softmax(1)),
     "softmax over batch": ((2, 3), ops.Softmax(0)),
+    "log softmax": ((2, 3), ops.LogSoftmax(1)),
+    "log softmax over batch": ((2, 3), ops.LogSoftmax(0)),
     "reshape": ((1, 6, 4), ops.Reshape((2, 12))),
     "reshape of a batch of 2": ((2, 6, 2), ops.Reshape((4, 6))),
     "reshape to a vector": ((1, 6), ops.Reshape((6,))),
