@@ -47,7 +47,7 @@ class DropSoftmax:
 
 
 def _tail(graph: Graph, output: str) -> list[Node]:
-    """Returns the nodes to remove: quantisers and reshapes are walked through, the last one is the Softmax or its like."""
+    """Returns the nodes to remove: quantisers and reshapes are walked through, the last one is what is dropped."""
     producers = graph.producers()
     removed: list[Node] = []
     node = producers.get(output)

@@ -115,7 +115,9 @@ def run_node(
     arguments = [values[n] if n in values else constants[n] if n else None for n in node.inputs]
     shapes = [graph[n].shape if n else () for n in node.inputs]
     stacked = [n in values for n in node.inputs]
-    outputs = evaluate_stacked(node.op, arguments, shapes, stacked, samples, evaluate)
+    # Values beyond float32 become infinite, which is for the caller to judge.
+    with np.errstate(over="ignore", invalid="ignore"):
+        outputs = evaluate_stacked(node.op, arguments, shapes, stacked, samples, evaluate)
     return dict(zip(node.outputs, outputs, strict=True))
 
 

@@ -105,6 +105,28 @@ class OutputLoss:
         total[np.isnan(total)] = np.inf  # an undefined output is as unlike as can be
         return np.sqrt(-np.expm1(-np.maximum(total, 0)))  # a divergence may round to just below zero
 
+    def kept_spread(self, outputs: Mapping[str, FloatArray]) -> dict[str, float]:
+        """Returns by scored tensor how far its values spread over the clips, as a share of the float run's spread.
+
+        The spread is the median deviation from the median, which single outliers do not move; an output that is the
+        same on most clips in float has none to keep and is left out.
+
+        Args:
+            outputs: quantised values of the scored tensors, stacked over all clips.
+        """
+        spreads = {
+            head.tensor: (
+                _median_deviation(self._reference[head.tensor]),
+                _median_deviation(_by_clip(head, outputs[head.tensor], self._samples)),
+            )
+            for head in self._heads
+        }
+        return {name: kept / full for name, (full, kept) in spreads.items() if full > 0}
+
+
+def _median_deviation(z: Float64) -> float:
+    return float(np.median(np.abs(z - np.median(z, axis=0)), axis=0).sum())
+
 
 def _by_clip(head: Head, z: FloatArray, samples: int) -> Float64:
     """Returns (clips, positions, classes), centred over the classes for a softmax."""

@@ -14,6 +14,7 @@ from kwsq.ir.quant import FloatArray
 from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Level, Note
 from kwsq.passes.ptq.activations import ActivationSearch, Grids
+from kwsq.passes.ptq.calibration_notes import answer_notes, data_notes
 from kwsq.passes.ptq.equalize import equalize_channels
 from kwsq.passes.ptq.layer_weights import LayerChoice, WeightSearch
 from kwsq.passes.ptq.layers import own_biases
@@ -46,7 +47,8 @@ def quantize_float_graph(graph: Graph, calibration: Mapping[str, FloatArray], op
         UnsupportedModelError: the calibration data make a tensor infinite or undefined.
     """
     _check(options)
-    inputs, clips = _drawn(graph, calibration, options)
+    inputs, order = _drawn(graph, calibration, options)
+    clips = len(order)
     heads = find_heads(graph)
     scored = [head.tensor for head in heads]
     prepared = own_biases(merge_means(graph))
@@ -59,12 +61,15 @@ def quantize_float_graph(graph: Graph, calibration: Mapping[str, FloatArray], op
     reference, quantized = (_on_grids(Replay(prepared, inputs, clips, scored), grids) for _ in range(2))
     choices = WeightSearch(prepared, reference, quantized, loss, options).run()
     records += [_weight_record(choice, options) for choice in choices]
-    final = float(loss.per_clip(quantized.finish()).mean())
+    outputs = quantized.finish()
+    final = float(loss.per_clip(outputs).mean())
     notes = (
         *equalized,
         _summary(prepared, clips, final),
         *_one_sided(prepared, heads, float_run),
         *_few(prepared, clips),
+        *data_notes(prepared, inputs, order),
+        *answer_notes(loss.kept_spread(outputs)),
         *(_why(choice) for choice in choices),
     )
     return PtqResult(_emit(prepared, grids, choices), True, notes, tuple(records), prepared)
@@ -79,8 +84,11 @@ def _check(options: PtqOptions) -> None:
 
 def _drawn(
     graph: Graph, calibration: Mapping[str, FloatArray], options: PtqOptions
-) -> tuple[dict[str, FloatArray], int]:
-    """Returns at most `options.clips` clips in seeded random order, so that any leading part is a fair sample."""
+) -> tuple[dict[str, FloatArray], list[int]]:
+    """Returns at most `options.clips` clips in seeded random order, so that any leading part is a fair sample.
+
+    Beside them, the place of each in the data.
+    """
     arrays = {name: np.asarray(calibration[name], np.float32) for name in graph.inputs if name in calibration}
     samples = stacked_samples(graph, arrays)
     order = np.random.default_rng(options.seed).permutation(samples)[: options.clips]
@@ -88,7 +96,7 @@ def _drawn(
     for name, array in arrays.items():
         by_clip = array.reshape(samples, -1, *array.shape[1:])[order]
         drawn[name] = by_clip.reshape(-1, *array.shape[1:])
-    return drawn, len(order)
+    return drawn, order.tolist()
 
 
 def _on_grids(replay: Replay, grids: Grids) -> Replay:

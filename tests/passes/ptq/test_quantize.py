@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -306,3 +307,44 @@ def test_clips_of_one_class_are_warned_about() -> None:
         said = [note for note in result.notes if "draw them from all classes" in note.text]
         assert bool(said) == warned
         assert all("class 2" in note.text for note in said)
+
+
+def warned(x: NDArray[np.float32], **options: object) -> str:
+    result = quantize_float_graph(network(), {"x": x}, PtqOptions(8, **options))  # type: ignore[arg-type]
+    return "\n".join(text for text in texts(result).splitlines() if text.startswith("warning"))
+
+
+@pytest.mark.parametrize("places", [[17], [17, 40]])
+def test_outliers_are_named_by_their_place_in_the_data(places: list[int]) -> None:
+    x = clips(CLIPS, 1)
+    x[places, 0, 3, 2] = 1e6
+    found = warned(x)
+    for place in places:
+        assert f"clip {place} reaches 1e+06" in found
+    assert "take --ranges percentile" in found
+
+
+def test_a_network_that_outliers_made_constant_is_said_to_be() -> None:
+    x = clips(CLIPS, 1)
+    x[17, 0, 3, 2] = 1e6
+    assert "answers nearly the same to all calibration inputs" in warned(x, range_method="minmax")
+
+
+@pytest.mark.parametrize("silent_share", [0.0, 0.3])
+def test_usual_data_are_not_warned_about(silent_share: float) -> None:
+    found = warned(clips(CLIPS, 1, silent_share=silent_share))
+    assert not any(words in found for words in ("reaches", "are equal", "nearly the same"))
+
+
+def test_equal_clips_are_warned_about() -> None:
+    x = clips(60, 1)
+    assert "all 60 calibration inputs are equal" in warned(x[:1].repeat(60, axis=0))
+
+
+def test_calibration_beyond_float32_is_refused_without_warnings_of_numpy() -> None:
+    x = clips(60, 1)
+    x[50] = 3e38
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UnsupportedModelError, match="finite"):
+            quantize_float_graph(network(), {"x": x}, PtqOptions(8))
