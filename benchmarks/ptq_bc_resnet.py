@@ -5,7 +5,7 @@ it, and converted with no flag beyond `--wbits` and `--calibration`, on 200 clip
 scored by the model that never heard its speaker. Its many roundings in a row make it the hardest of the float networks
 that were tried; nothing is chosen by these scores.
 
-    python benchmarks/ptq_bc_resnet.py --data ../shared/data --epochs 60 --widths 8 5 4
+    PYTHONPATH=benchmarks python benchmarks/ptq_bc_resnet.py --data ../shared/data --epochs 60 --widths 8 5 4
 
 Source: B. Kim et al., "Broadcasted Residual Learning for Efficient Keyword Spotting", 2021; written from the paper.
 """
@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
 
@@ -26,8 +26,8 @@ import onnx
 import onnxruntime
 import tensorflow as tf
 import tf_keras
-from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto, helper, numpy_helper
+from ptq_files import convert
 
 from kwsq.models.data.clips import LABELS, load_split
 from kwsq.models.data.folds import clip_groups, speaker_folds
@@ -245,33 +245,12 @@ def check_export(model: tf_keras.Model, path: Path, clips: np.ndarray) -> None:
 def loss(path: Path, bits: int, heard: np.ndarray, unheard: np.ndarray, labels: np.ndarray, seed: int) -> float:
     """Accuracy of the float network minus that of the converted one, in points."""
     chosen = np.random.default_rng(seed).choice(len(heard), CALIBRATION, replace=False)
-    calibration, out = path.with_suffix(".npz"), path.with_name(f"{path.stem}_w{bits}")
+    calibration, scored = path.with_suffix(".calibration.npz"), path.with_suffix(".scored.npz")
     np.savez(calibration, x=heard[chosen][:, None])
-    command = [str(Path(sys.executable).with_name("kwsq-convert")), str(path), "--target", "neon"]
-    subprocess.run(
-        [*command, "--wbits", str(bits), "--calibration", str(calibration), "-o", str(out)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    session = onnxruntime.InferenceSession(str(path))
-    before = [session.run(None, {"x": clip[None, None]})[0].argmax() for clip in unheard]
-    after = answers(out / "model.tflite", unheard)
-    return 100.0 * float(np.mean(np.array(before) == labels) - np.mean(after == labels))
-
-
-def answers(path: Path, clips: np.ndarray) -> np.ndarray:
-    """Class named for every clip by the int8 file in LiteRT."""
-    interpreter = Interpreter(str(path), num_threads=1)
-    interpreter.allocate_tensors()
-    (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
-    scale, zero_point = taken["quantization"]
-    named = []
-    for clip in clips:
-        codes = np.clip(np.rint(clip / np.float32(scale)) + zero_point, -128, 127).astype(np.int8)
-        interpreter.set_tensor(taken["index"], codes.reshape(taken["shape"]))
-        interpreter.invoke()
-        named.append(interpreter.get_tensor(given["index"]).argmax())
-    return np.array(named)
+    np.savez(scored, x=unheard[:, None], y=labels)
+    options = ("--wbits", str(bits), "--data", str(scored))
+    accuracy: Any = convert(path, calibration, path.with_name(f"{path.stem}_w{bits}"), *options)["accuracy"]
+    return 100.0 * float(accuracy["source_top1"] - accuracy["artefact_top1"])
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ REPORT_JSON, REPORT_HTML, MANIFEST = "report.json", "report.html", "manifest.jso
 STATEMENT, BOM, CARD = "model.intoto.json", "model.cdx.json", "MODEL_CARD.md"
 OWN_FILES = (*ARTEFACTS, REPORT_JSON, REPORT_HTML, MANIFEST, STATEMENT, BOM, CARD)
 """Names kwsq writes; in an output directory they are kwsq's to replace."""
+_OTHER_DIRECTORY, _OTHER_PATH = "choose another directory with -o", "choose another path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +138,18 @@ def check_new_file(path: Path, where: str, *, force: bool) -> None:
     Raises:
         UsageError: a directory, a file that exists while `force` is not given, or a place that cannot be written.
     """
-    with _file_reported(where):
+    with _reported(where, _OTHER_PATH):
         try:
             is_directory, exists = stat.S_ISDIR(path.stat().st_mode), True
         except FileNotFoundError:
             is_directory, exists = False, False
     if is_directory:
-        raise UsageError(Problem(where, "a directory", "a file", "choose another path"))
+        raise UsageError(Problem(where, "a directory", "a file", _OTHER_PATH))
     if exists and not force:
         raise UsageError(Problem(where, "an existing file", "a new one", "choose another name or add --force"))
     if not os.access(path.parent, os.W_OK | os.X_OK):
         found = f"the folder {str(path.parent)!r}, which is missing or cannot be written"
-        raise UsageError(Problem(where, found, "a writable place", "choose another path"))
+        raise UsageError(Problem(where, found, "a writable place", _OTHER_PATH))
 
 
 def write_file(path: Path, data: bytes, where: str) -> None:
@@ -163,7 +164,7 @@ def write_file(path: Path, data: bytes, where: str) -> None:
         UsageError: it cannot be written.
     """
     staging = path.parent / f".{path.name}.{os.getpid()}"
-    with _file_reported(where):
+    with _reported(where, _OTHER_PATH):
         try:
             staging.write_bytes(data)
             staging.replace(path)
@@ -178,21 +179,12 @@ def _in_use(where: str) -> UsageError:
 
 
 @contextmanager
-def _reported(where: str) -> Iterator[None]:
+def _reported(where: str, remedy: str = _OTHER_DIRECTORY) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         found = error.strerror or str(error)
-        raise UsageError(Problem(where, found, "a writable place", "choose another directory with -o")) from error
-
-
-@contextmanager
-def _file_reported(where: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise UsageError(Problem(where, found, "a writable place", "choose another path")) from error
+        raise UsageError(Problem(where, found, "a writable place", remedy)) from error
 
 
 def _check_writable(path: Path, where: str) -> None:

@@ -5,8 +5,10 @@ Also run as `python -m kwsq.models.cli train RECIPE --data DIR --out DIR --seed 
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,18 +36,10 @@ def train(
 
     A run that was killed goes on from its last finished epoch and ends in the same files.
     """
-    prepare_tensorflow(threads)
-    try:
-        from kwsq.models.training.train import train as run
-    except ImportError as error:
-        typer.echo(f"kwsq train: {error.name} is missing; pip install 'kwsq[train]'", err=True)
-        raise typer.Exit(2) from error
+    run = _training("train", threads).train
     for recipe in recipes:
-        try:
+        with _reported():
             results = run(recipe, data, _folder(out, recipe), seed, weights=weights, shards=shards, show=_show)
-        except KwsqError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(error.exit_code) from error
         for result in results:
             typer.echo(_line(result.file, result.accuracy, result.clips))
 
@@ -57,18 +51,30 @@ def shard(
     shards: Annotated[int, typer.Option(min=1, help="Number of files.")] = 8,
 ) -> None:
     """Write the clips a recipe trains on into shards, for corpora that no memory holds: `kwsq train --shards`."""
-    prepare_tensorflow(1)
-    try:
-        from kwsq.models.training.train import shard as run
-    except ImportError as error:
-        typer.echo(f"kwsq shard: {error.name} is missing; pip install 'kwsq[train]'", err=True)
-        raise typer.Exit(2) from error
-    try:
+    run = _training("shard", 1).shard
+    with _reported():
         count = run(recipe, data, out, shards)
+    typer.echo(f"{count} clips in {shards} shards in {out}")
+
+
+def _training(command: str, threads: int) -> Any:
+    """Import what trains; end the command where its packages are missing."""
+    prepare_tensorflow(threads)
+    try:
+        return import_module("kwsq.models.training.train")
+    except ImportError as error:
+        typer.echo(f"kwsq {command}: {error.name} is missing; pip install 'kwsq[train]'", err=True)
+        raise typer.Exit(2) from error
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Say what is wrong, and end the command with its exit code."""
+    try:
+        yield
     except KwsqError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(error.exit_code) from error
-    typer.echo(f"{count} clips in {shards} shards in {out}")
 
 
 def _folder(out: Path, recipe: Path) -> Path:
@@ -102,14 +108,11 @@ def evaluate(
     from kwsq.models.data.clips import load_split
 
     keywords = tuple(keyword or ())
-    try:
+    with _reported():
         clips = load_split(data, cache, dataset=dataset, split=split, features=features, keywords=keywords)
         for path in models:
             for line in _evaluation(path, clips, keywords, false_accept_rate):
                 typer.echo(line)
-    except KwsqError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from error
 
 
 def _evaluation(

@@ -259,9 +259,10 @@ class _Work:
         low, high = min(low, 0.0), max(high, 0.0)
         beyond = self.options.margin * (high - low)
         low, high = low - beyond * (low < 0), high + beyond * (high > 0)
+        rectified: Affine | None = None
         if group == [name]:
             high = min(high, self._largest_computed(name))
-        rectified = self._rectified_grid(name, low, high) if group == [name] else None
+            rectified = self._rectified_grid(name, low, high)
         spec = rectified or affine_from_range(low, high)
         for member in group:
             self.assign(member, spec)

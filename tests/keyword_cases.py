@@ -1,6 +1,10 @@
 """Seeded synthetic keywords: twelve smooth spectral patterns with noise, shaped like the real features."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 from kwsq.models.data.clips import LABELS, LabelledFeatures
@@ -28,3 +32,14 @@ def remembered_bands(seed: int, frames: int) -> tuple[NDArray[np.float32], NDArr
     features = rng.normal(0, 0.3, size=(256, frames, 2)).astype(np.float32)
     features[np.arange(256), 0, labels] += 2.0
     return features, labels
+
+
+def noise_recordings(folder: Path, dataset: str, clips: Sequence[tuple[str, str]]) -> Path:
+    """A data folder of one second of noise per label and split, each of a speaker of its own: `0.wav` of s0, ..."""
+    rng, rows = np.random.default_rng(5), ["file,set,label12,speaker,split"]
+    folder.mkdir(exist_ok=True)
+    for number, (label, split) in enumerate(clips):
+        soundfile.write(folder / f"{number}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+        rows.append(f"{number}.wav,{dataset},{label},s{number},{split}")
+    (folder / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
+    return folder

@@ -82,12 +82,11 @@ def train(
     plan = read_recipe(recipe)
     build = architecture(plan.architecture, len(class_names(plan.keywords)))
     start = published_layers(plan, weights)
-    choice: dict[str, Any] = {"dataset": plan.dataset, "features": plan.features, "keywords": plan.keywords}
-    report_clips = load_split(data, out / "cache", split=plan.report_split, **choice)
+    report_clips = load_split(data, out / "cache", split=plan.report_split, **_clips_of(plan))
     if shards is None:
-        train_clips = load_split(data, out / "cache", split=plan.train_split, **choice)
+        train_clips = load_split(data, out / "cache", split=plan.train_split, **_clips_of(plan))
     else:
-        train_clips = open_split(shards, split=plan.train_split, **choice)
+        train_clips = open_split(shards, split=plan.train_split, **_clips_of(plan))
     require_feasible(plan, build, train_clips)
     watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show)
     with strategy.scope():
@@ -108,8 +107,12 @@ def shard(recipe: Path, data: Path, folder: Path, shards: int) -> int:
         UsageError: recipe or data cannot be used, or the folder holds shards.
     """
     plan = read_recipe(recipe)
-    choice: dict[str, Any] = {"dataset": plan.dataset, "features": plan.features, "keywords": plan.keywords}
-    return shard_split(data, folder, split=plan.train_split, shards=shards, **choice)
+    return shard_split(data, folder, split=plan.train_split, shards=shards, **_clips_of(plan))
+
+
+def _clips_of(plan: Recipe) -> dict[str, Any]:
+    """Return what decides the clips of a recipe but for their split, as `load_split` takes it."""
+    return {"dataset": plan.dataset, "features": plan.features, "keywords": plan.keywords}
 
 
 def trained_models(

@@ -261,17 +261,13 @@ def test_a_defect_is_exit_70_with_a_short_message(models: Path, here: Path, monk
     assert "Traceback" in kwsq_convert(*dense(models, "-o", "a/out", "-v")).stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
-    # Enough vectors, each with all its tensors, that parity is still running when the signal comes.
-    model = ROOT / "models" / "kws_ff" / "kws_ff_w4.onnx"
-    options = ("--target", "neon", "-o", "deep/out", "--inputs", 1000, "--intermediates", "-v")
-    command = [script("kwsq-convert"), model, *options]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+def interrupted(command: list[object], cwd: Path, number: int, *, at: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and the rest of stderr of a program that gets a signal once a line of stderr holds `at`."""
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with subprocess.Popen(
         [str(part) for part in command],
-        cwd=tmp_path,
-        env=environment,
+        cwd=cwd,
+        env={**inherited, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -279,31 +275,30 @@ def test_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> 
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stderr is not None
-        assert any("emit" in line for line in process.stderr)
+        assert any(at in line for line in process.stderr)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (code, ""), stderr
+    return process.returncode, stdout, stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> None:
+    # Enough vectors, each with all its tensors, that parity is still running when the signal comes.
+    model = ROOT / "models" / "kws_ff" / "kws_ff_w4.onnx"
+    options = ("--target", "neon", "-o", "deep/out", "--inputs", 1000, "--intermediates", "-v")
+    command = [script("kwsq-convert"), model, *options]
+    found, stdout, stderr = interrupted(command, tmp_path, number, at="emit")
+    assert (found, stdout) == (code, ""), stderr
     assert "Traceback" not in stderr
     assert left(tmp_path) == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_while_modules_are_loaded_has_its_exit_code(tmp_path: Path, number: int, code: int) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    with subprocess.Popen(
-        [str(script("kwsq-convert")), "--help"],
-        cwd=tmp_path,
-        env={**environment, "PYTHONVERBOSE": "1"},  # names every module on stderr
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        assert process.stderr is not None
-        assert any("typer/__init__" in line for line in process.stderr)
-        process.send_signal(number)
-        stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (code, "")
+    command = [script("kwsq-convert"), "--help"]
+    # Verbose, so that every module is named on stderr.
+    found, stdout, stderr = interrupted(command, tmp_path, number, at="typer/__init__", PYTHONVERBOSE="1")
+    assert (found, stdout) == (code, "")
     assert "Traceback" not in stderr
 
 

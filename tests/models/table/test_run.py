@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from keyword_cases import synthetic_keywords
+from keyword_cases import noise_recordings, synthetic_keywords
 
 from kwsq.ir.errors import UsageError
 from kwsq.models.data.clips import LABELS, SILENCE, LabelledFeatures
@@ -108,16 +108,12 @@ typer.run(run.main)
 
 @pytest.mark.slow
 def test_the_program_starts_itself_again_after_some_rows(tmp_path: Path) -> None:
-    rng = np.random.default_rng(5)
     recipe = (SHIPPED.parent / "recipe.toml").read_text(encoding="utf-8").split("[[variant]]")[0]
     recipe = re.sub(r"(?m)^epochs = .*$", "epochs = 1", recipe) + VARIANT
     (tmp_path / "recipe.toml").write_text(recipe, encoding="utf-8")
     (tmp_path / "table.toml").write_text(PROTOCOL, encoding="utf-8")
     (tmp_path / "program.py").write_text(ONE_ROW_EACH, encoding="utf-8")
-    lines = [f"{who}.wav,gsc12,{LABELS[who]},s{who},train" for who in range(12)]
-    (tmp_path / "manifest.csv").write_text("file,set,label12,speaker,split\n" + "\n".join(lines), encoding="utf-8")
-    for who in range(12):
-        soundfile.write(tmp_path / f"{who}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+    noise_recordings(tmp_path, "gsc12", [(label, "train") for label in LABELS])
     options = ["--data", tmp_path, "--out", tmp_path / "out", "--rows", tmp_path / "rows.jsonl"]
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path / "table.toml"), *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -196,17 +192,12 @@ def test_float_weights_that_come_back_otherwise_are_not_gone_on_from(tmp_path: P
 
 
 def test_rows_of_other_data_are_not_added(tmp_path: Path) -> None:
-    rng, data, rows = np.random.default_rng(5), tmp_path / "data", tmp_path / "rows.jsonl"
-    data.mkdir()
-    lines = [f"{who}.wav,gsc12,{('yes', 'no')[who % 2]},s{who},train" for who in range(6)]
-    (data / "manifest.csv").write_text("file,set,label12,speaker,split\n" + "\n".join(lines), encoding="utf-8")
-    for who in range(6):
-        soundfile.write(data / f"{who}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+    rows, data = tmp_path / "rows.jsonl", noise_recordings(tmp_path / "data", "gsc12", [("yes", "train")] * 6)
     for _ in range(2):
         open_workplace(SHIPPED, data, tmp_path / "out", rows)
     stated = rows.read_text(encoding="utf-8")
     assert stated.count("\n") == 5
-    soundfile.write(data / "3.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+    soundfile.write(data / "3.wav", np.full(16_000, 0.1), 16_000)
     with pytest.raises(UsageError, match="other clips or features in fold"):
         open_workplace(SHIPPED, data, tmp_path / "out", rows)
     assert rows.read_text(encoding="utf-8") == stated

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import training_program
-from keyword_cases import synthetic_keywords
+from keyword_cases import noise_recordings, synthetic_keywords
 from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
@@ -79,17 +78,10 @@ def test_the_sample_that_is_held_does_not_decide_what_is_trained_on(clips: Shard
 
 
 def data_folder(folder: Path) -> Path:
-    rng, rows = np.random.default_rng(7), []
-    for number in range(36):
-        split, label = ("train", "val")[number % 3 == 0], LABELS[number // 3]
-        soundfile.write(folder / f"{number}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
-        rows.append(f"{number}.wav,own,{label},s{number},{split}")
-    (folder / "manifest.csv").write_text("file,set,label12,speaker,split\n" + "\n".join(rows), encoding="utf-8")
-    return folder
+    return noise_recordings(folder, "own", [(label, split) for label in LABELS for split in ("val", "train", "train")])
 
 
 def test_shards_of_another_split_or_task_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
     assert shard_split(data_folder(tmp_path / "data"), tmp_path / "shards", shards=3, **SPLIT) == 24
     assert open_split(tmp_path / "shards", **SPLIT).clips == 24
     with pytest.raises(UsageError, match=r"shards of split 'train', keywords \[\].*kwsq shard RECIPE"):
@@ -128,7 +120,6 @@ stage2 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
 
 @pytest.mark.slow
 def test_the_commands_write_shards_and_train_on_them(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
     data, recipe = data_folder(tmp_path / "data"), tmp_path / "recipe.toml"
     recipe.write_text(RECIPE, encoding="utf-8")
     shards, where = tmp_path / "shards", ["--data", str(data)]
