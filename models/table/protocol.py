@@ -43,6 +43,7 @@ class Method:
         options: of the weight scheme, such as the weight of a penalty.
         activation_ranges: how the scales of activations come about.
         one_seed_bits: further widths, which run with the first seed only.
+        two_seed_bits: and with the first two.
         norm_clips: whose statistics batch norms take at the end; rows are scored on clean clips, hence those.
     """
 
@@ -57,11 +58,12 @@ class Method:
     activation_ranges: ActivationRanges = ActivationRanges.MOVING
     one_seed_bits: tuple[int, ...] = ()
     norm_clips: NormClips = NormClips.CLEAN
+    two_seed_bits: tuple[int, ...] = ()
 
     @property
     def widths(self) -> tuple[int, ...]:
         """All widths in the order of rows."""
-        return self.bits + self.one_seed_bits
+        return self.bits + self.two_seed_bits + self.one_seed_bits
 
     @property
     def quantizes_everything(self) -> bool:
@@ -71,7 +73,7 @@ class Method:
     @property
     def training(self) -> "Method":
         """What methods have in common that differ in the statistics their batch norms take at the end, and no more."""
-        return replace(self, name="", bits=(), one_seed_bits=(), norm_clips=NormClips.AS_TRAINED)
+        return replace(self, name="", bits=(), one_seed_bits=(), two_seed_bits=(), norm_clips=NormClips.AS_TRAINED)
 
     def scheme(self, bits: int) -> WeightScheme:
         """Return the representation of the weights at a width."""
@@ -105,7 +107,7 @@ class Protocol:
         recipe: architecture, float phase, batch and augmentation of every row.
         folds: number of speaker-disjoint folds.
         fold_seed: decides them.
-        seeds: of every width; those in a method's `one_seed_bits` run with the first only.
+        seeds: of every width; those in a method's `one_seed_bits` and `two_seed_bits` run with the first ones only.
         baselines: plain methods that every other method is compared with at the same width.
         control: method -> the float row with the same epochs, data and teacher.
         methods: the float model first, then in the order of the file.
@@ -129,7 +131,9 @@ class Protocol:
 
     def seeds_of(self, method: Method, bits: int) -> tuple[int, ...]:
         """Return the seeds a method is trained with at one of its widths."""
-        return self.seeds[:1] if bits in method.one_seed_bits else self.seeds
+        if bits in method.bits:
+            return self.seeds
+        return self.seeds[: 1 if bits in method.one_seed_bits else 2]
 
     def rows(self) -> Iterator["Row"]:
         """Yield every row, seed by seed: all methods at their first width, each over all folds, then at the next."""
@@ -176,7 +180,7 @@ def _deciding(method: Method) -> dict[str, Any]:
     return {
         key: value
         for key, value in asdict(method).items()
-        if key not in ("bits", "one_seed_bits") and (key, value) not in _LATER_DEFAULTS
+        if key not in ("bits", "one_seed_bits", "two_seed_bits") and (key, value) not in _LATER_DEFAULTS
     }
 
 
@@ -244,14 +248,14 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
 
 
 def _method(entry: dict[str, Any]) -> Method:
-    bits, one_seed_bits = (tuple(entry.pop(key, ())) for key in ("bits", "one_seed_bits"))
+    widths: dict[str, Any] = {key: tuple(entry.pop(key, ())) for key in ("bits", "two_seed_bits", "one_seed_bits")}
     options = tuple(sorted(entry.pop("options", {}).items()))
     with within(f"protocol: {entry['name']}."):
         schedule = {"distillation": NO_DISTILLATION} | pop_schedule(entry)
-        method = Method(bits=bits, one_seed_bits=one_seed_bits, options=options, **schedule, **entry)
+        method = Method(**widths, options=options, **schedule, **entry)
         for width in method.widths:
             method.variant(width)  # what no scheme or variant may be is better refused before a night's run
     if not method.widths or len(set(method.widths)) < len(method.widths):
-        expected = "widths, each once, in bits or one_seed_bits"
+        expected = "widths, each once, in bits, two_seed_bits or one_seed_bits"
         raise UsageError(Problem(f"protocol: {method.name}", str(method.widths), expected, "correct the protocol"))
     return method

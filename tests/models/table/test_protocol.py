@@ -43,7 +43,7 @@ def test_the_shipped_protocol_asks_for_five_folds_and_five_seeds(shipped: Protoc
 def test_rows_are_unique_and_ordered_by_seed_with_float_and_control_first(shipped: Protocol) -> None:
     rows = list(shipped.rows())
     assert len(set(rows)) == len(rows)
-    asked = sum(5 * len(method.bits) + len(method.one_seed_bits) for method in shipped.methods)
+    asked = sum(5 * len(x.bits) + 2 * len(x.two_seed_bits) + len(x.one_seed_bits) for x in shipped.methods)
     assert len(rows) == 5 * asked
     assert [row.seed for row in rows] == sorted(row.seed for row in rows)
     first = [(name, fold) for name in (FLOAT, CONTROL) for fold in range(5)]
@@ -57,8 +57,16 @@ def test_a_width_cut_to_one_seed_keeps_the_rows_it_has(shipped: Protocol, tmp_pa
     assert {(row.method, row.seed) for row in whole - set(shipped.rows())} == {("lloyd_max", s) for s in (1, 2, 3, 4)}
 
 
+def test_a_width_cut_to_two_seeds_keeps_the_rows_of_both(shipped: Protocol, tmp_path: Path) -> None:
+    line = "two_seed_bits = [4, 8]"
+    assert shipped.method("fxp_long").two_seed_bits == (4, 8)
+    whole = set(changed(tmp_path, line, "bits = [4, 8]").rows())
+    assert {row for row in whole if row.seed < 2} == {row for row in shipped.rows() if row.seed < 2}
+    assert {(row.method, row.seed) for row in whole - set(shipped.rows())} == {("fxp_long", s) for s in (2, 3, 4)}
+
+
 def test_every_method_of_the_papers_has_five_seeds_at_its_widths(shipped: Protocol) -> None:
-    named = {"two_stage": (8, 5, 4), "s8bqat": (5, 4), "fxp_long": (8, 4), "gq": (4,)}
+    named = {"two_stage": (8, 5, 4, 1), "s8bqat": (5, 4), "fxp_longer": (8, 4), "gq": (4,)}
     assert shipped.seeds == (0, 1, 2, 3, 4)
     for name, widths in named.items():
         assert set(widths) <= set(shipped.method(name).bits)
@@ -168,6 +176,7 @@ def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path
         ("one_seed_bits = [4, 5]", "one_seed_bits = [4, 8]", "1..7 for lloyd_max"),
         ("one_seed_bits = [4, 5]", "", "widths, each once"),
         ("one_seed_bits = [4, 5]", "bits = [5]\none_seed_bits = [4, 5]", "widths, each once"),
+        ("one_seed_bits = [4, 5]", "two_seed_bits = [5]\none_seed_bits = [4, 5]", "widths, each once"),
         ("cosine = 1e-4", "colour = 1e-4", "colour"),
         ("folds = 5", "folds = ", "Invalid value"),
         (
