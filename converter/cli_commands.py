@@ -35,6 +35,7 @@ ZOO_COMMANDS = {
     "train": "Train recipes of the model zoo; goes on where it was killed (needs kwsq[train]).",
     "eval": "Print the accuracy of the zoo's models on labelled clips.",
     "shard": "Write the clips a recipe trains on into shards (needs kwsq[train]).",
+    "merge-scores": "Merge the score files that several machines wrote, into one that `kwsq gate` reads.",
 }
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 

@@ -1,4 +1,6 @@
-"""`kwsq train` and `kwsq eval`: the command line of the zoo; TensorFlow is imported only once training starts.
+"""`kwsq train`, `eval`, `shard` and `merge-scores`: the command line of the zoo.
+
+TensorFlow is imported only once training starts.
 
 Also run as `python -m kwsq.models.cli train RECIPE --data DIR --out DIR --seed N`.
 """
@@ -15,6 +17,9 @@ import typer
 from kwsq.ir.errors import KwsqError, Problem, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from kwsq.models.data.clips import LabelledFeatures
 
 Data = Annotated[
@@ -102,36 +107,90 @@ def evaluate(
     features: Annotated[str, typer.Option(help="What the models take: lfbe or mfcc.")] = "lfbe",
     keyword: Annotated[list[str] | None, typer.Option(help="Word of a wake-word model's recipe, in its order.")] = None,
     false_accept_rate: Annotated[float, typer.Option(help="Rate at which keywords missed are counted.")] = 0.01,
+    scores: Annotated[Path | None, typer.Option(help="Folder for score files, one per model and word.")] = None,
+    part: Annotated[str, typer.Option(help="I/N: every N-th clip from the I-th on, for N machines.")] = "1/1",
     cache: Annotated[Path, typer.Option(help="Folder for computed features.")] = Path(".cache/features"),
 ) -> None:
-    """Print the accuracy of exported models as written; of wake-word models also the share of keywords missed."""
+    """Print the accuracy of exported models as written; of wake-word models also the share of keywords missed.
+
+    With --scores, every word's scores are written as `kwsq gate` reads them; those of parts after `kwsq merge-scores`.
+    """
     from kwsq.models.data.clips import load_split
+    from kwsq.models.scoring.score_shards import write_keywords
 
     keywords = tuple(keyword or ())
     with _reported():
-        clips = load_split(data, cache, dataset=dataset, split=split, features=features, keywords=keywords)
+        share = _share(part, scores)
+        if scores is not None:
+            _make_folder(scores, models)
+        chosen = {"dataset": dataset, "split": split, "features": features}
+        clips = load_split(data, cache, **chosen, keywords=keywords, part=share)
         for path in models:
-            for line in _evaluation(path, clips, keywords, false_accept_rate):
+            found = _logits(path, clips, keywords)
+            typer.echo(_line(path.name, float((found.argmax(axis=1) == clips.labels).mean()), clips.clips))
+            for line in _missed(path.name, found, clips, keywords, false_accept_rate) if share == (1, 1) else ():
                 typer.echo(line)
+            if scores is not None:
+                files = write_keywords(scores, path, found, clips, keywords=keywords, part=share)
+                typer.echo(f"{path.name}  scores of {len(files)} words in {scores}")
 
 
-def _evaluation(
-    path: Path, clips: "LabelledFeatures", keywords: tuple[str, ...], false_accept_rate: float
-) -> Iterator[str]:
+def _share(part: str, scores: Path | None) -> tuple[int, int]:
+    number, _, parts = part.partition("/")
+    valid = number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)
+    if not valid:
+        raise UsageError(Problem("--part", repr(part), "I/N with I from 1 to N", "write 1/4 for the first of four"))
+    if int(parts) > 1 and scores is None:
+        raise UsageError(Problem("--part", part, "--scores as well", "name the folder for this part's score files"))
+    return int(number), int(parts)
+
+
+def _make_folder(scores: Path, models: list[Path]) -> None:
+    """Before the clips are read: nobody waits for an evaluation that cannot be written, or is written over."""
+    names = [path.name for path in models]
+    if again := sorted({name for name in names if names.count(name) > 1}):
+        expected, remedy = "models of different names", "evaluate them into folders of their own"
+        raise UsageError(Problem("--scores", f"{again[0]} twice", expected, remedy))
+    try:
+        scores.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = "name another folder"
+        raise UsageError(Problem("--scores", error.strerror or str(error), "a folder", remedy)) from error
+
+
+def merge_scores(
+    parts: Annotated[list[Path], typer.Argument(help="Score files of one word and one model.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="File with all trials.")],
+) -> None:
+    """Merge the score files that several machines wrote, `kwsq eval --part`, into the one that `kwsq gate` reads."""
+    from kwsq.models.scoring import score_shards
+
+    with _reported():
+        trials = score_shards.merge_scores(parts, out)
+    typer.echo(f"{trials} trials of {len(parts)} parts in {out}")
+
+
+def _logits(path: Path, clips: "LabelledFeatures", keywords: tuple[str, ...]) -> "NDArray[np.float32]":
     from kwsq.models.data.clips import class_names
     from kwsq.models.scoring.accuracy import logits
-    from kwsq.models.scoring.detection import keyword_trials, miss_rate
 
     scores, names = logits(path, clips.features), class_names(keywords)
     if scores.shape[1] != len(names):
         expected, remedy = f"{len(names)}: {', '.join(names)}", "name the recipe's words with --keyword"
         raise UsageError(Problem(path.name, f"{scores.shape[1]} outputs", expected, remedy))
-    yield _line(path.name, float((scores.argmax(axis=1) == clips.labels).mean()), len(clips.labels))
+    return scores
+
+
+def _missed(
+    name: str, scores: "NDArray[np.float32]", clips: "LabelledFeatures", keywords: tuple[str, ...], rate: float
+) -> Iterator[str]:
+    from kwsq.models.scoring.detection import keyword_trials, miss_rate
+
     for number, word in enumerate(keywords, start=1):
-        missed = miss_rate(keyword_trials(scores, clips, number), false_accept_rate)
+        missed = miss_rate(keyword_trials(scores, clips, number), rate)
         yield (
-            f"{path.name}  {word}: FRR {100 * missed.value:.2f} % [{100 * missed.low:.2f}, {100 * missed.high:.2f}] "
-            f"of {missed.keywords} at FAR {100 * false_accept_rate:g} % of {missed.others}"
+            f"{name}  {word}: FRR {100 * missed.value:.2f} % [{100 * missed.low:.2f}, {100 * missed.high:.2f}] "
+            f"of {missed.keywords} at FAR {100 * rate:g} % of {missed.others}"
         )
 
 
@@ -143,6 +202,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(shard)
+app.command("merge-scores")(merge_scores)
 
 if __name__ == "__main__":
     app()

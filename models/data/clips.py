@@ -63,6 +63,11 @@ class Clip:
         """Whether nothing is said."""
         return self.word == LABELS[SILENCE]
 
+    @property
+    def name(self) -> str:
+        """Unique in a data set."""
+        return f"{self.file}@{self.start_sample}" if self.start_sample else self.file
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledFeatures:
@@ -73,12 +78,14 @@ class LabelledFeatures:
         labels: (N,) int64 classes of the task.
         speakers: N names.
         noise: (N,) which clips hold background noise alone; None where class SILENCE says it.
+        names: N names, unique in a data set; none of clips that were never files.
     """
 
     features: Features
     labels: Labels
     speakers: tuple[str, ...]
     noise: NDArray[np.bool_] | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def is_noise(self) -> NDArray[np.bool_]:
@@ -254,6 +261,7 @@ def load_split(
     split: str | None,
     features: str = "lfbe",
     keywords: tuple[str, ...] = (),
+    part: tuple[int, int] = (1, 1),
 ) -> LabelledFeatures:
     """Load one split, or all clips, as features; from the cache where it holds these clips in this format.
 
@@ -264,21 +272,28 @@ def load_split(
         split: value of the manifest's `split` column, such as "train"; None for all clips.
         features: one of FRONT_ENDS.
         keywords: of the task, none for the twelve classes.
+        part: (i, n), every n-th clip from the i-th on, for n machines that share the clips.
 
     Returns:
         The split in manifest order (sorted by file name).
 
     Raises:
-        UsageError: the split is empty, or a file is missing or not 16 kHz mono.
+        UsageError: the split is empty or has fewer clips than parts, or a file is missing or not 16 kHz mono.
     """
-    clips = split_clips(data, dataset=dataset, split=split, keywords=keywords)
+    whole = split_clips(data, dataset=dataset, split=split, keywords=keywords)
+    number, parts = part
+    if parts > len(whole):
+        expected, remedy = f"at most {len(whole)} parts, one clip in each", "share the clips among fewer machines"
+        raise UsageError(Problem("--part", f"{number}/{parts}", expected, remedy))
+    clips = whole[number - 1 :: parts]
     compute, constants = front_end(features)
     path = cache / f"{dataset}-{split or 'all'}-{_cache_key(data, clips, constants)}.npy"
     if not path.exists():
         _store(path, np.stack([compute(read_clip(data / clip.file, clip.start_sample)) for clip in clips]))
     labels = np.array([clip.label for clip in clips], dtype=np.int64)
     noise = np.array([clip.is_noise for clip in clips])
-    return LabelledFeatures(np.load(path), labels, tuple(clip.speaker for clip in clips), noise)
+    speakers, names = (tuple(values) for values in zip(*((clip.speaker, clip.name) for clip in clips), strict=True))
+    return LabelledFeatures(np.load(path), labels, speakers, noise, names)
 
 
 def front_end(name: str) -> FrontEnd:

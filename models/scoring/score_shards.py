@@ -1,6 +1,7 @@
 """Score files of the gate, written in parts and merged: evaluation that several machines share.
 
-    python -m kwsq.models.scoring.score_shards part1.csv part2.csv -o scores.csv
+    kwsq eval MODEL --data DIR --scores PARTS --part 1/2
+    kwsq merge-scores PARTS/MODEL.yes.* -o yes.csv
 
 One file is about one keyword against everything else. With logits z and keyword k, the score of a clip is the
 log-odds of the softmax,
@@ -12,22 +13,65 @@ columns are those `kwsq gate` reads, and two that it leaves alone: the keyword a
 different keywords or models are not merged. Merging sorts by trial, so the parts' order and number leave no trace.
 """
 
-import argparse
 import csv
 import hashlib
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kwsq.converter.gate.class_trials import log_odds
 from kwsq.converter.gate.score_files import read_scores
+from kwsq.converter.output import write_file
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data.clips import LABELS
+from kwsq.models.data.clips import LABELS, OTHER, SILENCE, UNKNOWN, LabelledFeatures, class_names
 
+NO_WORDS = (OTHER, LABELS[SILENCE], LABELS[UNKNOWN])
 HEADER = ("trial_id", "label", "score", "duration", "group", "keyword", "model")
 CLIP_SECONDS = "1.0"
 Row = tuple[str, ...]
+
+
+def write_keywords(
+    folder: Path,
+    model: Path,
+    logits: NDArray[np.floating],
+    clips: LabelledFeatures,
+    *,
+    keywords: tuple[str, ...] = (),
+    part: tuple[int, int] = (1, 1),
+) -> tuple[Path, ...]:
+    """Write a file per keyword: MODEL.KEYWORD.csv, of a part MODEL.KEYWORD.1of2.csv.
+
+    Args:
+        folder: there already; files of the same names are replaced.
+        model: file that gave the logits.
+        logits: (N, classes).
+        clips: N clips with names; speakers are the groups, background noise is in a group of its own, clip by clip.
+        keywords: of the task, none for the twelve classes, of which ten are words.
+        part: (i, n).
+
+    Returns:
+        The files, in the order of the classes.
+
+    Raises:
+        UsageError: a file cannot be written.
+    """
+    names = class_names(keywords)
+    groups = [
+        name if noise else who for name, who, noise in zip(clips.names, clips.speakers, clips.is_noise, strict=True)
+    ]
+    suffix = "" if part == (1, 1) else f".{part[0]}of{part[1]}"
+    written = []
+    for number, word in enumerate(names):
+        if word not in NO_WORDS:
+            path = folder / f"{model.name}.{word}{suffix}.csv"
+            scores = log_odds(np.asarray(logits, np.float64), number)
+            write_scores(path, clips.names, groups, clips.labels, scores, keyword=number, model=model, classes=names)
+            written.append(path)
+    return tuple(written)
 
 
 def write_scores(
@@ -69,7 +113,7 @@ def merge_scores(parts: Sequence[Path], out: Path) -> int:
 
     Raises:
         UsageError: a part is no score file of these columns, parts are of several keywords or models, or a trial is in
-            two parts.
+            two parts, or the file cannot be written.
     """
     found: list[tuple[Path, list[Row]]] = []
     for part in parts:
@@ -105,24 +149,12 @@ def _rows(part: Path) -> list[Row]:
     with part.open(newline="", encoding="utf-8") as stream:
         header, *rows = list(csv.reader(stream))
     if tuple(header) != HEADER:
-        remedy = "write parts with kwsq.models.scoring.score_shards"
+        remedy = "write parts with kwsq eval --scores"
         raise UsageError(Problem(part.name, f"columns {', '.join(header)}", ", ".join(HEADER), remedy))
     return [tuple(row) for row in rows]
 
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([HEADER, *rows])
-
-
-def main() -> None:
-    """Merge parts on the command line."""
-    parser = argparse.ArgumentParser(description=f"Merge score files; keywords: {', '.join(LABELS[:10])}.")
-    parser.add_argument("parts", type=Path, nargs="+")
-    parser.add_argument("-o", "--out", type=Path, required=True)
-    options = parser.parse_args()
-    merge_scores(options.parts, options.out)
-
-
-if __name__ == "__main__":
-    main()
+    text = StringIO()
+    csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
+    write_file(path, text.getvalue().encode(), str(path))

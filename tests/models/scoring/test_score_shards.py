@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keyword_cases import noise_recordings
+from typer.testing import CliRunner
 
 from kwsq.converter.det.operating_point import matched_point
 from kwsq.converter.det.trials import Trials
 from kwsq.converter.gate.class_trials import log_odds
 from kwsq.converter.gate.score_files import join, read_scores
 from kwsq.ir.errors import UsageError
-from kwsq.models.data.clips import LABELS
+from kwsq.models.cli import app
+from kwsq.models.data.clips import LABELS, load_split
 from kwsq.models.scoring.accuracy import logits
 from kwsq.models.scoring.score_shards import merge_scores, write_scores
 from kwsq.models.synthetic.dataset import load_synthetic
@@ -84,3 +87,83 @@ def test_other_columns_are_refused(tmp_path: Path) -> None:
     (tmp_path / "part.csv").write_text("trial_id,label,score\na,1,0.5\nb,0,0.1\n", encoding="utf-8")
     with pytest.raises(UsageError, match="columns trial_id, label, score"):
         merge_scores([tmp_path / "part.csv"], tmp_path / "merged.csv")
+
+
+# ---- on the command line ----
+
+
+def command(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return noise_recordings(tmp_path_factory.mktemp("data"), "gsc12", [(label, "val") for label in LABELS * 3])
+
+
+def evaluation(data: Path, out: Path, *options: object) -> tuple[int, str]:
+    return command("eval", MODEL, "--data", data, "--cache", data / "cache", "--scores", out, *options)
+
+
+def test_parts_evaluated_one_by_one_and_merged_are_the_whole(data: Path, tmp_path: Path) -> None:
+    code, output = evaluation(data, tmp_path / "whole")
+    assert (code, output.splitlines()[0].split()[-3:]) == (0, ["of", "36", "clips"])
+    for number in (1, 2, 3):
+        code, output = evaluation(data, tmp_path / "parts", "--part", f"{number}/3")
+        assert code == 0
+        assert "of 12 clips" in output
+    words = LABELS[:10]
+    assert {path.name for path in (tmp_path / "whole").iterdir()} == {f"{MODEL.name}.{word}.csv" for word in words}
+    for word in words:
+        parts = sorted((tmp_path / "parts").glob(f"{MODEL.name}.{word}.*"))
+        assert [path.name.split(".")[-2] for path in parts] == ["1of3", "2of3", "3of3"]
+        merged = tmp_path / f"{word}.csv"
+        assert command("merge-scores", *parts, "-o", merged) == (0, f"36 trials of 3 parts in {merged}\n")
+        assert merged.read_bytes() == (tmp_path / "whole" / f"{MODEL.name}.{word}.csv").read_bytes()
+
+
+def test_scores_are_the_log_odds_of_the_clips_named(data: Path, tmp_path: Path) -> None:
+    assert evaluation(data, tmp_path)[0] == 0
+    clips = load_split(data, data / "cache", dataset="gsc12", split="val")
+    expected = log_odds(logits(MODEL, clips.features).astype(np.float64), KEYWORD)
+    with (tmp_path / f"{MODEL.name}.yes.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["trial_id"] for row in rows] == list(clips.names)
+    assert [float(row["score"]) for row in rows] == expected.tolist()
+    assert [int(row["label"]) for row in rows] == (clips.labels == KEYWORD).astype(int).tolist()
+    silent = [row["group"] == row["trial_id"] for row in rows]
+    assert silent == clips.is_noise.tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (("--part", "3/2"), "'3/2'"),
+        (("--part", "0/2"), "'0/2'"),
+        (("--part", "one"), "'one'"),
+        (("--part", "1/37"), "at most 36 parts"),
+        ((MODEL,), "kws_ff_w4.onnx twice"),
+    ],
+)
+def test_parts_and_models_that_make_no_sense(data: Path, tmp_path: Path, options: tuple[object], found: str) -> None:
+    code, output = evaluation(data, tmp_path / "out", *options)
+    assert code == 2
+    assert found in output
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_part_without_a_folder_for_its_scores(data: Path) -> None:
+    code, output = command("eval", MODEL, "--data", data, "--cache", data / "cache", "--part", "1/2")
+    assert code == 2
+    assert "--scores as well" in output
+
+
+def test_folders_and_files_that_cannot_be_written(data: Path, tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
+    code, output = evaluation(data, tmp_path / "file")
+    assert (code, "a folder" in output) == (2, True)
+    code, output = command("merge-scores", whole, "-o", tmp_path / "none" / "merged.csv")
+    assert (code, "merged.csv" in output) == (2, True)
+    code, output = command("merge-scores", tmp_path / "missing.csv", "-o", tmp_path / "merged.csv")
+    assert (code, "missing.csv" in output) == (2, True)
