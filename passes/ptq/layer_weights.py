@@ -1,15 +1,20 @@
 """Quantises the weights layer by layer, from the input on.
 
-Two runs go through the network side by side: the reference, with activations on their grids and float weights, and
-the quantised one, with the weights chosen so far. At a layer with weights W, its input is x0 in the reference and x in
-the quantised run. The codes are found in three steps.
+Two runs go through the network side by side: the reference, with activations clipped to their grids and float
+weights, and the quantised one, with the weights chosen so far. At a layer with weights W, its input is x0 in the
+reference and x in the quantised run. The codes are found in three steps.
 
 1. W is moved to where it makes good the errors that arrive, as far as the clips can tell:
 
-       W* = W + W (S_0 - S) H^-1,    S_0 = cov(x0, x),  S = cov(x),  H = S + lambda I                            (58)
+       W* = W + t W G H^-1,    G = cov(x0 - x, x),  S = cov(x),  H = S + lambda I                                (58)
 
-   which is the minimum of |W x0 - W* x|^2 + lambda |W* - W|^2 over centred inputs; lambda = m delta / (1 - delta)
-   with delta and m of equation (57).
+   which at t = 1 is the minimum of |W x0 - W* x|^2 + lambda |W* - W|^2 over centred inputs; lambda = m delta /
+   (1 - delta) with delta and m of equation (57). Much of what arrives is rounding that happens to go together with the
+   input on these clips and on no others: t is the share that holds from one half of the clips, a, to the other, b,
+
+       t = sum W G_b D_a^T / sum D_a S_b D_a^T,    D_a = 2 W G_a H^-1,  within 0 and 1                           (63)
+
+   summed over rows, and over both ways to call the halves a and b; G_a and S_a are what half a contributes.
 2. W* is rounded to each scheme's grid with error feedback on H, and one scheme is chosen.
 3. The bias takes up the mean error that is left:
 
@@ -17,10 +22,12 @@ the quantised run. The codes are found in three steps.
 
    so the covariance, not the second moment, is what rounding has to respect.
 
-Activations clipped on purpose are clipped in both runs: what clipping does is no error to be corrected here.
+Activations clipped on purpose are clipped in both runs: what clipping does is no error to be corrected here. What
+rounding them does is one, so the reference does not round.
 
 Source: (58) is asymmetric calibration, Y. Li et al., "GPTAQ", ICML 2025, as ridge regression; (59) is bias correction,
-M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2.
+M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2; (63)
+is our construction.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ from kwsq.passes.ptq.layers import InputMoments, Layer, find_layers, input_momen
 from kwsq.passes.ptq.options import PtqOptions
 from kwsq.passes.ptq.output_loss import OutputLoss
 from kwsq.passes.ptq.replay import Replay
-from kwsq.passes.ptq.rounding import Factors, solve
+from kwsq.passes.ptq.rounding import Factors, solve, times_hessian
 from kwsq.passes.ptq.search import within_noise
 from kwsq.passes.ptq.weights import GridScheme, QuantizedRows, quantize_rows
 
@@ -89,8 +96,8 @@ class WeightSearch:
 
     Args:
         graph: float graph.
-        reference: run with the activation grids and float weights.
-        quantized: the same run, which receives the weights chosen.
+        reference: run with the activations clipped to their grids and float weights.
+        quantized: run with the activations on their grids, which receives the weights chosen.
         loss: against the float run of the same clips.
         options: width, scheme and effort.
     """
@@ -123,7 +130,7 @@ class WeightSearch:
         target, factors = weight, None
         if self.options.error_feedback:
             factors = Factors.of(hessian)
-            target = weight + solve(weight @ (moments.cross - moments.covariance), factors)
+            target = weight + correction(weight, moments, factors)
         schemes = self._schemes()
         trials = {
             scheme: self._try(layer, weight, target, moments, hessian, factors, scheme, alone=len(schemes) == 1)
@@ -185,6 +192,27 @@ def choose_scheme(trials: dict[GridScheme, Trial]) -> GridScheme:
     candidates = [names[i] for i in within_noise(measured)] if measured else names
     weights = {name: UNIFORM_PREFERENCE if name == "per_channel" else 1.0 for name in candidates}
     return min(candidates, key=lambda name: trials[name].layer_error * weights[name])
+
+
+def correction(weight: Float64, moments: InputMoments, factors: Factors) -> Float64:
+    """Returns what equation (58) adds to the weights (groups, rows, columns), as far as (63) trusts it.
+
+    Args:
+        weight: W.
+        moments: of the layer's input.
+        factors: of H.
+    """
+    asked = [times_hessian(weight, half.gap) for half in moments.halves]
+    steps = [solve(2 * right, factors) for right in asked]
+    others = zip(steps, reversed(asked), reversed(moments.halves), strict=True)
+    gains = [(float((step * right).sum()), _power(step, half.covariance)) for step, right, half in others]
+    gain, power = (sum(values) for values in zip(*gains, strict=True))
+    trust = min(max(gain / power, 0.0), 1.0) if power > 0 else 0.0
+    return np.asarray(trust / 2 * (steps[0] + steps[1]))
+
+
+def _power(step: Float64, covariance: Float64) -> float:
+    return float((step * times_hessian(step, covariance)).sum())
 
 
 def regularized(moments: InputMoments) -> Float64:

@@ -64,22 +64,38 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Half:
+    """What every second clip contributes to the moments; those of both halves add up to those of all.
+
+    Args:
+        covariance: (G, K, K) of x.
+        gap: (G, K, K) covariance of x0 - x with x.
+    """
+
+    covariance: Float64
+    gap: Float64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class InputMoments:
     """Moments of a layer's input columns x over the calibration clips, and of x0, what they would be without errors.
 
     Args:
-        covariance: (G, K, K) of x.
-        cross: (G, K, K) covariance of x0 with x.
+        halves: clips taken alternately.
         mean: (G, K) of x.
         reference_mean: (G, K) of x0.
         shrinkage: (G,) how much of the covariance's scatter is chance, 0 to 1.
     """
 
-    covariance: Float64
-    cross: Float64
+    halves: tuple[Half, Half]
     mean: Float64
     reference_mean: Float64
     shrinkage: Float64
+
+    @property
+    def covariance(self) -> Float64:
+        """(G, K, K), of x over all clips."""
+        return self.halves[0].covariance + self.halves[1].covariance
 
 
 def find_layers(graph: Graph) -> tuple[Layer, ...]:
@@ -140,18 +156,20 @@ def input_moments(
     snapped, step = _snapped(inputs, reference)
     clips = sum(len(x) for x, _ in snapped)
     mean, reference_mean = (_mean(layer, kernel, [pair[i] for pair in snapped], step) for i in (0, 1))
-    second, cross, squares = np.zeros(()), np.zeros(()), np.zeros(())
+    second, gap, squares, clips_before = np.zeros((2, 1, 1, 1)), np.zeros((2, 1, 1, 1)), np.zeros(()), 0
     for x, x0 in snapped:
         centred = layer.columns(x, kernel) - mean[:, :, None]
         centred0 = layer.columns(x0, kernel) - reference_mean[:, :, None]
         positions = centred.shape[3]
-        second = second + _product(centred, centred)
-        cross = cross + _product(centred0, centred)
+        pairs = [(centred[i::2], centred0[i::2]) for i in (clips_before % 2, (clips_before + 1) % 2)]
+        second = second + np.stack([_product(a, a) for a, _ in pairs])
+        gap = gap + np.stack([_product(b, a) - _product(a, a) for a, b in pairs])
+        clips_before += len(x)
         squares = squares + _clip_squares(centred) / positions**2
     scale = clips * positions
-    covariance = second / scale
-    shrinkage = _shrinkage(covariance, squares / clips, clips)
-    return InputMoments(covariance, cross / scale, mean, reference_mean, shrinkage)
+    halves = Half(second[0] / scale, gap[0] / scale), Half(second[1] / scale, gap[1] / scale)
+    shrinkage = _shrinkage(second.sum(axis=0) / scale, squares / clips, clips)
+    return InputMoments(halves, mean, reference_mean, shrinkage)
 
 
 def _snapped(

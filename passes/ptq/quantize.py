@@ -10,7 +10,7 @@ from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.execute.real import stacked_samples
 from kwsq.ir.graph import Graph
 from kwsq.ir.ops import FakeQuant
-from kwsq.ir.quant import FloatArray
+from kwsq.ir.quant import FloatArray, fake_quantize
 from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Level, Note
 from kwsq.passes.ptq.activations import ActivationSearch, Grids
@@ -21,6 +21,7 @@ from kwsq.passes.ptq.layers import own_biases
 from kwsq.passes.ptq.mean_layers import merge_means
 from kwsq.passes.ptq.options import PtqOptions, PtqRecord, PtqResult
 from kwsq.passes.ptq.output_loss import Head, OutputLoss, find_heads
+from kwsq.passes.ptq.ranges import clipped
 from kwsq.passes.ptq.replay import Replay
 
 NAME = "ptq"
@@ -58,7 +59,9 @@ def quantize_float_graph(graph: Graph, calibration: Mapping[str, FloatArray], op
     float_run = Replay(prepared, inputs, clips, scored).finish()
     loss = OutputLoss(heads, float_run, clips)
     grids, records = ActivationSearch(prepared, Replay(prepared, inputs, clips, scored), loss, options).run()
-    reference, quantized = (_on_grids(Replay(prepared, inputs, clips, scored), grids) for _ in range(2))
+    reference, quantized = (
+        _on_grids(Replay(prepared, inputs, clips, scored, put), grids) for put in (clipped, fake_quantize)
+    )
     choices = WeightSearch(prepared, reference, quantized, loss, options).run()
     records += [_weight_record(choice, options) for choice in choices]
     outputs = quantized.finish()

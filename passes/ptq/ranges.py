@@ -81,6 +81,12 @@ def affine_of(interval: Range) -> Affine:
     return affine_from_range(interval.low, interval.high)
 
 
+def clipped(values: FloatArray, grid: Affine) -> FloatArray:
+    """Returns the values cut to the range of a grid, not rounded."""
+    interval = range_of(grid)
+    return np.clip(values, np.float32(interval.low), np.float32(interval.high))
+
+
 def range_of(grid: Affine) -> Range:
     """Returns the real values of the lowest and highest code of a per-tensor grid."""
     scale, zero_point = float(grid.scale[0]), int(grid.zero_point[0])

@@ -7,7 +7,7 @@ node costs only the nodes behind it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -29,11 +29,20 @@ class Replay:
         samples: number of clips.
         scored: tensors to return from `finish`.
         grids: grid per activation, applied when the tensor is computed; filled by the caller as grids are chosen.
+        put: puts values on a grid: rounded and clipped, or clipped alone.
         constants: real values per constant; quantised weights are put in by the caller.
     """
 
-    def __init__(self, graph: Graph, inputs: Mapping[str, FloatArray], samples: int, scored: Sequence[str]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, FloatArray],
+        samples: int,
+        scored: Sequence[str],
+        put: Callable[[FloatArray, Affine], FloatArray] = fake_quantize,
+    ) -> None:
         self.graph = graph
+        self._put = put
         self.samples = samples
         self.scored = tuple(scored)
         self.grids: dict[str, Affine] = {}
@@ -54,7 +63,7 @@ class Replay:
         """Puts a live tensor on its grid, for this and all later nodes."""
         self.grids[name] = grid
         for values, _ in self._chunks:
-            values[name] = fake_quantize(values[name], grid)
+            values[name] = self._put(values[name], grid)
 
     @property
     def node(self) -> Node:
@@ -88,7 +97,7 @@ class Replay:
         for values, count in self._chunks:
             if clips is not None and done >= clips:
                 break
-            trial = {**values, **{name: fake_quantize(values[name], g) for name, g in (live_grids or {}).items()}}
+            trial = {**values, **{name: self._put(values[name], g) for name, g in (live_grids or {}).items()}}
             for position in range(self.position, len(self.graph.nodes)):
                 self._step(position, trial, count, all_grids, all_constants)
             results.append({name: trial[name] for name in self.scored})
@@ -111,7 +120,7 @@ class Replay:
     ) -> None:
         node = self.graph.nodes[position]
         for name, value in run_node(self.graph, node, values, constants, count, evaluate_reproducibly).items():
-            values[name] = fake_quantize(value, grids[name]) if name in grids else value
+            values[name] = self._put(value, grids[name]) if name in grids else value
         for name in node.inputs:
             if self._last_use[name] == position and name not in self.scored:
                 values.pop(name, None)

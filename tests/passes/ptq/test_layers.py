@@ -72,7 +72,12 @@ def test_moments(case: str) -> None:
     np.testing.assert_allclose(moments.mean, columns.mean(axis=2), atol=tolerance)
     np.testing.assert_allclose(moments.reference_mean, columns0.mean(axis=2), atol=tolerance)
     np.testing.assert_allclose(moments.covariance, centred @ centred.swapaxes(1, 2) / count, atol=tolerance)
-    np.testing.assert_allclose(moments.cross, centred0 @ centred.swapaxes(1, 2) / count, atol=tolerance)
+    gap = (centred0 - centred) @ centred.swapaxes(1, 2) / count
+    np.testing.assert_allclose(sum(half.gap for half in moments.halves), gap, atol=tolerance)
+    by_clip = layer.columns(x, kernel) - columns.mean(axis=2, keepdims=True)
+    for i, half in enumerate(moments.halves):
+        expected = (by_clip[i::2] @ by_clip[i::2].swapaxes(2, 3)).sum(axis=0) / count
+        np.testing.assert_allclose(half.covariance, expected, atol=tolerance)
 
 
 def test_moments_do_not_depend_on_the_chunks() -> None:
@@ -80,10 +85,14 @@ def test_moments_do_not_depend_on_the_chunks() -> None:
     (layer,) = find_layers(graph)
     x = np.random.default_rng(2).normal(size=(12, *graph["x"].shape[1:])).astype(np.float32)
     kernel = graph[layer.weight].shape[2:]
-    whole = input_moments(layer, kernel, [x], [x])
-    parts = input_moments(layer, kernel, np.split(x, 4), np.split(x, 4))
-    for name in ("covariance", "cross", "mean", "reference_mean"):
+    y = x + np.float32(0.25) * x**2
+    whole = input_moments(layer, kernel, [x], [y])
+    parts = input_moments(layer, kernel, np.split(x, [1, 4, 9]), np.split(y, [1, 4, 9]))
+    for name in ("mean", "reference_mean"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+    for one, other in zip(whole.halves, parts.halves, strict=True):
+        np.testing.assert_array_equal(one.covariance, other.covariance)
+        np.testing.assert_array_equal(one.gap, other.gap)
 
 
 @pytest.mark.parametrize(("clips", "low", "high"), [(20, 0.5, 1.0), (2000, 0.0, 0.2)])
