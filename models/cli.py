@@ -34,7 +34,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Output folder; each recipe gets a folder of its own in it.")],
     weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's [start] names.")] = None,
     shards: Annotated[Path | None, typer.Option(help="Clips to train on, as `kwsq shard` wrote them.")] = None,
-    seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 1,
+    seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
     """Train recipes: float, then every quantized variant; write annotated ONNX files and metrics.json.
