@@ -56,7 +56,7 @@ class Task:
 
 
 def main() -> int:
-    """Print a line per network and width and one per width; 1 where a mean loss is above what is allowed."""
+    """Print a line per network and one of means; 1 where a mean loss is above what is allowed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     parser.add_argument("--epochs", type=int, default=60)
@@ -73,10 +73,14 @@ def main() -> int:
             print(f"fold {task.fold}, seed {task.seed}: float {accuracy:.2f} %, losses in points {text}", flush=True)
             for bits, value in found.items():
                 losses[bits].append(value)
-    for bits, values in losses.items():
-        error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-        print(f"w{bits}: mean loss {np.mean(values):+.2f} points, standard error {error:.2f}, allowed {ALLOWED[bits]}")
+    print(f"mean losses {', '.join(mean_loss(bits, values) for bits, values in losses.items())}")
     return int(any(np.mean(values) > ALLOWED[bits] for bits, values in losses.items()))
+
+
+def mean_loss(bits: int, values: list[float]) -> str:
+    """Return a width's mean, its standard error and what is allowed."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return f"w{bits} {np.mean(values):+.2f} points (standard error {error:.2f}, allowed {ALLOWED[bits]})"
 
 
 def losses_of(task: Task) -> tuple[float, dict[int, float]]:
