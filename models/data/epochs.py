@@ -44,5 +44,5 @@ def _streamed(
 ) -> Iterator[tuple[Features, Labels]]:
     rng = np.random.default_rng(seed)
     noise = examples.features[examples.is_noise] if examples.is_noise.any() else examples.features
-    for features, labels in read_epoch(examples.folder, seed=seed, epoch=0, batch_size=batch_size):
+    for features, labels in read_epoch(examples.folder, seed=seed, batch_size=batch_size):
         yield augmented(features, noise, settings, rng), labels

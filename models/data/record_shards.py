@@ -5,11 +5,11 @@
                                               and what they are: task, data set, features
 
 Clip i goes to shard i mod S, so that every shard is a sample of the whole. An epoch reads the shards in an order
-drawn from (seed, epoch), `CYCLE` at a time in turn, and shuffles through a buffer seeded alike: the same seed gives
-the same batches on any machine, for any number of reading threads. (TensorFlow's global seed, which training sets
-from the same seed, takes part in the shuffling.) Several workers read the same sequence of global
-batches, each its own rows of every batch. A shard that gives another number of clips than the index states ends the
-epoch with an error: one that was cut between two clips reads as any other does.
+drawn from its seed, `CYCLE` at a time in turn, and shuffles through a buffer seeded alike: the same seed gives the same
+batches on any machine, for any number of reading threads. (TensorFlow's global seed, which training sets from that of
+the run, takes part in the shuffling.) Several workers read the same sequence of global batches, and train each on its
+own rows of every batch. A shard that gives another number of clips than the index states ends the epoch with an error:
+one that was cut between two clips reads as any other does.
 
 Source: the container is TensorFlow's TFRecord; the layout is ours.
 """
@@ -168,38 +168,32 @@ def _index(folder: Path) -> dict[str, Any]:
 
 
 def read_epoch(
-    folder: Path, *, seed: int, epoch: int, batch_size: int, worker: int = 0, workers: int = 1, buffer_clips: int = 4096
+    folder: Path, *, seed: int, batch_size: int, buffer_clips: int = 4096
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Give one epoch's whole batches of one worker, in an order that (seed, epoch) decides.
+    """Give one epoch's whole batches, in an order that the seed decides.
 
     Args:
         folder: what `write_shards` wrote.
-        seed: of the run.
-        epoch: number of the epoch.
+        seed: of this epoch.
         batch_size: clips of a global batch; a rest that does not fill one is dropped.
-        worker: number of this worker; it gets rows worker, worker + workers, ... of every global batch.
-        workers: their number; divides the batch size.
         buffer_clips: clips held for shuffling.
 
     Returns:
-        (batch_size / workers, frames, bands) float32 and (batch_size / workers,) int64, batch by batch.
+        (batch_size, frames, bands) float32 and (batch_size,) int64, batch by batch.
 
     Raises:
-        UsageError: there is no index, a shard is missing, or the workers do not divide a batch evenly; while reading,
-            a shard does not hold as many clips as the index states.
+        UsageError: there is no index, or a shard is missing; while reading, a shard does not hold as many clips as the
+            index states.
     """
-    if batch_size % workers:
-        found = f"batch size {batch_size} for {workers} workers"
-        raise UsageError(Problem("recipe: batch_size", found, "a multiple of the workers", "correct the recipe"))
     index = _index(folder)
     counts = np.array(index["clips"], dtype=np.int64)
     _check_presence(folder, len(counts))
-    order = np.random.default_rng([seed, epoch]).permutation(len(counts))
+    order = np.random.default_rng(seed).permutation(len(counts))
     files = [str(folder / _shard_name(int(number), len(order))) for number in order]
     data = tf.data.Dataset.from_tensor_slices((files, counts[order]))
     data = data.interleave(_checked_shard, cycle_length=CYCLE, num_parallel_calls=2, deterministic=True)
-    data = data.shuffle(buffer_clips, seed=_shuffle_seed(seed, epoch)).batch(batch_size, drop_remainder=True)
-    data = data.map(lambda _, batch: _parsed(batch[worker::workers], index["shape"]))
+    data = data.shuffle(buffer_clips, seed=_shuffle_seed(seed)).batch(batch_size, drop_remainder=True)
+    data = data.map(lambda _, batch: _parsed(batch, index["shape"]))
     return _batches(data.prefetch(2), folder, counts.tolist())
 
 
@@ -253,8 +247,8 @@ def _content(shard: Path) -> str:
     return f"{clips} clips"
 
 
-def _shuffle_seed(seed: int, epoch: int) -> int:
-    return int(np.random.default_rng([seed, epoch, 1]).integers(1, 2**31))
+def _shuffle_seed(seed: int) -> int:
+    return int(np.random.default_rng([seed, 1]).integers(1, 2**31))
 
 
 _FIELDS = {"features": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}

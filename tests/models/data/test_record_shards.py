@@ -1,4 +1,4 @@
-"""Sharded features: everything comes back once, in an order that seed and epoch alone decide, for any workers."""
+"""Sharded features: everything comes back once, in an order that the seed alone decides."""
 
 import json
 import shutil
@@ -24,34 +24,22 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def order(folder: Path, *, seed: int = 1, epoch: int = 0, batch: int = 5, **worker: int) -> list[list[int]]:
-    batches = read_epoch(folder, seed=seed, epoch=epoch, batch_size=batch, buffer_clips=8, **worker)
+def order(folder: Path, *, seed: int = 1, batch: int = 5) -> list[list[int]]:
+    batches = read_epoch(folder, seed=seed, batch_size=batch, buffer_clips=8)
     return [features[:, 0, 0].astype(int).tolist() for features, _ in batches]
 
 
 def test_an_epoch_holds_every_clip_once_with_its_label(shards: Path) -> None:
-    batches = list(read_epoch(shards, seed=1, epoch=0, batch_size=5))
+    batches = list(read_epoch(shards, seed=1, batch_size=5))
     features = np.concatenate([batch[0] for batch in batches])
     labels = np.concatenate([batch[1] for batch in batches])
     assert sorted(features[:, 2, 1].astype(int)) == list(range(CLIPS)) == list(range(open_shards(shards).clips))
     np.testing.assert_array_equal(labels, features[:, 0, 0].astype(int) % 12)
 
 
-def test_seed_and_epoch_decide_the_order(shards: Path) -> None:
+def test_the_seed_decides_the_order(shards: Path) -> None:
     assert order(shards) == order(shards)
-    assert order(shards) != order(shards, epoch=1)
     assert order(shards) != order(shards, seed=2)
-
-
-def test_two_workers_share_each_batch_of_one(shards: Path) -> None:
-    whole = order(shards, batch=10)
-    halves = [order(shards, batch=10, worker=worker, workers=2) for worker in (0, 1)]
-    assert [sorted(one + other) for one, other in zip(*halves, strict=True)] == [sorted(batch) for batch in whole]
-
-
-def test_workers_that_do_not_divide_a_batch_are_refused(shards: Path) -> None:
-    with pytest.raises(UsageError, match="batch size 5 for 2 workers"):
-        order(shards, workers=2)
 
 
 def test_a_folder_that_was_not_finished_is_refused(tmp_path: Path) -> None:
@@ -86,19 +74,18 @@ def test_shards_that_lost_clips_are_named(copied: Path) -> None:
     ]
 
 
-def test_a_shard_with_more_clips_than_stated_is_refused_whoever_reads(copied: Path) -> None:
+def test_a_shard_with_more_clips_than_stated_is_refused(copied: Path) -> None:
     other = copied / "clips-00006-of-00007.tfrecord"
     other.write_bytes(other.read_bytes() * 2)
-    for worker in (0, 1):
-        with pytest.raises(UsageError, match=r"clips-00006-of-00007.*found 14 clips.*7 clips, as clips\.json states"):
-            order(copied, batch=10, worker=worker, workers=2)
+    with pytest.raises(UsageError, match=r"clips-00006-of-00007.*found 14 clips.*7 clips, as clips\.json states"):
+        order(copied, batch=10)
 
 
 def test_missing_shards_are_refused_before_any_is_read(copied: Path) -> None:
     for number in (1, 3):
         (copied / f"clips-{number:05}-of-00007.tfrecord").unlink()
     with pytest.raises(UsageError, match=r"clips-00001-of-00007.*no such file(.|\n)*clips-00003-of-00007"):
-        read_epoch(copied, seed=1, epoch=0, batch_size=5)
+        read_epoch(copied, seed=1, batch_size=5)
 
 
 def test_shards_may_be_empty(tmp_path: Path) -> None:
