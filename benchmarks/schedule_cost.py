@@ -7,24 +7,25 @@ Rows were measured as they were trained, on one thread each beside other work, w
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 
+from kwsq.models.table.protocol import FLOAT
+from kwsq.models.table.rows import read_results
+
 ROWS = Path(__file__).resolve().parents[1] / "docs" / "results.jsonl"
-FLOAT, ALLOWED_MINUTES = "float", 20.0
+ALLOWED_MINUTES = 20.0
 
 
 def main() -> int:
     """Print the dearest schedule of each method and the dearest of all; 1 where that is above what is allowed."""
-    rows = [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()]
-    rows = [row for row in rows if row["kind"] == "row"]
-    start = {(row["seed"], row["fold"]): row["cpu_seconds"] for row in rows if row["method"] == FLOAT}
+    seconds = {row: finished.facts["cpu_seconds"] for row, finished in read_results(ROWS).rows.items()}
+    start = {(row.seed, row.fold): spent for row, spent in seconds.items() if row.method == FLOAT}
     minutes: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row["method"] != FLOAT:
-            minutes[row["method"]].append((start[row["seed"], row["fold"]] + row["cpu_seconds"]) / 60)
+    for row, spent in seconds.items():
+        if row.method != FLOAT:
+            minutes[row.method].append((start[row.seed, row.fold] + spent) / 60)
     for method, found in minutes.items():
         print(f"{method:28} {len(found):3} rows, dearest {max(found):5.1f} CPU minutes")
     dearest = max(max(found) for found in minutes.values())

@@ -123,8 +123,7 @@ def evaluate(
         share = _share(part, scores)
         if scores is not None:
             _make_folder(scores, models)
-        chosen = {"dataset": dataset, "split": split, "features": features}
-        clips = load_split(data, cache, **chosen, keywords=keywords, part=share)
+        clips = load_split(data, cache, dataset=dataset, split=split, features=features, keywords=keywords, part=share)
         for path in models:
             found = _logits(path, clips, keywords)
             typer.echo(_line(path.name, float((found.argmax(axis=1) == clips.labels).mean()), clips.clips))

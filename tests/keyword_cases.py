@@ -10,6 +10,16 @@ from numpy.typing import NDArray
 from kwsq.models.data.clips import LABELS, LabelledFeatures
 
 FRAMES, BANDS = 98, 64
+VARIANT = """
+[[variant]]
+name = "w4"
+weights = "max_abs"
+bits = 4
+activation_percentile = 100.0
+stage1 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
+stage2 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
+"""
+"""Of a recipe: one epoch of each stage."""
 
 
 def synthetic_keywords(clips: int, *, seed: int) -> LabelledFeatures:

@@ -204,21 +204,18 @@ def correction(weight: Float64, moments: InputMoments, factors: Factors) -> Floa
     """
     asked = [times_hessian(weight, half.gap) for half in moments.halves]
     steps = [solve(2 * right, factors) for right in asked]
-    others = zip(steps, reversed(asked), reversed(moments.halves), strict=True)
-    gains = [(float((step * right).sum()), _power(step, half.covariance)) for step, right, half in others]
-    gain, power = (sum(values) for values in zip(*gains, strict=True))
+    gain, power = 0.0, 0.0
+    for step, right, other in zip(steps, reversed(asked), reversed(moments.halves), strict=True):
+        gain += float((step * right).sum())
+        power += float((step * times_hessian(step, other.covariance)).sum())
     trust = min(max(gain / power, 0.0), 1.0) if power > 0 else 0.0
     return np.asarray(trust / 2 * (steps[0] + steps[1]))
-
-
-def _power(step: Float64, covariance: Float64) -> float:
-    return float((step * times_hessian(step, covariance)).sum())
 
 
 def regularized(moments: InputMoments) -> Float64:
     """Returns H of equation (58), positive definite."""
     delta = np.clip(moments.shrinkage, LEAST_SHRINKAGE, MOST_SHRINKAGE)
-    power = np.diagonal(moments.covariance, axis1=1, axis2=2).mean(axis=1)
+    covariance = moments.covariance
+    power = np.diagonal(covariance, axis1=1, axis2=2).mean(axis=1)
     ridge = delta / (1 - delta) * np.where(power > 0, power, 1.0)
-    size = moments.covariance.shape[1]
-    return np.asarray(moments.covariance + ridge[:, None, None] * np.eye(size))
+    return np.asarray(covariance + ridge[:, None, None] * np.eye(covariance.shape[1]))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from keyword_cases import noise_recordings, synthetic_keywords
+from keyword_cases import VARIANT, noise_recordings, synthetic_keywords
 
 from kwsq.ir.errors import UsageError
 from kwsq.models.data.clips import LABELS, SILENCE, LabelledFeatures
@@ -86,15 +86,6 @@ weights = "float"
 bits = [32]
 stage1 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
 stage2 = { epochs = 0, learning_rate = 1e-3, weight_decay = 0.0 }
-"""
-VARIANT = """
-[[variant]]
-name = "w4"
-weights = "max_abs"
-bits = 4
-activation_percentile = 100.0
-stage1 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
-stage2 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
 """
 ONE_ROW_EACH = """
 import sys

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import training_program
-from keyword_cases import noise_recordings, synthetic_keywords
+from keyword_cases import VARIANT, noise_recordings, synthetic_keywords
 from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
@@ -108,20 +108,13 @@ highest_snr_db = 30.0
 time_mask_frames = 4
 band_mask_bands = 4
 masks = 1
-[[variant]]
-name = "w4"
-weights = "max_abs"
-bits = 4
-activation_percentile = 100.0
-stage1 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
-stage2 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
 """
 
 
 @pytest.mark.slow
 def test_the_commands_write_shards_and_train_on_them(tmp_path: Path) -> None:
     data, recipe = data_folder(tmp_path / "data"), tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE, encoding="utf-8")
+    recipe.write_text(RECIPE + VARIANT, encoding="utf-8")
     shards, where = tmp_path / "shards", ["--data", str(data)]
     written = CliRunner().invoke(app, ["shard", str(recipe), *where, "--out", str(shards), "--shards", "3"])
     assert written.exit_code == 0, written.output
