@@ -11,6 +11,7 @@ It acts on features, so that an epoch costs no waveform work:
 Source: (4) after Park et al. 2019; the rest is common practice.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,14 +77,30 @@ def augment(examples: LabelledFeatures, settings: Augmentation, rng: np.random.G
     Returns:
         (N, frames, bands) float32 and (N,) int64, shuffled alike.
     """
+    features, labels = zip(*augmented_batches(examples, settings, BLOCK_CLIPS, rng), strict=True)
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def augmented_batches(
+    examples: LabelledFeatures, settings: Augmentation, batch_size: int, rng: np.random.Generator
+) -> Iterator[tuple[Features, Labels]]:
+    """Give one epoch of augmented features in a fresh random order, so many clips at a time; the last may be fewer.
+
+    Args:
+        examples: features (N, frames, bands) with labels; not log energies only where (2) and (3) are off.
+        settings: strengths.
+        batch_size: clips given at a time, for which draws are made at a time.
+        rng: the only source of randomness; where it stands in the end does not depend on what is done with the clips.
+
+    Returns:
+        (batch_size, frames, bands) float32 and (batch_size,) int64, shuffled alike.
+    """
     order = rng.permutation(len(examples.labels))
     silence = np.flatnonzero(examples.is_noise)
     noise = examples.features[silence if silence.size else order]
-    features = np.empty_like(examples.features)
-    for start in range(0, len(order), BLOCK_CLIPS):
-        block = order[start : start + BLOCK_CLIPS]
-        features[start : start + BLOCK_CLIPS] = augmented(examples.features[block], noise, settings, rng)
-    return features, examples.labels[order]
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        yield augmented(examples.features[batch], noise, settings, rng), examples.labels[batch]
 
 
 def augmented(features: Features, noise: Features, settings: Augmentation, rng: np.random.Generator) -> Features:
@@ -96,8 +113,7 @@ def augmented(features: Features, noise: Features, settings: Augmentation, rng: 
         rng: the only source of randomness.
     """
     shifted = _shift(features, settings.max_shift_frames, rng)
-    rumble = noise[rng.integers(len(noise), size=len(features))]
-    return _mask(_gain_and_noise(shifted, rumble, settings, rng), settings, rng)
+    return _mask(_gain_and_noise(shifted, noise, settings, rng), settings, rng)
 
 
 def _shift(features: Features, most: int, rng: np.random.Generator) -> Features:
@@ -109,25 +125,29 @@ def _shift(features: Features, most: int, rng: np.random.Generator) -> Features:
 
 
 def _gain_and_noise(features: Features, noise: Features, settings: Augmentation, rng: np.random.Generator) -> Features:
-    count = features.shape[0]
+    count = len(features)
+    drawn = rng.integers(len(noise), size=count)
     gain_db = rng.uniform(-settings.max_gain_db, settings.max_gain_db, size=count)
     snr_db = rng.uniform(settings.lowest_snr_db, settings.highest_snr_db, size=count)
     is_noisy = rng.random(count) < settings.noise_share
     if not settings.changes_energy:
         return features  # the draws above are made all the same, so that masks do not depend on strengths
-    signal, rumble = energy_from_log(features), energy_from_log(noise)
+    energy = energy_from_log(features)
+    signal, rumble = energy[is_noisy], energy_from_log(noise[drawn[is_noisy]])
     level = signal.mean(axis=(1, 2)) / np.maximum(rumble.mean(axis=(1, 2)), 1e-12)
-    share = (is_noisy * level * 10.0 ** (-snr_db / 10.0)).astype(np.float32)
-    gain = (10.0 ** (gain_db / 10.0)).astype(np.float32)
-    return log_from_energy(gain[:, None, None] * (signal + share[:, None, None] * rumble))
+    share = (level * 10.0 ** (-snr_db[is_noisy] / 10.0)).astype(np.float32)
+    energy[is_noisy] = signal + share[:, None, None] * rumble
+    energy *= (10.0 ** (gain_db / 10.0)).astype(np.float32)[:, None, None]
+    return log_from_energy(energy)
 
 
 def _mask(features: Features, settings: Augmentation, rng: np.random.Generator) -> Features:
     count, frames, bands = features.shape
-    hidden = np.zeros((count, frames, bands), dtype=bool)
+    in_time, in_band = np.zeros((count, frames), dtype=bool), np.zeros((count, bands), dtype=bool)
     for _ in range(settings.masks):
-        hidden |= _random_spans(count, frames, settings.time_mask_frames, rng)[:, :, None]
-        hidden |= _random_spans(count, bands, settings.band_mask_bands, rng)[:, None, :]
+        in_time |= _random_spans(count, frames, settings.time_mask_frames, rng)
+        in_band |= _random_spans(count, bands, settings.band_mask_bands, rng)
+    hidden = in_time[:, :, None] | in_band[:, None, :]
     masked: Features = np.where(hidden, features.mean(axis=(1, 2), keepdims=True), features)
     return masked
 

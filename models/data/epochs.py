@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kwsq.models.data.augmentation import Augmentation, augment, augmented
+from kwsq.models.data.augmentation import Augmentation, augmented, augmented_batches
 from kwsq.models.data.clips import Features, LabelledFeatures, Labels
 from kwsq.models.data.record_shards import ShardedFeatures, read_epoch
 
@@ -34,9 +34,9 @@ def epoch_batches(
     if isinstance(examples, ShardedFeatures):
         yield from _streamed(examples, settings, batch_size, int(rng.integers(SEEDS)))
         return
-    features, labels = augment(examples, settings, rng)
-    for start in range(0, len(labels) - batch_size + 1, batch_size):
-        yield features[start : start + batch_size], labels[start : start + batch_size]
+    for features, labels in augmented_batches(examples, settings, batch_size, rng):
+        if len(labels) == batch_size:
+            yield features, labels
 
 
 def _streamed(

@@ -115,10 +115,17 @@ def lfbe(waveform: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def log_from_energy(energy: NDArray[np.floating]) -> NDArray[np.float32]:
     """Map band energies to features, equation (6)."""
-    return np.asarray((np.log(energy + ENERGY_FLOOR) - OFFSET) / SPREAD, dtype=np.float32)
+    features = energy + ENERGY_FLOOR
+    np.log(features, out=features)  # in place from here: training does this to every clip of every epoch
+    features -= OFFSET
+    features /= SPREAD
+    return np.asarray(features, dtype=np.float32)
 
 
 def energy_from_log(features: NDArray[np.floating]) -> NDArray[np.float32]:
     """Invert equation (6): band energies behind features, never below zero."""
-    energy = np.exp(features * np.float32(SPREAD) + np.float32(OFFSET)) - np.float32(ENERGY_FLOOR)
-    return np.asarray(np.maximum(energy, np.float32(0.0)), dtype=np.float32)
+    energy = features * np.float32(SPREAD)
+    energy += np.float32(OFFSET)
+    np.exp(energy, out=energy)
+    energy -= np.float32(ENERGY_FLOOR)
+    return np.asarray(np.maximum(energy, np.float32(0.0), out=energy), dtype=np.float32)
