@@ -53,13 +53,19 @@ def shard(
     recipe: Annotated[Path, typer.Argument(help="Recipe file: its train split, features and keywords.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the shards.")],
-    shards: Annotated[int, typer.Option(min=1, help="Number of files.")] = 8,
+    shards: Annotated[
+        int, typer.Option(min=1, help="Number of files in all; a multiple of the workers that will train on them.")
+    ] = 8,
+    part: Annotated[str, typer.Option(help="I/N: every N-th shard from the I-th on, for N machines.")] = "1/1",
 ) -> None:
     """Write the clips a recipe trains on into shards, for corpora that no memory holds: `kwsq train --shards`."""
+    with _reported():
+        share = _part(part)
     run = _training("shard", 1).shard
     with _reported():
-        count = run(recipe, data, out, shards)
-    typer.echo(f"{count} clips in {shards} shards in {out}")
+        count = run(recipe, data, out, shards, share)
+    number, parts = share
+    typer.echo(f"{count} clips in {len(range(number - 1, shards, parts))} shards in {out}")
 
 
 def _training(command: str, threads: int) -> Any:
@@ -120,7 +126,9 @@ def evaluate(
 
     keywords = tuple(keyword or ())
     with _reported():
-        share = _share(part, scores)
+        share = _part(part)
+        if share[1] > 1 and scores is None:
+            raise UsageError(Problem("--part", part, "--scores as well", "name the folder for this part's score files"))
         if scores is not None:
             _make_folder(scores, models)
         clips = load_split(data, cache, dataset=dataset, split=split, features=features, keywords=keywords, part=share)
@@ -134,13 +142,11 @@ def evaluate(
                 typer.echo(f"{path.name}  scores of {len(files)} words in {scores}")
 
 
-def _share(part: str, scores: Path | None) -> tuple[int, int]:
+def _part(part: str) -> tuple[int, int]:
     number, _, parts = part.partition("/")
     valid = number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)
     if not valid:
         raise UsageError(Problem("--part", repr(part), "I/N with I from 1 to N", "write 1/4 for the first of four"))
-    if int(parts) > 1 and scores is None:
-        raise UsageError(Problem("--part", part, "--scores as well", "name the folder for this part's score files"))
     return int(number), int(parts)
 
 

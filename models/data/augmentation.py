@@ -12,7 +12,7 @@ Source: (4) after Park et al. 2019; the rest is common practice.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from kwsq.ir.errors import Problem
 from kwsq.models.allowed import number, refused_fields, require_none, whole
 from kwsq.models.data.clips import Features, LabelledFeatures, Labels
 from kwsq.models.data.features import energy_from_log, log_from_energy
+from kwsq.models.data.share import WHOLE, Share
 
 # Augmentation works on blocks that stay in the processor's cache; whole epochs at once are twice as slow.
 BLOCK_CLIPS = 64
@@ -82,72 +83,115 @@ def augment(examples: LabelledFeatures, settings: Augmentation, rng: np.random.G
 
 
 def augmented_batches(
-    examples: LabelledFeatures, settings: Augmentation, batch_size: int, rng: np.random.Generator
+    examples: LabelledFeatures,
+    settings: Augmentation,
+    batch_size: int,
+    rng: np.random.Generator,
+    share: Share = WHOLE,
 ) -> Iterator[tuple[Features, Labels]]:
     """Give one epoch of augmented features in a fresh random order, so many clips at a time; the last may be fewer.
 
     Args:
         examples: features (N, frames, bands) with labels; not log energies only where (2) and (3) are off.
         settings: strengths.
-        batch_size: clips given at a time, for which draws are made at a time.
-        rng: the only source of randomness; where it stands in the end does not depend on what is done with the clips.
+        batch_size: clips of a batch.
+        rng: the only source of randomness; neither the share nor what is done with the clips changes what is drawn.
+        share: the rows of every batch that are given.
 
     Returns:
-        (batch_size, frames, bands) float32 and (batch_size,) int64, shuffled alike.
+        (rows, frames, bands) float32 and (rows,) int64, shuffled alike.
     """
     order = rng.permutation(len(examples.labels))
     silence = np.flatnonzero(examples.is_noise)
     noise = examples.features[silence if silence.size else order]
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        yield augmented(examples.features[batch], noise, settings, rng), examples.labels[batch]
+        draws, rows = draw(len(batch), noise, settings, rng), share.rows(len(batch))
+        own = batch[rows]
+        yield augmented(examples.features[own], noise, draws.of(rows), settings), examples.labels[own]
 
 
-def augmented(features: Features, noise: Features, settings: Augmentation, rng: np.random.Generator) -> Features:
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What is drawn for n clips: equations (1)-(4) with their random numbers.
+
+    Args:
+        offset: (n,) frames of (1).
+        rumble: (n,) which noise (3) adds.
+        gain_db: (n,) of (2).
+        snr_db: (n,) of (3).
+        is_noisy: (n,) whether (3) acts.
+        in_time: (n, frames) which frames (4) hides.
+        in_band: (n, bands) which bands (4) hides.
+    """
+
+    offset: NDArray[np.int64]
+    rumble: NDArray[np.int64]
+    gain_db: NDArray[np.float64]
+    snr_db: NDArray[np.float64]
+    is_noisy: NDArray[np.bool_]
+    in_time: NDArray[np.bool_]
+    in_band: NDArray[np.bool_]
+
+    def of(self, rows: NDArray[np.int64]) -> "Draws":
+        """Return those of some clips."""
+        return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def draw(clips: int, noise: Features, settings: Augmentation, rng: np.random.Generator) -> Draws:
+    """Return random numbers for so many clips; all are drawn whatever the strengths.
+
+    Args:
+        clips: n.
+        noise: (m, frames, bands), of which (3) takes one a clip; as long and wide as the clips.
+        settings: strengths.
+        rng: the only source of randomness.
+    """
+    _, frames, bands = noise.shape
+    offset = rng.integers(-settings.max_shift_frames, settings.max_shift_frames + 1, size=clips)
+    rumble = rng.integers(len(noise), size=clips)
+    gain_db = rng.uniform(-settings.max_gain_db, settings.max_gain_db, size=clips)
+    snr_db = rng.uniform(settings.lowest_snr_db, settings.highest_snr_db, size=clips)
+    is_noisy = rng.random(clips) < settings.noise_share
+    in_time, in_band = np.zeros((clips, frames), dtype=bool), np.zeros((clips, bands), dtype=bool)
+    for _ in range(settings.masks):
+        in_time |= _random_spans(clips, frames, settings.time_mask_frames, rng)
+        in_band |= _random_spans(clips, bands, settings.band_mask_bands, rng)
+    return Draws(offset, rumble, gain_db, snr_db, is_noisy, in_time, in_band)
+
+
+def augmented(features: Features, noise: Features, draws: Draws, settings: Augmentation) -> Features:
     """Return clips augmented, in their order; equations (1)-(4) of the module.
 
     Args:
         features: (n, frames, bands).
-        noise: (m, frames, bands), of which (3) draws.
+        noise: what `draw` was given.
+        draws: of these n clips.
         settings: strengths.
-        rng: the only source of randomness.
     """
-    shifted = _shift(features, settings.max_shift_frames, rng)
-    return _mask(_gain_and_noise(shifted, noise, settings, rng), settings, rng)
+    shifted = _shift(features, draws)
+    return _mask(_gain_and_noise(shifted, noise, draws) if settings.changes_energy else shifted, draws)
 
 
-def _shift(features: Features, most: int, rng: np.random.Generator) -> Features:
+def _shift(features: Features, draws: Draws) -> Features:
     count, frames, _ = features.shape
-    offset = rng.integers(-most, most + 1, size=(count, 1))
-    source = np.clip(np.arange(frames)[None, :] + offset, 0, frames - 1)
+    source = np.clip(np.arange(frames)[None, :] + draws.offset[:, None], 0, frames - 1)
     shifted: Features = features[np.arange(count)[:, None], source]
     return shifted
 
 
-def _gain_and_noise(features: Features, noise: Features, settings: Augmentation, rng: np.random.Generator) -> Features:
-    count = len(features)
-    drawn = rng.integers(len(noise), size=count)
-    gain_db = rng.uniform(-settings.max_gain_db, settings.max_gain_db, size=count)
-    snr_db = rng.uniform(settings.lowest_snr_db, settings.highest_snr_db, size=count)
-    is_noisy = rng.random(count) < settings.noise_share
-    if not settings.changes_energy:
-        return features  # the draws above are made all the same, so that masks do not depend on strengths
-    energy = energy_from_log(features)
-    signal, rumble = energy[is_noisy], energy_from_log(noise[drawn[is_noisy]])
+def _gain_and_noise(features: Features, noise: Features, draws: Draws) -> Features:
+    energy, noisy = energy_from_log(features), draws.is_noisy
+    signal, rumble = energy[noisy], energy_from_log(noise[draws.rumble[noisy]])
     level = signal.mean(axis=(1, 2)) / np.maximum(rumble.mean(axis=(1, 2)), 1e-12)
-    share = (level * 10.0 ** (-snr_db[is_noisy] / 10.0)).astype(np.float32)
-    energy[is_noisy] = signal + share[:, None, None] * rumble
-    energy *= (10.0 ** (gain_db / 10.0)).astype(np.float32)[:, None, None]
+    added = (level * 10.0 ** (-draws.snr_db[noisy] / 10.0)).astype(np.float32)
+    energy[noisy] = signal + added[:, None, None] * rumble
+    energy *= (10.0 ** (draws.gain_db / 10.0)).astype(np.float32)[:, None, None]
     return log_from_energy(energy)
 
 
-def _mask(features: Features, settings: Augmentation, rng: np.random.Generator) -> Features:
-    count, frames, bands = features.shape
-    in_time, in_band = np.zeros((count, frames), dtype=bool), np.zeros((count, bands), dtype=bool)
-    for _ in range(settings.masks):
-        in_time |= _random_spans(count, frames, settings.time_mask_frames, rng)
-        in_band |= _random_spans(count, bands, settings.band_mask_bands, rng)
-    hidden = in_time[:, :, None] | in_band[:, None, :]
+def _mask(features: Features, draws: Draws) -> Features:
+    hidden = draws.in_time[:, :, None] | draws.in_band[:, None, :]
     masked: Features = np.where(hidden, features.mean(axis=(1, 2), keepdims=True), features)
     return masked
 

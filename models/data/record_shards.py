@@ -1,27 +1,29 @@
 """Features in sharded TFRecord files, for corpora that no machine holds in memory.
 
     FOLDER/clips-00000-of-00008.tfrecord      tf.train.Example: features (bytes), label, noise (int64), speaker (bytes)
-    FOLDER/clips.json                         shape of one clip's features, clips per shard and per class, their digest,
-                                              and what they are: task, data set, features
+    FOLDER/index-00001-of-00001.json          see `kwsq.models.data.shard_index`
 
-Clip i goes to shard i mod S, so that every shard is a sample of the whole. An epoch reads the shards in an order
-drawn from its seed, `CYCLE` at a time in turn, and shuffles through a buffer seeded alike: the same seed gives the same
-batches on any machine, for any number of reading threads. (TensorFlow's global seed, which training sets from that of
-the run, takes part in the shuffling.) Several workers read the same sequence of global batches, and train each on its
-own rows of every batch. A shard that gives another number of clips than the index states ends the epoch with an error:
-one that was cut between two clips reads as any other does.
+Clip i goes to shard i mod S, so that every shard is a sample of the whole. Shards are read in L lanes, L the greatest
+common divisor of S and the clips of a batch: lane l holds the shards s = l (mod L), reads them in an order drawn from
+the epoch's seed, `CYCLE` at a time in turn, and shuffles through a buffer seeded alike; batches take one clip of each
+lane in turn. So row j of any batch comes from lane j mod L, and where R replicas divide L, each reads only the lanes
+of its own rows (`kwsq.models.data.share`): R machines read the corpus once between them, and still train on the
+batches that one alone would. Otherwise each reads all of it and takes its rows.
+
+The seed alone decides the batches, on any machine, for any number of reading threads or replicas. (TensorFlow's global
+seed, which training sets from that of the run, takes part in the shuffling.)
 
 Source: the container is TensorFlow's TFRecord; the layout is ours.
 """
 
 import hashlib
-import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -29,13 +31,23 @@ from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import LabelledFeatures
-from kwsq.models.data.whole_file import whole_file
+from kwsq.models.data.shard_index import (
+    Origin,
+    Part,
+    Shard,
+    ShardIndex,
+    changed_files,
+    read_index,
+    require_room,
+    shard_path,
+    write_part,
+)
+from kwsq.models.data.share import WHOLE, Share
 
-INDEX = "clips.json"
 CYCLE = 4
 HELD_CLIPS = 8192
 LabelledClip = tuple[NDArray[np.float32], int, str, bool]
-Origin = Mapping[str, str | list[str]]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,51 +83,77 @@ class ShardedFeatures(LabelledFeatures):
         return self.content
 
 
-def write_shards(
-    clips: Iterable[LabelledClip], folder: Path, *, shards: int, origin: Origin = MappingProxyType({})
-) -> int:
-    """Write clips one after another into `shards` files; only one clip is held in memory.
+def of_part(clips: Sequence[Item], shards: int, part: Part) -> list[Item]:
+    """Return those of all clips that a part writes.
 
     Args:
-        clips: features (frames, bands) float32 of one shape, label, speaker, whether nothing is said.
-        folder: created; must not hold an index already.
-        shards: number of files.
+        clips: all.
+        shards: to write in all.
+        part: (i, n), every n-th shard from the i-th on, for n machines that write them together.
+
+    Raises:
+        UsageError: a part would have no shard or no clip.
+    """
+    number, parts = part
+    if parts > min(shards, len(clips)):
+        found, expected = f"{number}/{parts}", f"at most {min(shards, len(clips))} parts of {shards} shards"
+        raise UsageError(Problem("--part", found, expected, "write more shards, or on fewer machines"))
+    return [clip for position, clip in enumerate(clips) if position % shards % parts == number - 1]
+
+
+def write_shards(
+    clips: Iterable[LabelledClip],
+    folder: Path,
+    *,
+    shards: int,
+    origin: Origin = MappingProxyType({}),
+    part: Part = (1, 1),
+) -> int:
+    """Write clips one after another into their shards; only one clip is held in memory.
+
+    Args:
+        clips: those `of_part`, in their order: features (frames, bands) float32 of one shape, label, speaker, whether
+            nothing is said.
+        folder: created; must not hold this part already.
+        shards: number of files in all.
         origin: what the clips are, kept in the index.
+        part: (i, n), see `of_part`.
 
     Returns:
         The number of clips.
 
     Raises:
-        UsageError: the folder holds shards, features differ in shape, or there is no clip.
+        UsageError: the folder holds the part, features differ in shape, or there is no clip.
     """
-    if (folder / INDEX).exists():
-        raise UsageError(Problem(str(folder), "shards already", "an empty folder", "name another folder"))
+    require_room(folder, part)
     folder.mkdir(parents=True, exist_ok=True)
-    writers = [tf.io.TFRecordWriter(str(folder / _shard_name(number, shards))) for number in range(shards)]
-    counts, classes, content, shape = [0] * shards, Counter[int](), hashlib.blake2b(digest_size=8), None
-    for number, (features, label, speaker, is_noise) in enumerate(clips):
+    own = range(part[0] - 1, shards, part[1])
+    files = {number: tf.io.TFRecordWriter(str(shard_path(folder, number, shards))) for number in own}
+    content = {number: hashlib.blake2b(digest_size=8) for number in own}
+    classes: dict[int, Counter[int]] = {number: Counter() for number in own}
+    shape: tuple[int, ...] | None = None
+    for position, (features, label, speaker, is_noise) in enumerate(clips):
         shape = shape or features.shape
         if features.shape != shape:
-            raise UsageError(Problem(f"clip {number}", str(features.shape), str(shape), "use one feature format"))
-        record = _example(features, label, speaker, is_noise)
-        writers[number % shards].write(record)
-        content.update(record)
-        counts[number % shards] += 1
-        classes[label] += 1
-    for writer in writers:
-        writer.close()
+            raise UsageError(Problem(f"clip {position}", str(features.shape), str(shape), "use one feature format"))
+        record, number = _example(features, label, speaker, is_noise), own[position % len(own)]
+        files[number].write(record)
+        content[number].update(record)
+        classes[number][label] += 1
+    for file in files.values():
+        file.close()
     if shape is None:
         raise UsageError(Problem(str(folder), "no clip", "at least one clip", "check what is written"))
-    # Last, and whole: a killed run leaves no index, and a folder without one is not read.
-    with whole_file(folder / INDEX) as stream:
-        labels = [classes[label] for label in range(max(classes) + 1)]
-        index = {"shape": list(shape), "clips": counts, "labels": labels, "digest": content.hexdigest()}
-        stream.write((json.dumps(index | {"origin": dict(origin)}) + "\n").encode())
-    return sum(counts)
-
-
-def _shard_name(number: int, shards: int) -> str:
-    return f"clips-{number:05}-of-{shards:05}.tfrecord"
+    written = {
+        number: Shard(
+            shard_path(folder, number, shards).stat().st_size,
+            tuple(classes[number][label] for label in range(max(classes[number], default=-1) + 1)),
+            content[number].hexdigest(),
+        )
+        for number in own
+    }
+    write_part(folder, part, shape, origin, written, shards)
+    return sum(count.total() for count in classes.values())
 
 
 def _example(features: NDArray[np.float32], label: int, speaker: str, is_noise: bool) -> bytes:
@@ -136,125 +174,114 @@ def open_shards(folder: Path, *, held: int = HELD_CLIPS) -> ShardedFeatures:
         held: clips to hold, taken from all shards in turn.
 
     Raises:
-        UsageError: there is no index, or a shard is missing.
+        UsageError: there is no index, or a shard is missing or damaged.
     """
-    index = _index(folder)
-    counts = index["clips"]
-    _check_presence(folder, len(counts))
-    files = [str(folder / _shard_name(number, len(counts))) for number in range(len(counts))]
+    index = read_index(folder)
+    files = [str(shard_path(folder, number, len(index.shards))) for number in range(len(index.shards))]
     data = tf.data.Dataset.from_tensor_slices(files).interleave(tf.data.TFRecordDataset, cycle_length=len(files))
     fields = _FIELDS | {"noise": tf.io.FixedLenFeature([], tf.int64), "speaker": tf.io.FixedLenFeature([], tf.string)}
-    (found,) = data.take(held).batch(held).map(lambda batch: tf.io.parse_example(batch, fields)).as_numpy_iterator()
+    data = data.take(held).batch(held).map(lambda batch: tf.io.parse_example(batch, fields))
+    (found,) = _whole(data, folder, index, range(len(files)))
     features = np.stack([np.frombuffer(content, "<f4") for content in found["features"]])
     return ShardedFeatures(
-        features.reshape(-1, *index["shape"]).astype(np.float32),
+        features.reshape(-1, *index.shape).astype(np.float32),
         found["label"],
         tuple(speaker.decode() for speaker in found["speaker"]),
         found["noise"].astype(bool),
         folder=folder,
-        counts=np.array(index["labels"], np.int64),
-        origin=index["origin"],
-        content=index["digest"],
+        counts=index.counts,
+        origin=index.origin,
+        content=index.digest,
     )
 
 
-def _index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    if not path.is_file():
-        remedy = "write the shards (again): an interrupted run leaves no index"
-        raise UsageError(Problem(str(path), "no such file", "the index of a folder of shards", remedy))
-    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return index
-
-
 def read_epoch(
-    folder: Path, *, seed: int, batch_size: int, buffer_clips: int = 4096
+    folder: Path, *, seed: int, batch_size: int, share: Share = WHOLE, buffer_clips: int = 4096
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Give one epoch's whole batches, in an order that the seed decides.
+    """Give one epoch's whole batches, or the same rows of each, in an order that the seed decides.
 
     Args:
         folder: what `write_shards` wrote.
         seed: of this epoch.
         batch_size: clips of a global batch; a rest that does not fill one is dropped.
-        buffer_clips: clips held for shuffling.
+        share: the rows that are given.
+        buffer_clips: clips that the lanes hold for shuffling, all together.
 
     Returns:
-        (batch_size, frames, bands) float32 and (batch_size,) int64, batch by batch.
+        (rows, frames, bands) float32 and (rows,) int64, batch by batch.
 
     Raises:
-        UsageError: there is no index, or a shard is missing; while reading, a shard does not hold as many clips as the
-            index states.
+        UsageError: there is no index, or a shard is missing; while reading, a shard is damaged.
     """
-    index = _index(folder)
-    counts = np.array(index["clips"], dtype=np.int64)
-    _check_presence(folder, len(counts))
-    order = np.random.default_rng(seed).permutation(len(counts))
-    files = [str(folder / _shard_name(int(number), len(order))) for number in order]
-    data = tf.data.Dataset.from_tensor_slices((files, counts[order]))
-    data = data.interleave(_checked_shard, cycle_length=CYCLE, num_parallel_calls=2, deterministic=True)
-    data = data.shuffle(buffer_clips, seed=_shuffle_seed(seed)).batch(batch_size, drop_remainder=True)
-    data = data.map(lambda _, batch: _parsed(batch, index["shape"]))
-    return _batches(data.prefetch(2), folder, counts.tolist())
-
-
-def _check_presence(folder: Path, shards: int) -> None:
-    names = [_shard_name(number, shards) for number in range(shards)]
-    expected, remedy = f"{shards} shards, as {INDEX} states", "write the shards again"
-    problems = [
-        Problem(str(folder / name), "no such file", expected, remedy) for name in names if not (folder / name).is_file()
+    index = read_index(folder)
+    shards = len(index.shards)
+    lanes = math.gcd(batch_size, shards)
+    is_divided = lanes % share.replicas == 0
+    mine = share.rows(lanes) if is_divided else np.arange(lanes)
+    rng = np.random.default_rng(seed)
+    order = rng.permuted(np.arange(shards).reshape(-1, lanes).T, axis=1)[mine]
+    seeds = rng.integers(1, 2**31, size=lanes)[mine]
+    lanes_read = [
+        _lane([str(shard_path(folder, number, shards)) for number in lane], int(lane_seed), buffer_clips // lanes)
+        for lane, lane_seed in zip(order.tolist(), seeds, strict=True)
     ]
-    if problems:
-        raise UsageError(problems)
+    turns = tf.data.Dataset.range(len(mine)).repeat()
+    data = tf.data.Dataset.choose_from_datasets(lanes_read, turns, stop_on_empty_dataset=True)
+    whole = int(index.counts.sum()) // batch_size  # lanes with a clip more could fill one batch more
+    data = data.batch(batch_size * len(mine) // lanes, drop_remainder=True).take(whole)
+    data = data.map(lambda batch: _parsed(batch, index.shape)).prefetch(2)
+    rows = slice(None) if is_divided else share.rows(batch_size)
+    return ((features[rows], labels[rows]) for features, labels in _whole(data, folder, index, order.flat))
 
 
-def _checked_shard(file: Any, clips: Any) -> Any:
-    """Return a shard's clips with their numbers; their end fails unless there were so many."""
-
-    def is_clip(number: Any, record: Any) -> Any:
-        found = tf.not_equal(record, b"")  # no clip is stored as an empty record
-        with tf.control_dependencies([tf.debugging.Assert(found | tf.equal(number, clips), [file, number])]):
-            return tf.identity(found)
-
-    records = tf.data.TFRecordDataset(file).concatenate(tf.data.Dataset.from_tensors(b""))
-    return records.enumerate().take_while(is_clip)
+def _lane(files: list[str], seed: int, buffer_clips: int) -> Any:
+    """Return the shuffled clips of one lane's shards."""
+    clips = tf.data.Dataset.from_tensor_slices(files).interleave(tf.data.TFRecordDataset, cycle_length=CYCLE)
+    return clips.shuffle(max(buffer_clips, 1), seed=seed)
 
 
-def _batches(data: Any, folder: Path, counts: list[int]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """Give the batches; where a shard is damaged, name all that are."""
+def _whole(data: Any, folder: Path, index: ShardIndex, read: Iterable[int]) -> Iterator[Any]:
+    """Give what a data set gives; where it ends for a damaged shard, name all that are.
+
+    Args:
+        data: reads shards.
+        folder: of them.
+        index: what it states.
+        read: numbers of the shards that `data` reads.
+    """
     try:
         yield from data.as_numpy_iterator()
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
-        problems = []
-        for number, expected in enumerate(counts):
-            path = folder / _shard_name(number, len(counts))
-            found, stated = _content(path), f"{expected} clips"
-            if found != stated:
-                remedy = "write the shards again, or copy this one from where it is whole"
-                problems.append(Problem(str(path), found, f"{stated}, as {INDEX} states", remedy))
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
+        problems = [*changed_files(folder, index), *_damaged(folder, index, read)]
         if not problems:
             raise
         raise UsageError(problems) from error
 
 
-def _content(shard: Path) -> str:
-    """Return, in words, what a shard gives before it ends."""
-    clips = 0
-    try:
-        for _ in tf.data.TFRecordDataset(str(shard)):
-            clips += 1
-    except tf.errors.DataLossError:
-        return f"{clips} clips and a damaged one"
-    return f"{clips} clips"
-
-
-def _shuffle_seed(seed: int) -> int:
-    return int(np.random.default_rng([seed, 1]).integers(1, 2**31))
+def _damaged(folder: Path, index: ShardIndex, read: Iterable[int]) -> Iterator[Problem]:
+    """Give the shards whose clips are not those that were written."""
+    for number in sorted(read):
+        path = shard_path(folder, number, len(index.shards))
+        content, clips = hashlib.blake2b(digest_size=8), 0
+        try:
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                content.update(record)
+                clips += 1
+        except tf.errors.OpError:
+            found = f"a damaged clip after {clips}"
+        else:
+            found = "other clips"
+        if content.hexdigest() != index.shards[number].digest:
+            expected = f"{sum(index.shards[number].labels)} clips as they were written"
+            yield Problem(
+                str(path), found, expected, "copy this shard from where it is whole, or write the shards again"
+            )
 
 
 _FIELDS = {"features": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
 
 
-def _parsed(batch: Any, shape: list[int]) -> tuple[Any, Any]:
+def _parsed(batch: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
     parsed = tf.io.parse_example(batch, _FIELDS)
     values = tf.io.decode_raw(parsed["features"], tf.float32, little_endian=True)
     return tf.reshape(values, [-1, *shape]), parsed["label"]

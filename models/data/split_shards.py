@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import front_end, read_clip, split_clips
-from kwsq.models.data.record_shards import LabelledClip, Origin, ShardedFeatures, open_shards, write_shards
+from kwsq.models.data.record_shards import LabelledClip, ShardedFeatures, of_part, open_shards, write_shards
+from kwsq.models.data.shard_index import Origin, Part
 
 
 def origin_of(*, dataset: str, split: str, features: str, keywords: tuple[str, ...]) -> Origin:
@@ -22,25 +23,33 @@ def origin_of(*, dataset: str, split: str, features: str, keywords: tuple[str, .
 
 
 def shard_split(
-    data: Path, folder: Path, *, dataset: str, split: str, features: str, keywords: tuple[str, ...], shards: int
+    data: Path,
+    folder: Path,
+    *,
+    dataset: str,
+    split: str,
+    features: str,
+    keywords: tuple[str, ...],
+    shards: int,
+    part: Part = (1, 1),
 ) -> int:
-    """Write the clips of a split into shards; arguments as in `load_split` and `write_shards`.
+    """Write the clips of a split, or of a part of its shards; arguments as in `load_split` and `write_shards`.
 
     Returns:
         The number of clips.
 
     Raises:
-        UsageError: the split is empty, an audio file cannot be used, or the folder holds shards.
+        UsageError: the split is empty, an audio file cannot be used, or the folder holds the part.
     """
     compute, _ = front_end(features)
-    clips = split_clips(data, dataset=dataset, split=split, keywords=keywords)
+    clips = of_part(split_clips(data, dataset=dataset, split=split, keywords=keywords), shards, part)
 
     def labelled() -> Iterator[LabelledClip]:
         for clip in clips:
             yield compute(read_clip(data / clip.file, clip.start_sample)), clip.label, clip.speaker, clip.is_noise
 
     origin = origin_of(dataset=dataset, split=split, features=features, keywords=keywords)
-    return write_shards(labelled(), folder, shards=shards, origin=origin)
+    return write_shards(labelled(), folder, shards=shards, origin=origin, part=part)
 
 
 def open_split(folder: Path, *, dataset: str, split: str, features: str, keywords: tuple[str, ...]) -> ShardedFeatures:

@@ -1,7 +1,8 @@
 """One recipe on one processor, one or several GPUs, or several workers: the strategy, and a step that spans it.
 
-Every worker runs the same command with its own TF_CONFIG, holds the same seed and so draws the same epoch; each
-replica takes its own rows of every global batch. With R replicas of equal shares and losses l_r,
+Every worker runs the same command with its own TF_CONFIG, holds the same seed and so draws the same epoch; it reads
+and augments the rows of its own replicas only (`kwsq.models.data.share`). With R replicas of equal shares and losses
+l_r,
 
   (1) loss = (1 / R) sum_r l_r        (2) gradient = sum_r d(l_r / R)
 
@@ -13,7 +14,8 @@ Source: TensorFlow's guide "Distributed training"; the division of rows is ours.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.data.share import WHOLE, Share
 
 
 def chosen_strategy() -> Any:
@@ -46,10 +49,52 @@ def synchronize_norms(model: Any) -> None:
             layer.synchronized, layer.fused = True, False
 
 
+@contextmanager
+def ended_workers_named() -> Iterator[None]:
+    """Say that another worker has ended, where TensorFlow notices.
+
+    Raises:
+        UsageError: it has; what it says itself is the reason.
+    """
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        remedy = "see what the others say, then start all again: they go on from the last epoch that was kept"
+        raise UsageError(Problem("TF_CONFIG", "workers that have ended", "all workers to the end", remedy)) from error
+
+
 def replica_loss(loss: Any) -> Any:
     """Return what one replica differentiates: its share of equation (2)."""
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     return loss if replicas == 1 else loss / replicas
+
+
+def own_share(batch_size: int) -> Share:
+    """Return the rows of every batch that this worker's replicas train on.
+
+    Args:
+        batch_size: clips of a global batch.
+
+    Raises:
+        UsageError: replicas would have different numbers of rows.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if batch_size % replicas:
+        found = f"{batch_size} for {replicas} replicas"
+        raise UsageError(Problem("recipe: batch_size", found, "a multiple of the replicas", "correct the recipe"))
+    return WHOLE if replicas == 1 else Share(replicas, own_replicas())
+
+
+def own_replicas() -> tuple[int, ...]:
+    """Return the numbers of this worker's replicas, in ascending order."""
+    mine = []
+
+    def noted(context: Any) -> Any:
+        mine.append(context.replica_id_in_sync_group)
+        return tf.constant(0)
+
+    tf.distribute.get_strategy().experimental_distribute_values_from_function(noted)
+    return tuple(sorted(mine))
 
 
 def spanning_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -59,24 +104,25 @@ def spanning_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         step: (features, labels) to the mean loss of these rows, with an update by `replica_loss`'s gradient.
 
     Returns:
-        A function of a global batch that gives equation (1); `step` itself where there is one replica.
+        A function of this worker's rows of a global batch (`own_share`), called on all workers at once, that gives
+        equation (1); `step` itself where there is one replica.
     """
     strategy = tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
         return step
+    mine = own_replicas()
 
     @tf.function(reduce_retracing=True)
     def on_replicas(features: Any, labels: Any) -> Any:
         return strategy.reduce(tf.distribute.ReduceOp.MEAN, strategy.run(step, args=(features, labels)), axis=None)
 
     def whole(features: Any, labels: Any) -> Any:
-        if len(labels) % replicas:
-            found = f"batch of {len(labels)} clips for {replicas} replicas"
-            raise UsageError(Problem("recipe: batch_size", found, "a multiple of the replicas", "correct the recipe"))
         parts = [
             strategy.experimental_distribute_values_from_function(
-                lambda context, array=array: tf.constant(array[context.replica_id_in_sync_group :: replicas])
+                lambda context, array=array: tf.constant(
+                    array[mine.index(context.replica_id_in_sync_group) :: len(mine)]
+                )
             )
             for array in (features, labels)
         ]
@@ -85,7 +131,7 @@ def spanning_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return whole
 
 
-def gathered(own: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[int]]:
+def gathered(own: NDArray[np.float32]) -> tuple[NDArray[np.float32], tuple[int, ...]]:
     """Return what every replica's worker states, and which replicas are this worker's.
 
     Args:
@@ -94,13 +140,9 @@ def gathered(own: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[int]]:
     Returns:
         (replicas, n), and numbers of rows.
     """
-    replicas, mine = tf.distribute.get_strategy().num_replicas_in_sync, []
-
-    def row(replica: int) -> NDArray[np.float32]:
-        mine.append(replica)
-        return np.where(np.arange(replicas)[:, None] == replica, own, np.float32(0.0))
-
-    return _summed(row), mine
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    rows = _summed(lambda replica: np.where(np.arange(replicas)[:, None] == replica, own, np.float32(0.0)))
+    return rows, own_replicas()
 
 
 def copied_from(replica: int, own: bytes) -> bytes:

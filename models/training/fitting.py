@@ -32,7 +32,7 @@ from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import LabelledFeatures
 from kwsq.models.data.epochs import epoch_batches
 from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe
-from kwsq.models.training.distribution import replica_loss, spanning_step
+from kwsq.models.training.distribution import own_share, replica_loss, spanning_step
 from kwsq.models.training.state import TrainingState
 
 
@@ -81,11 +81,12 @@ def fit(
     distillation = plan.distillation if teacher is not None else NO_DISTILLATION
     step = training_step(model, optimizer, distillation, teacher, weights)
     done = 0
+    share = own_share(batch_size)
     if state is not None:
         state.share()
         done = state.restore(model, optimizer, rng)
     for epoch in range(done, phase.epochs):
-        batches = epoch_batches(examples, plan.augmentation, batch_size, rng)
+        batches = epoch_batches(examples, plan.augmentation, batch_size, rng, share)
         losses = [float(step(features, labels)) for features, labels in batches]
         if not all(np.isfinite(values).all() for values in model.get_weights()):
             raise _diverged(epoch + 1, phase)
@@ -141,7 +142,7 @@ def training_step(
     teacher: Any | None,
     weights: NDArray[np.float32] | None = None,
 ) -> Any:
-    """Return the traced step: (features, labels) to loss, with one update of the model, over all replicas.
+    """Return the traced step: (features, labels) of this worker to the loss of all, with one update of the model.
 
     Args:
         model: trained.

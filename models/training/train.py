@@ -17,6 +17,7 @@ from kwsq.models.architectures import Build, architecture
 from kwsq.models.data.augmentation import augment
 from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
 from kwsq.models.data.folds import subset
+from kwsq.models.data.shard_index import Part
 from kwsq.models.data.split_shards import open_split, shard_split
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.layers.accumulator_biases import round_biases
@@ -27,7 +28,7 @@ from kwsq.models.quantizers.activation import use_ranges
 from kwsq.models.recipe import FLOAT, Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, NormClips
 from kwsq.models.scoring.accuracy import accuracy
-from kwsq.models.training.distribution import chosen_strategy, synchronize_norms
+from kwsq.models.training.distribution import chosen_strategy, ended_workers_named, synchronize_norms
 from kwsq.models.training.feasible import require_feasible
 from kwsq.models.training.fitting import fit
 from kwsq.models.training.published_start import adopt_published
@@ -94,20 +95,21 @@ def train(
     return _export_all(models, plan, report_clips, out)
 
 
-def shard(recipe: Path, data: Path, folder: Path, shards: int) -> int:
-    """Write the clips that a recipe trains on into shards; return their number.
+def shard(recipe: Path, data: Path, folder: Path, shards: int, part: Part = (1, 1)) -> int:
+    """Write the clips that a recipe trains on into shards, or those of a part of the shards; return their number.
 
     Args:
         recipe: recipe file.
         data: folder with `manifest.csv` and audio.
-        folder: created; must not hold shards.
-        shards: number of files.
+        folder: created; must not hold the part.
+        shards: number of files in all.
+        part: (i, n), every n-th shard from the i-th on, for n machines.
 
     Raises:
-        UsageError: recipe or data cannot be used, or the folder holds shards.
+        UsageError: recipe or data cannot be used, or the folder holds the part.
     """
     plan = read_recipe(recipe)
-    return shard_split(data, folder, split=plan.train_split, shards=shards, **_clips_of(plan))
+    return shard_split(data, folder, split=plan.train_split, shards=shards, part=part, **_clips_of(plan))
 
 
 def _clips_of(plan: Recipe) -> dict[str, Any]:
@@ -127,13 +129,14 @@ def trained_models(
     """Train the float model and every variant; return Keras models by name ("float" first).
 
     Raises:
-        UsageError: training diverged.
+        UsageError: training diverged, or another worker has ended.
     """
     tf.config.experimental.enable_op_determinism()
-    float_model = train_float(plan, build, examples, seed=seed, start=start, watch=watch)
-    models = {FLOAT: float_model}
-    for variant in plan.variants:
-        models[variant.name] = train_variant(plan, variant, build, float_model, examples, seed=seed, watch=watch)
+    with ended_workers_named():
+        float_model = train_float(plan, build, examples, seed=seed, start=start, watch=watch)
+        models = {FLOAT: float_model}
+        for variant in plan.variants:
+            models[variant.name] = train_variant(plan, variant, build, float_model, examples, seed=seed, watch=watch)
     return models
 
 

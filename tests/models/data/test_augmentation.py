@@ -3,9 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from keyword_cases import synthetic_keywords
 
 from kwsq.models.data.augmentation import Augmentation, augment
+from kwsq.models.data.epochs import epoch_batches
+from kwsq.models.data.share import Share
 
 NONE = Augmentation(
     max_shift_frames=0, max_gain_db=0.0, noise_share=0.0, time_mask_frames=0, band_mask_bands=0, masks=2
@@ -22,6 +25,22 @@ def test_augmentation_repeats_under_its_seed_and_leaves_its_input_alone() -> Non
     np.testing.assert_array_equal(one[1], two[1])
     assert (one[0] != other[0]).any()
     np.testing.assert_array_equal(examples.features, before)
+
+
+@pytest.mark.parametrize("machines", [[(0,), (1,)], [(0, 2), (1, 3)], [(0,), (1, 2)]])
+def test_shares_put_together_are_the_batches_of_one_machine(machines: list[tuple[int, ...]]) -> None:
+    """Twenty clips of a hundred are left over: no batch of 24 holds them, and the generator ends where it did."""
+    examples, rng = synthetic_keywords(100, seed=1), np.random.default_rng(3)
+    whole = list(epoch_batches(examples, Augmentation(), 24, rng))
+    assert [len(labels) for _, labels in whole] == [24] * 4
+    replicas = sum(map(len, machines))
+    for mine in machines:
+        generator, rows = np.random.default_rng(3), [row for row in range(24) if row % replicas in mine]
+        share = list(epoch_batches(examples, Augmentation(), 24, generator, Share(replicas, mine)))
+        for (features, labels), (all_features, all_labels) in zip(share, whole, strict=True):
+            np.testing.assert_array_equal(features, all_features[rows])
+            np.testing.assert_array_equal(labels, all_labels[rows])
+        assert generator.bit_generator.state == rng.bit_generator.state
 
 
 def test_augmentation_without_strength_only_shuffles_clips_with_their_labels() -> None:

@@ -1,6 +1,5 @@
 """Sharded features: everything comes back once, in an order that the seed alone decides."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import numpy as np
 import pytest
 
 from kwsq.ir.errors import UsageError
-from kwsq.models.data.record_shards import LabelledClip, open_shards, read_epoch, write_shards
+from kwsq.models.data.record_shards import LabelledClip, of_part, open_shards, read_epoch, write_shards
+from kwsq.models.data.share import WHOLE, Share
 
 CLIPS = 50
 
@@ -24,8 +24,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def order(folder: Path, *, seed: int = 1, batch: int = 5) -> list[list[int]]:
-    batches = read_epoch(folder, seed=seed, batch_size=batch, buffer_clips=8)
+def order(folder: Path, *, seed: int = 1, batch: int = 5, share: Share = WHOLE) -> list[list[int]]:
+    batches = read_epoch(folder, seed=seed, batch_size=batch, share=share, buffer_clips=8)
     return [features[:, 0, 0].astype(int).tolist() for features, _ in batches]
 
 
@@ -49,13 +49,42 @@ def test_a_folder_that_was_not_finished_is_refused(tmp_path: Path) -> None:
         order(tmp_path / "broken")
 
 
-def cut(folder: Path, number: int, *, clips: float) -> None:
-    """Leave the first clips of a shard of equally long ones."""
-    path = folder / f"clips-{number:05}-of-00007.tfrecord"
-    data = path.read_bytes()
-    whole = json.loads((folder / "clips.json").read_text(encoding="utf-8"))["clips"][number]
-    assert len(data) % whole == 0
-    path.write_bytes(data[: int(len(data) / whole * clips)])
+@pytest.mark.parametrize("replicas", [2, 3, 4, 6, 12])
+def test_shares_put_together_are_the_batches_that_one_reads(tmp_path: Path, replicas: int) -> None:
+    """Batches of 24 in twelve lanes, of which one holds clips for five; four replicas are on two machines."""
+    write_shards(map(clip, range(4 * 24 + 13)), tmp_path / "many", shards=12)
+    whole = order(tmp_path / "many", batch=24)
+    assert [len(batch) for batch in whole] == [24] * 4
+    machines = [(0, 2), (1, 3)] if replicas == 4 else [(replica,) for replica in range(replicas)]
+    for mine in machines:
+        rows = [row for row in range(24) if row % replicas in mine]
+        share = order(tmp_path / "many", batch=24, share=Share(replicas, mine))
+        assert share == [[batch[row] for row in rows] for batch in whole]
+
+
+def test_replicas_that_do_not_divide_the_lanes_take_their_rows_too(shards: Path) -> None:
+    """Seven shards, batches of 14: seven lanes for two replicas."""
+    whole = order(shards, batch=14)
+    for replica in range(2):
+        assert order(shards, batch=14, share=Share(2, (replica,))) == [batch[replica::2] for batch in whole]
+
+
+def test_a_share_reads_its_own_lanes_only(tmp_path: Path) -> None:
+    write_shards(map(clip, range(48)), tmp_path / "many", shards=8)
+    for number in (1, 5):  # lane 1 of 4
+        damage(tmp_path / "many" / f"clips-{number:05}-of-00008.tfrecord")
+    for replica in (0, 2, 3):
+        assert len(order(tmp_path / "many", batch=4, share=Share(4, (replica,)))) == 12
+    with pytest.raises(UsageError, match="clips-00001-of-00008") as refusal:
+        order(tmp_path / "many", batch=4, share=Share(4, (1,)))
+    assert [Path(problem.where).name[:11] for problem in refusal.value.problems] == ["clips-00001", "clips-00005"]
+
+
+def damage(shard: Path) -> None:
+    """Turn a bit of the last clip."""
+    data = bytearray(shard.read_bytes())
+    data[-10] ^= 1
+    shard.write_bytes(data)
 
 
 @pytest.fixture
@@ -63,29 +92,37 @@ def copied(shards: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(shards, tmp_path / "train"))
 
 
-def test_shards_that_lost_clips_are_named(copied: Path) -> None:
-    cut(copied, 2, clips=5)
-    cut(copied, 4, clips=2.5)
-    with pytest.raises(UsageError, match="clips") as refusal:
-        order(copied)
-    assert [(Path(problem.where).name, problem.found, problem.expected) for problem in refusal.value.problems] == [
-        ("clips-00002-of-00007.tfrecord", "5 clips", "7 clips, as clips.json states"),
-        ("clips-00004-of-00007.tfrecord", "2 clips and a damaged one", "7 clips, as clips.json states"),
-    ]
+def test_shards_that_are_damaged_are_named(copied: Path) -> None:
+    for number in (2, 4):
+        damage(copied / f"clips-{number:05}-of-00007.tfrecord")
+    for read in (order, open_shards):
+        with pytest.raises(UsageError, match="clips") as refusal:
+            read(copied)
+        assert [(Path(problem.where).name, problem.found, problem.expected) for problem in refusal.value.problems] == [
+            ("clips-00002-of-00007.tfrecord", "a damaged clip after 6", "7 clips as they were written"),
+            ("clips-00004-of-00007.tfrecord", "a damaged clip after 6", "7 clips as they were written"),
+        ]
 
 
-def test_a_shard_with_more_clips_than_stated_is_refused(copied: Path) -> None:
-    other = copied / "clips-00006-of-00007.tfrecord"
-    other.write_bytes(other.read_bytes() * 2)
-    with pytest.raises(UsageError, match=r"clips-00006-of-00007.*found 14 clips.*7 clips, as clips\.json states"):
-        order(copied, batch=10)
+def test_a_shard_that_goes_while_it_is_read_is_named(copied: Path) -> None:
+    batches = read_epoch(copied, seed=1, batch_size=5)
+    (copied / "clips-00003-of-00007.tfrecord").unlink()
+    with pytest.raises(UsageError, match=r"clips-00003-of-00007.*no such file"):
+        list(batches)
 
 
-def test_missing_shards_are_refused_before_any_is_read(copied: Path) -> None:
-    for number in (1, 3):
-        (copied / f"clips-{number:05}-of-00007.tfrecord").unlink()
-    with pytest.raises(UsageError, match=r"clips-00001-of-00007.*no such file(.|\n)*clips-00003-of-00007"):
+def test_missing_cut_and_longer_shards_are_refused_before_any_is_read(copied: Path) -> None:
+    missing, cut, longer = (copied / f"clips-{number:05}-of-00007.tfrecord" for number in (1, 3, 6))
+    missing.unlink()
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 4 // 7])  # between two clips
+    longer.write_bytes(longer.read_bytes() * 2)
+    with pytest.raises(UsageError, match="bytes, as the index states") as refusal:
         read_epoch(copied, seed=1, batch_size=5)
+    assert [(Path(problem.where).name[:11], problem.found[-5:]) for problem in refusal.value.problems] == [
+        ("clips-00001", " file"),
+        ("clips-00003", "bytes"),
+        ("clips-00006", "bytes"),
+    ]
 
 
 def test_shards_may_be_empty(tmp_path: Path) -> None:
@@ -100,7 +137,7 @@ def test_an_index_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("os.fsync", killed)
     with pytest.raises(InterruptedError):
         write_shards(map(clip, range(3)), tmp_path / "killed", shards=2)
-    assert not (tmp_path / "killed" / "clips.json").exists()
+    assert not list((tmp_path / "killed").glob("*.json"))
 
 
 def test_finished_shards_are_not_written_over(shards: Path) -> None:
@@ -124,3 +161,21 @@ def test_the_digest_follows_from_all_clips(shards: Path, tmp_path: Path) -> None
         write_shards(map(clip, [*range(CLIPS - 1), last]), tmp_path / name, shards=7)
     assert open_shards(tmp_path / "same").digest == open_shards(shards, held=3).digest
     assert open_shards(tmp_path / "other", held=3).digest != open_shards(shards, held=3).digest
+
+
+def test_parts_written_apart_are_the_shards_written_at_once(shards: Path, tmp_path: Path) -> None:
+    for number in (2, 3, 1):
+        part = (number, 3)
+        clips = map(clip, of_part(range(CLIPS), 7, part))
+        assert write_shards(clips, tmp_path / "parts", shards=7, part=part) == len(of_part(range(CLIPS), 7, part))
+    for path in shards.glob("*.tfrecord"):
+        assert (tmp_path / "parts" / path.name).read_bytes() == path.read_bytes()
+    assert open_shards(tmp_path / "parts").digest == open_shards(shards).digest
+    assert order(tmp_path / "parts") == order(shards)
+
+
+def test_parts_without_a_shard_or_a_clip_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"found 1/8; expected at most 7 parts of 7 shards"):
+        of_part(range(CLIPS), 7, (1, 8))
+    with pytest.raises(UsageError, match=r"found 2/4; expected at most 3 parts"):
+        of_part(range(3), 7, (2, 4))

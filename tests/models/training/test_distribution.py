@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keyword_cases import synthetic_keywords
 
 from kwsq.ir.errors import UsageError
-from kwsq.models.training.distribution import chosen_strategy, replica_loss, spanning_step
+from kwsq.models.data.record_shards import write_shards
+from kwsq.models.data.share import WHOLE
+from kwsq.models.training.distribution import chosen_strategy, own_share, replica_loss, spanning_step
 
 SCRIPT = Path(__file__).resolve().parents[2] / "distributed_run.py"
 UNIT = 2.0**-24
@@ -68,6 +71,35 @@ def test_two_workers_have_the_loss_of_one_with_everything_quantized() -> None:
     assert not alone["moved"]
 
 
+@pytest.mark.slow
+def test_two_workers_that_each_read_half_of_the_shards_have_the_loss_of_one(tmp_path: Path) -> None:
+    shards = str(sharded(tmp_path / "of.shards"))
+    (alone,) = run_workers(1, shards)
+    first, second = run_workers(2, shards)
+    assert first == second
+    assert len(first["losses"]) == 4
+    assert_equal_up_to_rounding(first["losses"], alone["losses"])
+    assert alone["losses"] != run_workers(1)[0]["losses"]
+
+
+def sharded(folder: Path) -> Path:
+    clips = synthetic_keywords(100, seed=1)
+    rows = zip(clips.features, clips.labels.tolist(), clips.speakers, clips.is_noise.tolist(), strict=True)
+    write_shards(rows, folder, shards=4)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_worker_whose_shard_is_damaged_names_it_and_the_other_does_not_wait(tmp_path: Path) -> None:
+    path = sharded(tmp_path / "of.shards") / "clips-00003-of-00004.tfrecord"
+    data = bytearray(path.read_bytes())
+    data[-10] ^= 1
+    path.write_bytes(data)
+    first, second = run_workers(2, str(path.parent), f"{tmp_path / 'out'}/")
+    assert f"{path}: found a damaged clip after 24" in second["refused"]
+    assert "found workers that have ended" in first["refused"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folders of two workers that have trained, and the digest of what they ended with."""
@@ -116,6 +148,7 @@ def test_one_replica_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen_strategy().num_replicas_in_sync == 1
     assert spanning_step(max) is max
     assert replica_loss(3.0) == 3.0
+    assert own_share(5) == WHOLE
 
 
 def test_a_batch_that_replicas_do_not_divide_is_refused() -> None:
@@ -127,6 +160,5 @@ def test_a_batch_that_replicas_do_not_divide_is_refused() -> None:
     strategy = type("TwoReplicas", (), {"num_replicas_in_sync": 2})()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf.distribute, "get_strategy", lambda: strategy)
-        step = spanning_step(max)
-    with pytest.raises(UsageError, match="batch of 5 clips for 2 replicas"):
-        step(np.zeros(5), np.zeros(5))
+        with pytest.raises(UsageError, match=r"recipe: batch_size: found 5 for 2 replicas"):
+            own_share(5)

@@ -111,6 +111,22 @@ masks = 1
 """
 
 
+def test_parts_of_the_shards_are_written_by_machines_of_their_own(tmp_path: Path) -> None:
+    data, recipe, shards = data_folder(tmp_path / "data"), tmp_path / "recipe.toml", tmp_path / "shards"
+    recipe.write_text(RECIPE + VARIANT, encoding="utf-8")
+    where = ["shard", str(recipe), "--data", str(data), "--out", str(shards), "--shards", "3", "--part"]
+    first = CliRunner().invoke(app, [*where, "1/2"])
+    assert "16 clips in 2 shards" in first.output
+    with pytest.raises(UsageError, match=r"no index of part 2/2"):
+        open_split(shards, **SPLIT)
+    assert "8 clips in 1 shards" in CliRunner().invoke(app, [*where, "2/2"]).output
+    assert open_split(shards, **SPLIT).clips == 24
+    for part, message in (("2/2", "shards already"), ("1/4", "found 1/4"), ("0/2", "found '0/2'")):
+        again = CliRunner().invoke(app, [*where, part])
+        assert again.exit_code == 2
+        assert message in again.output
+
+
 @pytest.mark.slow
 def test_the_commands_write_shards_and_train_on_them(tmp_path: Path) -> None:
     data, recipe = data_folder(tmp_path / "data"), tmp_path / "recipe.toml"
@@ -121,6 +137,6 @@ def test_the_commands_write_shards_and_train_on_them(tmp_path: Path) -> None:
     assert "24 clips in 3 shards" in written.output
     options = [*where, "--shards", str(shards), "--out", str(tmp_path / "out")]
     trained = CliRunner().invoke(app, ["train", str(recipe), *options])
-    assert trained.exit_code == 0, trained.output
+    assert trained.exit_code == 0, (trained.output, trained.exc_info[1])
     assert {path.suffix for path in (tmp_path / "out").rglob("kws_ff_*")} == {".onnx"}
     assert not list((tmp_path / "out").rglob("own-train-*.npy"))  # never held as a whole
