@@ -6,6 +6,7 @@ Also run as `python -m kwsq.models.cli train RECIPE --data DIR --out DIR --seed 
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -54,7 +55,10 @@ def shard(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the shards.")],
     shards: Annotated[
-        int, typer.Option(min=1, help="Number of files in all; a multiple of the workers that will train on them.")
+        int,
+        typer.Option(
+            min=1, help="Number of files in all; a multiple of the GPUs, or workers, that will train on them."
+        ),
     ] = 8,
     part: Annotated[str, typer.Option(help="I/N: every N-th shard from the I-th on, for N machines.")] = "1/1",
 ) -> None:
@@ -143,11 +147,12 @@ def evaluate(
 
 
 def _part(part: str) -> tuple[int, int]:
-    number, _, parts = part.partition("/")
-    valid = number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)
-    if not valid:
-        raise UsageError(Problem("--part", repr(part), "I/N with I from 1 to N", "write 1/4 for the first of four"))
-    return int(number), int(parts)
+    found = re.fullmatch(r"([0-9]{1,5})/([0-9]{1,5})", part)
+    number, parts = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= parts:
+        remedy = "write 1/4 for the first of four"
+        raise UsageError(Problem("--part", repr(part[:40]), "I/N with I from 1 to N", remedy))
+    return number, parts
 
 
 def _make_folder(scores: Path, models: list[Path]) -> None:

@@ -12,7 +12,7 @@ Source: (4) after Park et al. 2019; the rest is common practice.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,12 +103,13 @@ def augmented_batches(
     """
     order = rng.permutation(len(examples.labels))
     silence = np.flatnonzero(examples.is_noise)
-    noise = examples.features[silence if silence.size else order]
+    noise = silence if silence.size else order
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        draws, rows = draw(len(batch), noise, settings, rng), share.rows(len(batch))
-        own = batch[rows]
-        yield augmented(examples.features[own], noise, draws.of(rows), settings), examples.labels[own]
+        draws = draw(len(batch), (noise.size, *examples.features.shape[1:]), settings, rng)
+        rows = share.rows(len(batch))
+        own, mine = batch[rows], replace(draws, rumble=noise[draws.rumble]).of(rows)
+        yield augmented(examples.features[own], examples.features, mine, settings), examples.labels[own]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +139,18 @@ class Draws:
         return Draws(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def draw(clips: int, noise: Features, settings: Augmentation, rng: np.random.Generator) -> Draws:
+def draw(clips: int, noise: tuple[int, ...], settings: Augmentation, rng: np.random.Generator) -> Draws:
     """Return random numbers for so many clips; all are drawn whatever the strengths.
 
     Args:
         clips: n.
-        noise: (m, frames, bands), of which (3) takes one a clip; as long and wide as the clips.
+        noise: m, frames, bands: (3) takes one of m a clip, as long and wide as the clips.
         settings: strengths.
         rng: the only source of randomness.
     """
-    _, frames, bands = noise.shape
+    count, frames, bands = noise
     offset = rng.integers(-settings.max_shift_frames, settings.max_shift_frames + 1, size=clips)
-    rumble = rng.integers(len(noise), size=clips)
+    rumble = rng.integers(count, size=clips)
     gain_db = rng.uniform(-settings.max_gain_db, settings.max_gain_db, size=clips)
     snr_db = rng.uniform(settings.lowest_snr_db, settings.highest_snr_db, size=clips)
     is_noisy = rng.random(clips) < settings.noise_share
@@ -165,7 +166,7 @@ def augmented(features: Features, noise: Features, draws: Draws, settings: Augme
 
     Args:
         features: (n, frames, bands).
-        noise: what `draw` was given.
+        noise: (m, frames, bands), of which (3) adds those that the draws name.
         draws: of these n clips.
         settings: strengths.
     """

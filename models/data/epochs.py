@@ -52,5 +52,5 @@ def _streamed(
     rng, rows = np.random.default_rng(seed), share.rows(batch_size)
     noise = examples.features[examples.is_noise] if examples.is_noise.any() else examples.features
     for features, labels in read_epoch(examples.folder, seed=seed, batch_size=batch_size, share=share):
-        draws = draw(batch_size, noise, settings, rng)
+        draws = draw(batch_size, noise.shape, settings, rng)
         yield augmented(features, noise, draws.of(rows), settings), labels

@@ -3,12 +3,14 @@
     FOLDER/clips-00000-of-00008.tfrecord      tf.train.Example: features (bytes), label, noise (int64), speaker (bytes)
     FOLDER/index-00001-of-00001.json          see `kwsq.models.data.shard_index`
 
-Clip i goes to shard i mod S, so that every shard is a sample of the whole. Shards are read in L lanes, L the greatest
-common divisor of S and the clips of a batch: lane l holds the shards s = l (mod L), reads them in an order drawn from
-the epoch's seed, `CYCLE` at a time in turn, and shuffles through a buffer seeded alike; batches take one clip of each
-lane in turn. So row j of any batch comes from lane j mod L, and where R replicas divide L, each reads only the lanes
-of its own rows (`kwsq.models.data.share`): R machines read the corpus once between them, and still train on the
-batches that one alone would. Otherwise each reads all of it and takes its rows.
+Clip i goes to shard i mod S. Shards are read in L lanes, L the greatest common divisor of S and the clips of a batch
+that is at most `MOST_LANES`: lane l holds the shards s = l (mod L), reads them in an order drawn from the epoch's seed,
+`CYCLE` at a time in turn, and shuffles through a buffer seeded alike; batches take one clip of each lane in turn. That
+mixes little where clips are written in an order of their own, so `split_shards` draws one.
+
+So row j of any batch comes from lane j mod L, and where R replicas divide L, each reads only the lanes of its own rows
+(`kwsq.models.data.share`): R machines read the corpus once between them, and still train on the batches that one alone
+would. Otherwise each reads all of it and takes its rows.
 
 The seed alone decides the batches, on any machine, for any number of reading threads or replicas. (TensorFlow's global
 seed, which training sets from that of the run, takes part in the shuffling.)
@@ -32,6 +34,8 @@ from numpy.typing import NDArray
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import LabelledFeatures
 from kwsq.models.data.shard_index import (
+    AGAIN,
+    MOST_SHARDS,
     Origin,
     Part,
     Shard,
@@ -45,6 +49,8 @@ from kwsq.models.data.shard_index import (
 from kwsq.models.data.share import WHOLE, Share
 
 CYCLE = 4
+MOST_LANES = 32
+"""Each costs some 20 ms an epoch, and CYCLE open files."""
 HELD_CLIPS = 8192
 LabelledClip = tuple[NDArray[np.float32], int, str, bool]
 Item = TypeVar("Item")
@@ -87,16 +93,18 @@ def of_part(clips: Sequence[Item], shards: int, part: Part) -> list[Item]:
     """Return those of all clips that a part writes.
 
     Args:
-        clips: all.
+        clips: all, in the same order for every part.
         shards: to write in all.
         part: (i, n), every n-th shard from the i-th on, for n machines that write them together.
 
     Raises:
-        UsageError: a part would have no shard or no clip.
+        UsageError: there is no such part, or it would have no shard or no clip.
     """
     number, parts = part
-    if parts > min(shards, len(clips)):
-        found, expected = f"{number}/{parts}", f"at most {min(shards, len(clips))} parts of {shards} shards"
+    if shards > MOST_SHARDS:
+        raise UsageError(Problem("--shards", str(shards), f"at most {MOST_SHARDS}", "write fewer, longer ones"))
+    if not 1 <= number <= parts <= max(min(shards, len(clips)), 1):
+        found, expected = f"{number}/{parts}", f"one of at most {min(shards, len(clips))} parts of {shards} shards"
         raise UsageError(Problem("--part", found, expected, "write more shards, or on fewer machines"))
     return [clip for position, clip in enumerate(clips) if position % shards % parts == number - 1]
 
@@ -123,8 +131,17 @@ def write_shards(
         The number of clips.
 
     Raises:
-        UsageError: the folder holds the part, features differ in shape, or there is no clip.
+        UsageError: the folder holds the part or cannot be written, features differ in shape, or there is no clip.
     """
+    try:
+        return _written(clips, folder, shards, origin, part)
+    except (OSError, tf.errors.OpError) as error:
+        found = (str(error) or type(error).__name__).splitlines()[0]
+        remedy = "name another folder, or make room; fewer shards need fewer open files"
+        raise UsageError(Problem(str(folder), found, "a folder that can be written", remedy)) from error
+
+
+def _written(clips: Iterable[LabelledClip], folder: Path, shards: int, origin: Origin, part: Part) -> int:
     require_room(folder, part)
     folder.mkdir(parents=True, exist_ok=True)
     own = range(part[0] - 1, shards, part[1])
@@ -174,7 +191,7 @@ def open_shards(folder: Path, *, held: int = HELD_CLIPS) -> ShardedFeatures:
         held: clips to hold, taken from all shards in turn.
 
     Raises:
-        UsageError: there is no index, or a shard is missing or damaged.
+        UsageError: there is no index, a shard is missing, or damaged within the clips that are held.
     """
     index = read_index(folder)
     files = [str(shard_path(folder, number, len(index.shards))) for number in range(len(index.shards))]
@@ -215,10 +232,10 @@ def read_epoch(
     """
     index = read_index(folder)
     shards = len(index.shards)
-    lanes = math.gcd(batch_size, shards)
+    lanes = lane_count(batch_size, shards)
     is_divided = lanes % share.replicas == 0
     mine = share.rows(lanes) if is_divided else np.arange(lanes)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 1])  # augmentation draws from the seed itself
     order = rng.permuted(np.arange(shards).reshape(-1, lanes).T, axis=1)[mine]
     seeds = rng.integers(1, 2**31, size=lanes)[mine]
     lanes_read = [
@@ -231,7 +248,28 @@ def read_epoch(
     data = data.batch(batch_size * len(mine) // lanes, drop_remainder=True).take(whole)
     data = data.map(lambda batch: _parsed(batch, index.shape)).prefetch(2)
     rows = slice(None) if is_divided else share.rows(batch_size)
-    return ((features[rows], labels[rows]) for features, labels in _whole(data, folder, index, order.flat))
+    batches = _counted(_whole(data, folder, index, order.flat), folder, whole)
+    return ((features[rows], labels[rows]) for features, labels in batches)
+
+
+def reads_all(folder: Path, batch_size: int, replicas: int) -> bool:
+    """Return whether several replicas each read all shards, as they do not divide the lanes."""
+    return lane_count(batch_size, len(read_index(folder).shards)) % replicas > 0
+
+
+def lane_count(batch_size: int, shards: int) -> int:
+    """Return L of the module."""
+    common = math.gcd(batch_size, shards)
+    return max(lanes for lanes in range(1, MOST_LANES + 1) if common % lanes == 0)
+
+
+def _counted(batches: Iterator[Any], folder: Path, whole: int) -> Iterator[Any]:
+    """Give the batches; refuse fewer than the schedule of the training counts on."""
+    found = 0
+    for found, batch in enumerate(batches, start=1):  # noqa: B007  # used after the loop
+        yield batch
+    if found < whole:
+        raise UsageError(Problem(str(folder), f"clips of {found} batches", f"{whole}, as the index states", AGAIN))
 
 
 def _lane(files: list[str], seed: int, buffer_clips: int) -> Any:
@@ -251,10 +289,11 @@ def _whole(data: Any, folder: Path, index: ShardIndex, read: Iterable[int]) -> I
     """
     try:
         yield from data.as_numpy_iterator()
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-        problems = [*changed_files(folder, index), *_damaged(folder, index, read)]
+    except tf.errors.OpError as error:
+        problems = list(changed_files(folder, index)) or list(_damaged(folder, index, read))
         if not problems:
-            raise
+            found = f"shards that cannot be read as the index states ({error.message.splitlines()[0]:.200})"
+            problems = [Problem(str(folder), found, f"clips of shape {index.shape}", AGAIN)]
         raise UsageError(problems) from error
 
 

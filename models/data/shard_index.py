@@ -25,7 +25,8 @@ from kwsq.models.data.whole_file import whole_file
 
 Origin = Mapping[str, str | list[str]]
 Part = tuple[int, int]
-_PART_FILE = re.compile(r"index-(\d{5})-of-(\d{5})\.json")
+_PART_FILE = re.compile(r"index-([0-9]{5})-of-([0-9]{5})\.json")
+MOST_SHARDS, MOST_SIZE = 99_999, 2**48
 AGAIN = "write the shards again, into an empty folder"
 
 
@@ -109,24 +110,26 @@ def write_part(
 
 
 def read_index(folder: Path) -> ShardIndex:
-    """Return what all parts state, once it was held against the files.
+    """Return what all parts state, once it was held against the files: their lengths, not what they hold.
 
     Raises:
         UsageError: there is no index, parts are missing or do not agree, or shards are missing or of another length.
     """
     parts = _parts(folder)
-    found = {path: _facts(path) for path in parts}
-    first = found[parts[0]]
-    if other := [
-        path for path in parts if any(found[path][name] != first[name] for name in ("shards", "shape", "origin"))
-    ]:
+    found = [_facts(path) for path in parts]
+    first = found[0]
+    if other := [path for path, facts in zip(parts, found, strict=True) if facts.common != first.common]:
         expected = f"the shards, shape and origin of {parts[0].name}"
         raise UsageError([Problem(str(path), "shards of something else", expected, AGAIN) for path in other])
-    written = {number: shard for facts in found.values() for number, shard in facts["written"].items()}
-    if sorted(written) != list(range(first["shards"])):
-        missing = sorted(set(range(first["shards"])) - set(written))
-        raise UsageError(Problem(str(folder), f"shards {missing} in no index", f"all {first['shards']}", AGAIN))
-    index = ShardIndex(first["shape"], first["origin"], tuple(written[number] for number in sorted(written)))
+    written = [entry for facts in found for entry in facts.written]
+    if sorted(number for number, _ in written) != list(range(first.shards)):
+        stated = ", ".join(str(number) for number, _ in sorted(written)) or "none"
+        raise UsageError(Problem(str(folder), f"shards {stated}", f"0 to {first.shards - 1}, each once", AGAIN))
+    index = ShardIndex(
+        first.shape, first.origin, tuple(shard for _, shard in sorted(written, key=lambda entry: entry[0]))
+    )
+    if not index.counts.sum():
+        raise UsageError(Problem(str(folder), "no clip", "at least one clip", AGAIN))
     if problems := list(changed_files(folder, index)):
         raise UsageError(problems)
     return index
@@ -158,15 +161,31 @@ def _parts(folder: Path) -> list[Path]:
     if len(divisions) > 1:
         found = f"indices of {' and of '.join(map(str, divisions))} parts"
         raise UsageError(Problem(str(folder), found, "one division", AGAIN))
-    missing = sorted(set(range(1, divisions[0] + 1)) - {part for _, (part, _) in files})
+    wanted = range(1, divisions[0] + 1)
+    missing = sorted(set(wanted) - {part for _, (part, _) in files})
     if missing:
         names = ", ".join(f"{part}/{divisions[0]}" for part in missing)
         remedy = "write these parts (again): an interrupted run leaves no index"
         raise UsageError(Problem(str(folder), f"no index of part {names}", f"all {divisions[0]} parts", remedy))
-    return [path for path, _ in files]
+    return [path for path, (part, _) in files if part in wanted]
 
 
-def _facts(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What one part states; `written` holds its shards with their numbers."""
+
+    shards: int
+    shape: tuple[int, ...]
+    origin: Origin
+    written: tuple[tuple[int, Shard], ...]
+
+    @property
+    def common(self) -> tuple[Any, ...]:
+        """What all parts state alike."""
+        return self.shards, self.shape, self.origin
+
+
+def _facts(path: Path) -> _Facts:
     """Return what one part states.
 
     Raises:
@@ -174,13 +193,31 @@ def _facts(path: Path) -> dict[str, Any]:
     """
     try:
         facts = json.loads(path.read_bytes())
-        written = {
-            int(number): Shard(int(size), tuple(int(count) for count in labels), str(digest))
-            for number, (size, labels, digest) in facts["written"].items()
-        }
-        shape = tuple(int(size) for size in facts["shape"])
-        return {"shards": int(facts["shards"]), "shape": shape, "origin": dict(facts["origin"]), "written": written}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(
-            Problem(str(path), f"no index of shards ({error!r})", "what kwsq shard writes", AGAIN)
-        ) from error
+        return _Facts(
+            _whole(facts["shards"], 1, MOST_SHARDS),
+            tuple(_whole(size, 1, MOST_SIZE) for size in _listed(facts["shape"])),
+            dict(facts["origin"]),
+            tuple((int(number), _shard(*entry)) for number, entry in facts["written"].items()),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, OSError) as error:
+        found = f"no index of shards ({type(error).__name__}: {error})"
+        raise UsageError(Problem(str(path), found, "what kwsq shard writes", AGAIN)) from error
+
+
+def _shard(size_bytes: Any, labels: Any, digest: Any) -> Shard:
+    counts = tuple(_whole(count, 0, MOST_SIZE) for count in _listed(labels))
+    return Shard(_whole(size_bytes, 0, MOST_SIZE), counts, str(digest))
+
+
+def _whole(value: Any, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        msg = f"{value!r:.40} is no whole number from {least} to {most}"
+        raise ValueError(msg)
+    return value
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list) or len(value) > MOST_SHARDS:
+        msg = f"{value!r:.40} is no short list"
+        raise ValueError(msg)
+    return value

@@ -3,15 +3,21 @@
 Source: our choice.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data.clips import front_end, read_clip, split_clips
+from kwsq.models.data.clips import Clip, front_end, read_clip, split_clips
 from kwsq.models.data.record_shards import LabelledClip, ShardedFeatures, of_part, open_shards, write_shards
 from kwsq.models.data.shard_index import Origin, Part
+
+ORDER_SEED = 0
+"""Of the order in which clips are written: that of their names would put a class, or a speaker, into one place."""
 
 
 def origin_of(*, dataset: str, split: str, features: str, keywords: tuple[str, ...]) -> Origin:
@@ -42,14 +48,21 @@ def shard_split(
         UsageError: the split is empty, an audio file cannot be used, or the folder holds the part.
     """
     compute, _ = front_end(features)
-    clips = of_part(split_clips(data, dataset=dataset, split=split, keywords=keywords), shards, part)
+    listed = split_clips(data, dataset=dataset, split=split, keywords=keywords)
+    clips = of_part([listed[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(listed))], shards, part)
 
     def labelled() -> Iterator[LabelledClip]:
         for clip in clips:
             yield compute(read_clip(data / clip.file, clip.start_sample)), clip.label, clip.speaker, clip.is_noise
 
-    origin = origin_of(dataset=dataset, split=split, features=features, keywords=keywords)
+    facts = origin_of(dataset=dataset, split=split, features=features, keywords=keywords)
+    origin = {**facts, "clips": _digest(listed)}  # machines that list other clips do not write parts of one corpus
     return write_shards(labelled(), folder, shards=shards, origin=origin, part=part)
+
+
+def _digest(clips: list[Clip]) -> str:
+    content = json.dumps([(clip.name, clip.label, clip.speaker) for clip in clips])
+    return f"{len(clips)}, digest {hashlib.blake2b(content.encode(), digest_size=8).hexdigest()}"
 
 
 def open_split(folder: Path, *, dataset: str, split: str, features: str, keywords: tuple[str, ...]) -> ShardedFeatures:

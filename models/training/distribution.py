@@ -59,6 +59,8 @@ def ended_workers_named() -> Iterator[None]:
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if "TF_CONFIG" not in os.environ:
+            raise
         remedy = "see what the others say, then start all again: they go on from the last epoch that was kept"
         raise UsageError(Problem("TF_CONFIG", "workers that have ended", "all workers to the end", remedy)) from error
 
@@ -80,8 +82,9 @@ def own_share(batch_size: int) -> Share:
     """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if batch_size % replicas:
-        found = f"{batch_size} for {replicas} replicas"
-        raise UsageError(Problem("recipe: batch_size", found, "a multiple of the replicas", "correct the recipe"))
+        found = f"batches of {batch_size} clips for {replicas} replicas"
+        remedy = "correct the recipe, or train on more clips where there are fewer than a batch"
+        raise UsageError(Problem("recipe: batch_size", found, "a multiple of the replicas", remedy))
     return WHOLE if replicas == 1 else Share(replicas, own_replicas())
 
 

@@ -13,8 +13,8 @@ which is the loss of a corpus with equally many clips of each of the C classes. 
 constant to a keyword's log odds, which the detection threshold takes up, and keeps steps from being everything
 else's alone. The weights come from the training clips only.
 
-Everything random comes from one NumPy generator, drawn once per epoch before its first step; weights, optimizer
-slots and that generator are therefore the whole state, and an epoch begun again is the same epoch.
+Everything random comes from one NumPy generator, which an epoch leaves in a place that only its beginning decides;
+weights, optimizer slots and that generator are therefore the whole state, and an epoch begun again is the same epoch.
 
 Source: (1) Hinton et al. 2015; (2) after King and Zeng 2001; the rest is common practice.
 """

@@ -17,6 +17,7 @@ from kwsq.models.architectures import Build, architecture
 from kwsq.models.data.augmentation import augment
 from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
 from kwsq.models.data.folds import subset
+from kwsq.models.data.record_shards import reads_all
 from kwsq.models.data.shard_index import Part
 from kwsq.models.data.split_shards import open_split, shard_split
 from kwsq.models.export_onnx import export_onnx
@@ -88,6 +89,8 @@ def train(
         train_clips = load_split(data, out / "cache", split=plan.train_split, **_clips_of(plan))
     else:
         train_clips = open_split(shards, split=plan.train_split, **_clips_of(plan))
+        if reads_all(shards, plan.batch_size, strategy.num_replicas_in_sync):
+            show(f"{shards}: every worker reads all shards; a number that the replicas divide would share them")
     require_feasible(plan, build, train_clips)
     watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show)
     with strategy.scope():

@@ -1,5 +1,6 @@
 """Sharded features: everything comes back once, in an order that the seed alone decides."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from kwsq.ir.errors import UsageError
-from kwsq.models.data.record_shards import LabelledClip, of_part, open_shards, read_epoch, write_shards
+from kwsq.models.data.record_shards import LabelledClip, lane_count, of_part, open_shards, read_epoch, write_shards
 from kwsq.models.data.share import WHOLE, Share
 
 CLIPS = 50
@@ -107,8 +108,35 @@ def test_shards_that_are_damaged_are_named(copied: Path) -> None:
 def test_a_shard_that_goes_while_it_is_read_is_named(copied: Path) -> None:
     batches = read_epoch(copied, seed=1, batch_size=5)
     (copied / "clips-00003-of-00007.tfrecord").unlink()
-    with pytest.raises(UsageError, match=r"clips-00003-of-00007.*no such file"):
+    with pytest.raises(UsageError, match=r"clips-00003-of-00007.*no such file") as refusal:
         list(batches)
+    assert len(refusal.value.problems) == 1
+
+
+def test_an_index_that_states_another_shape_or_more_clips_is_refused(copied: Path) -> None:
+    path = copied / "index-00001-of-00001.json"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace('"shape": [3, 2]', '"shape": [3, 3]'), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"cannot be read as the index states.*clips of shape \(3, 3\)"):
+        order(copied)
+    facts = json.loads(text)
+    facts["written"]["0"][1][0] += 10
+    path.write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"found clips of 10 batches; expected 12"):
+        order(copied)
+
+
+def test_lanes_are_few_and_divide_shards_and_batch() -> None:
+    assert [lane_count(64, shards) for shards in (1, 7, 8, 96, 1024)] == [1, 1, 8, 32, 32]
+    assert lane_count(51, 51) == 17
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "train" / "clips-00000-of-00001.tfrecord").mkdir(parents=True)
+    for folder in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "train"):
+        with pytest.raises(UsageError, match="expected a folder that can be written"):
+            write_shards([clip(0)], folder, shards=1)
 
 
 def test_missing_cut_and_longer_shards_are_refused_before_any_is_read(copied: Path) -> None:
@@ -132,10 +160,10 @@ def test_shards_may_be_empty(tmp_path: Path) -> None:
 
 def test_an_index_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(_: int) -> None:
-        raise InterruptedError
+        raise KeyboardInterrupt
 
     monkeypatch.setattr("os.fsync", killed)
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         write_shards(map(clip, range(3)), tmp_path / "killed", shards=2)
     assert not list((tmp_path / "killed").glob("*.json"))
 
@@ -175,7 +203,10 @@ def test_parts_written_apart_are_the_shards_written_at_once(shards: Path, tmp_pa
 
 
 def test_parts_without_a_shard_or_a_clip_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"found 1/8; expected at most 7 parts of 7 shards"):
+    with pytest.raises(UsageError, match=r"found 1/8; expected one of at most 7 parts of 7 shards"):
         of_part(range(CLIPS), 7, (1, 8))
-    with pytest.raises(UsageError, match=r"found 2/4; expected at most 3 parts"):
+    with pytest.raises(UsageError, match=r"found 2/4; expected one of at most 3 parts"):
         of_part(range(3), 7, (2, 4))
+    for part in ((0, 2), (3, 2)):
+        with pytest.raises(UsageError, match="expected one of"):
+            of_part(range(CLIPS), 7, part)

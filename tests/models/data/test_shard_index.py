@@ -1,6 +1,7 @@
 """The index of a folder of shards: parts join, and what does not belong together is refused by name."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,56 @@ def test_parts_of_something_else_are_refused(tmp_path: Path, change: dict[str, A
 
 def test_shards_that_no_part_states_are_named(tmp_path: Path) -> None:
     write(tmp_path, (1, 1), of=6)
-    with pytest.raises(UsageError, match=r"shards \[4, 5\] in no index; expected all 6"):
+    with pytest.raises(UsageError, match=r"found shards 0, 1, 2, 3; expected 0 to 5, each once"):
+        read_index(tmp_path)
+
+
+def test_a_shard_that_two_parts_state_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, (1, 2))
+    shutil.copy(part_path(tmp_path, (1, 2)), part_path(tmp_path, (2, 2)))
+    with pytest.raises(UsageError, match=r"found shards 0, 0, 2, 2; expected 0 to 3, each once"):
+        read_index(tmp_path)
+
+
+def test_files_named_as_parts_that_there_are_none_of_are_left_alone(tmp_path: Path) -> None:
+    write(tmp_path, (1, 1))
+    for part in ((0, 1), (7, 1)):
+        part_path(tmp_path, part).write_text("{}", encoding="utf-8")
+    assert len(read_index(tmp_path).shards) == 4
+
+
+def test_shards_without_a_clip_are_refused(tmp_path: Path) -> None:
+    shard_path(tmp_path, 0, 1).write_bytes(b"")
+    write_part(tmp_path, (1, 1), (98, 64), {}, {0: Shard(0, (), "0")}, 1)
+    with pytest.raises(UsageError, match="found no clip"):
         read_index(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", "7", '{"shards": 1, "shape": [1], "origin": 3, "written": {}}', "\xff"]
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "7",
+        "[" * 100_000,
+        "\xff",
+        *(
+            json.dumps({"shards": 1, "shape": [1], "origin": {}, "written": {}} | change)
+            for change in (
+                {"origin": 3},
+                {"shards": 0},
+                {"shards": -3},
+                {"shards": 10**30},
+                {"shards": float("inf")},
+                {"shards": True},
+                {"shape": "32"},
+                {"shape": [3.5, 2]},
+                {"shape": [-1, 2]},
+                {"shape": [10**30]},
+            )
+        ),
+    ],
 )
 def test_other_files_of_an_index_name_are_refused(tmp_path: Path, content: str) -> None:
     part_path(tmp_path, (1, 1)).write_bytes(content.encode("latin-1"))
@@ -87,7 +132,7 @@ def test_other_files_of_an_index_name_are_refused(tmp_path: Path, content: str) 
         read_index(tmp_path)
 
 
-@pytest.mark.parametrize("shard", [[1, [0], 5, 5], ["x", [0], "d"], [1, 3, "d"], None])
+@pytest.mark.parametrize("shard", [[1, [0], 5, 5], ["x", [0], "d"], [1, 3, "d"], [1, [-5], "d"], [1, "22", "d"], None])
 def test_a_damaged_entry_of_a_shard_is_refused(tmp_path: Path, shard: Any) -> None:
     write(tmp_path, (1, 1))
     path = part_path(tmp_path, (1, 1))

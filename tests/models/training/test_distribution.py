@@ -160,5 +160,5 @@ def test_a_batch_that_replicas_do_not_divide_is_refused() -> None:
     strategy = type("TwoReplicas", (), {"num_replicas_in_sync": 2})()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf.distribute, "get_strategy", lambda: strategy)
-        with pytest.raises(UsageError, match=r"recipe: batch_size: found 5 for 2 replicas"):
+        with pytest.raises(UsageError, match=r"found batches of 5 clips for 2 replicas"):
             own_share(5)

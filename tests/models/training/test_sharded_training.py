@@ -88,6 +88,26 @@ def test_shards_of_another_split_or_task_are_refused(tmp_path: Path) -> None:
         open_split(tmp_path / "shards", **{**SPLIT, "split": "val", "keywords": ("yes",)})
 
 
+def test_clips_are_written_in_a_drawn_order(tmp_path: Path) -> None:
+    """Files are listed by their names, which begin with the class in the Speech Commands layout."""
+    clips = [(label, split) for label in LABELS for split in ("train",) * 8]
+    shard_split(noise_recordings(tmp_path / "data", "own", clips), tmp_path / "shards", shards=8, **SPLIT)
+    held = open_shards(tmp_path / "shards", held=48)
+    batches = list(epoch_batches(held, AS_THEY_ARE, 16, np.random.default_rng(0)))
+    assert np.unique(held.labels).size == 12
+    assert min(np.unique(labels).size for _, labels in batches) >= 6
+
+
+def test_machines_that_list_other_clips_do_not_write_parts_of_one_corpus(tmp_path: Path) -> None:
+    data = data_folder(tmp_path / "data")
+    shard_split(data, tmp_path / "shards", shards=3, part=(1, 2), **SPLIT)
+    listed = (data / "manifest.csv").read_text(encoding="utf-8").splitlines()
+    (data / "manifest.csv").write_text("\n".join(listed[:-1]), encoding="utf-8")
+    shard_split(data, tmp_path / "shards", shards=3, part=(2, 2), **SPLIT)
+    with pytest.raises(UsageError, match="shards of something else"):
+        open_split(tmp_path / "shards", **SPLIT)
+
+
 RECIPE = """
 architecture = "kws_ff"
 dataset = "own"
@@ -121,7 +141,12 @@ def test_parts_of_the_shards_are_written_by_machines_of_their_own(tmp_path: Path
         open_split(shards, **SPLIT)
     assert "8 clips in 1 shards" in CliRunner().invoke(app, [*where, "2/2"]).output
     assert open_split(shards, **SPLIT).clips == 24
-    for part, message in (("2/2", "shards already"), ("1/4", "found 1/4"), ("0/2", "found '0/2'")):
+    for part, message in (
+        ("2/2", "shards already"),
+        ("1/4", "found 1/4"),
+        ("0/2", "found '0/2'"),
+        (f"1/{'9' * 5000}", "expected I/N"),
+    ):
         again = CliRunner().invoke(app, [*where, part])
         assert again.exit_code == 2
         assert message in again.output
