@@ -24,6 +24,7 @@ from kwsq.targets.accel.writer import seal
 from kwsq.targets.base import TargetOptions
 
 CSOURCE = ROOT / "targets" / "accel" / "csource"
+KERNELS = ROOT / "targets" / "csource"
 BATCH = Path(__file__).resolve().parent / "targets" / "accel" / "pack_batch.c"
 FLAGS = (
     "-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Werror -O1 -g "
@@ -60,9 +61,9 @@ def compiled(*sources: Path) -> Path:
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs a C compiler: apt-get install gcc libc6-dev")
-    library = [path for path in sorted(CSOURCE.glob("*.c")) if path.name != "kwsq_main.c"]
+    library = [path for path in sorted([*CSOURCE.glob("*.c"), *KERNELS.glob("*.c")]) if path.name != "kwsq_main.c"]
     program = Path(tempfile.mkdtemp()) / sources[0].stem
-    command = [compiler, *FLAGS, f"-I{CSOURCE}", *map(str, [*library, *sources]), "-o", str(program)]
+    command = [compiler, *FLAGS, f"-I{CSOURCE}", f"-I{KERNELS}", *map(str, [*library, *sources]), "-o", str(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return program

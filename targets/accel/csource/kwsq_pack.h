@@ -15,14 +15,9 @@
 #ifndef KWSQ_PACK_H
 #define KWSQ_PACK_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "kwsq_kernels.h"
 
-enum kwsq_status {
-    KWSQ_OK = 0,
-    KWSQ_DAMAGED = 1,     /* the file is not a well-formed pack: pack.section and pack.error say where and why */
-    KWSQ_OUT_OF_RANGE = 2 /* an input holds NaN, or a code for which an operator has no value */
-};
+enum { KWSQ_NO_PARTNER = 0xFFFF };
 
 enum kwsq_section {
     KWSQ_HEADER = 0, /* of the file, with the section table */
@@ -37,9 +32,6 @@ enum kwsq_section {
     KWSQ_CONSTANTS = 9,
     KWSQ_SECTION_COUNT = 10
 };
-
-enum kwsq_type { KWSQ_INT8 = 1, KWSQ_UINT8 = 2, KWSQ_FLOAT32 = 3 };
-enum { KWSQ_MAX_RANK = 8, KWSQ_NO_PARTNER = 0xFFFF };
 
 struct kwsq_span {
     const uint8_t *data;
@@ -57,15 +49,6 @@ struct kwsq_pack {
     const uint8_t *tensors, *dimensions, *layers, *operators;
     enum kwsq_section section; /* where the file is damaged */
     const char *error;         /* why, NULL when it is not */
-};
-
-/* A tensor; activations lie at `offset` in the arena. */
-struct kwsq_tensor {
-    uint32_t dims[KWSQ_MAX_RANK];
-    uint32_t rank, size, size_bytes, offset;
-    int32_t zero_point;
-    float scale;
-    uint8_t type, is_constant;
 };
 
 /* An input or output of the model. */

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "kwsq_fixed.h"
 #include "kwsq_pack.h"
 
 enum {
@@ -18,35 +19,6 @@ enum {
     KWSQ_PLANES = 2
 };
 #define KWSQ_NONE 0xFFFFFFFFu
-
-enum kwsq_opcode {
-    KWSQ_CONV = 1,
-    KWSQ_DEPTHWISE = 2,
-    KWSQ_DENSE = 3,
-    KWSQ_MATMUL = 4,
-    KWSQ_ADD = 5,
-    KWSQ_SUB = 6,
-    KWSQ_SQUARED_DIFFERENCE = 7,
-    KWSQ_MUL = 8,
-    KWSQ_MAXIMUM = 9,
-    KWSQ_MINIMUM = 10,
-    KWSQ_PRELU = 11,
-    KWSQ_TABLE = 12,
-    KWSQ_SOFTMAX = 13,
-    KWSQ_AVERAGE_POOL = 14,
-    KWSQ_MAX_POOL = 15,
-    KWSQ_MEAN = 16,
-    KWSQ_REDUCE_MAX = 17,
-    KWSQ_PAD = 18,
-    KWSQ_RESHAPE = 19,
-    KWSQ_TRANSPOSE = 20,
-    KWSQ_CONCAT = 21,
-    KWSQ_SLICE = 22,
-    KWSQ_SPLIT = 23,
-    KWSQ_REQUANTIZE = 24,
-    KWSQ_QUANTIZE = 25,
-    KWSQ_DEQUANTIZE = 26
-};
 
 struct kwsq_layer {
     uint32_t bits, scheme, layout, rows, columns, weights_offset, levels_offset, level_count, per_channel;
@@ -63,14 +35,7 @@ static inline uint32_t kwsq_u16(const uint8_t *p) { return (uint32_t)p[0] | (uin
 
 static inline uint32_t kwsq_u32(const uint8_t *p) { return kwsq_u16(p) | kwsq_u16(p + 2) << 16; }
 
-/* Two's complement without the implementation-defined conversion. */
-static inline int32_t kwsq_wrap(uint32_t u) {
-    return u <= 0x7FFFFFFFu ? (int32_t)u : (int32_t)(u - 0x80000000u) - 0x7FFFFFFF - 1;
-}
-
 static inline int32_t kwsq_i32(const uint8_t *p) { return kwsq_wrap(kwsq_u32(p)); }
-
-static inline int32_t kwsq_i8(uint8_t byte) { return byte < 128 ? (int32_t)byte : (int32_t)byte - 256; }
 
 static inline float kwsq_f32(const uint8_t *p) {
     uint32_t bits = kwsq_u32(p);
