@@ -17,10 +17,11 @@ from kwsq.converter.footprint import (
 from kwsq.converter.projection import project
 from kwsq.ir.quant import IntRange
 from kwsq.targets.accel.arena import lifetimes
-from kwsq.targets.accel.format import ENTRY, HEADER, LAYER_OPCODES, Role, Section, Storage
+from kwsq.targets.accel.format import ENTRY, HEADER, Role, Section, Storage
 from kwsq.targets.accel.records import Pack, PackLayer, PackOperator
 from kwsq.targets.accel.validate_operators import operator_work
 from kwsq.targets.accel.weights import layer_codes
+from kwsq.targets.machine import LAYER_OPCODES
 from kwsq.targets.planner import Lifetime, MemoryPlan, Placement, plan
 
 _MULTIPLIED = "CONV DEPTHWISE DENSE MATMUL".split()

@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from kwsq.converter.parity.report import Check, Mismatch
 from kwsq.ir.lowered import DepthwiseConv2D, LoweredGraph, LoweredNode, LoweredTensor
-from kwsq.targets.accel.build import LAYERS
-from kwsq.targets.accel.format import LAYER_OPCODES, Role
+from kwsq.targets.accel.format import Role
 from kwsq.targets.accel.records import Pack, PackLayer, PackOperator, PackTensor
 from kwsq.targets.accel.weights import coding_of_layer, layer_biases, layer_codes, layer_scales
+from kwsq.targets.machine import LAYER_OPCODES
+from kwsq.targets.operators import LAYERS
 
 QUESTION = "the pack, read back, holds the graph's codes, levels, scales, biases, grids and boundary"
 

@@ -68,6 +68,7 @@ from kwsq.ir.numerics.linear import (
     derive_fixed_point,
     effective_scale_conv,
     effective_scale_matmul,
+    fold_zero_point,
     requantize_layer,
     requantize_real,
 )
@@ -163,6 +164,7 @@ __all__ = [
     "exp_difference_table",
     "exp_table",
     "float32_scale",
+    "fold_zero_point",
     "fully_connected",
     "fully_connected_sums",
     "gelu_table",

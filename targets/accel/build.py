@@ -6,22 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from kwsq.ir import numerics
 from kwsq.ir.execute.call import Call
-from kwsq.ir.lowered import Conv2D, DepthwiseConv2D, DType, FullyConnected, LoweredGraph, LoweredNode, LoweredTensor
+from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode, LoweredTensor
 from kwsq.targets.accel.arena import Buffer, lifetimes, place
 from kwsq.targets.accel.bits import Layout, RowLayout, choose_alignment, pack_rows
 from kwsq.targets.accel.codes import Coding, choose_coding
 from kwsq.targets.accel.format import ElementType, Role, Section, Storage, aligned
 from kwsq.targets.accel.implied import implied_scales
-from kwsq.targets.accel.operators import describe
 from kwsq.targets.accel.records import PackGraph, PackIo, PackLayer, PackOperator, PackTensor
+from kwsq.targets.operators import LAYERS, Codes, describe, weight_rows
 
-LAYERS = (Conv2D, DepthwiseConv2D, FullyConnected)
 _ELEMENT_TYPES = {DType.INT8: ElementType.INT8, DType.UINT8: ElementType.UINT8, DType.FLOAT32: ElementType.FLOAT32}
-Codes = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +48,6 @@ class PackContents:
     io: tuple[PackIo, ...]
     sections: Mapping[Section, bytes]
     weights: tuple[StoredWeight, ...]
-
-
-def weight_rows(node: LoweredNode, weight: LoweredTensor) -> Codes:
-    """Returns the codes of a layer as (output channels, weights per channel)."""
-    assert weight.data is not None, f"{weight.name} is a constant"
-    codes = np.asarray(weight.data, np.int8)
-    if isinstance(node.op, DepthwiseConv2D):
-        return np.ascontiguousarray(codes.reshape(-1, codes.shape[-1]).T)
-    return codes.reshape(codes.shape[0], -1)
 
 
 def coding_of(weight: LoweredTensor) -> Coding | None:

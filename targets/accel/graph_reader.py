@@ -13,16 +13,13 @@ from kwsq.targets.accel.format import (
     GRAPH_HEADER,
     IO,
     LAYER,
-    MAX_ELEMENTS,
     MAX_OPERATORS,
-    MAX_RANK,
     MAX_TENSORS,
     NO_PARTNER,
     NONE,
     OPERATOR,
     TENSOR,
     ElementType,
-    Opcode,
     Role,
     Storage,
 )
@@ -34,6 +31,7 @@ from kwsq.targets.accel.records import (
     PackTensor,
     row_layout,
 )
+from kwsq.targets.machine import MAX_ELEMENTS, MAX_RANK, Opcode
 
 Kind = TypeVar("Kind", bound=IntEnum)
 _MAX_ALIGN_LOG2 = 9

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from kwsq.ir import numerics
 from kwsq.ir.numerics.linear import FixedPointParams, RealParams
-from kwsq.targets.accel.format import ElementType, Opcode, Section
+from kwsq.targets.accel.format import ElementType, Section
 from kwsq.targets.accel.records import Pack, PackLayer, PackOperator, PackTensor
 from kwsq.targets.accel.validate_operators import TABLE_BYTES
 from kwsq.targets.accel.weights import layer_biases, layer_codes, layer_multipliers, layer_scales
+from kwsq.targets.machine import Opcode
 
 Array = npt.NDArray[Any]
 Results = tuple[Array, ...]

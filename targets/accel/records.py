@@ -9,7 +9,8 @@ from typing import Any
 
 from kwsq.targets.accel.bits import Layout, RowLayout
 from kwsq.targets.accel.codes import Scheme
-from kwsq.targets.accel.format import ElementType, Opcode, Role, Section, Storage
+from kwsq.targets.accel.format import ElementType, Role, Section, Storage
+from kwsq.targets.machine import Opcode
 
 Shape = tuple[int, ...]
 

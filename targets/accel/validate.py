@@ -9,19 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 from kwsq.targets.accel.arena import Buffer, lifetimes
-from kwsq.targets.accel.format import (
-    ALIGNMENT_BYTES,
-    LAYER_OPCODES,
-    MAX_ARENA_BYTES,
-    MAX_WORK,
-    ElementType,
-    Role,
-    Section,
-    Storage,
-)
+from kwsq.targets.accel.format import ALIGNMENT_BYTES, MAX_ARENA_BYTES, MAX_WORK, ElementType, Role, Section, Storage
 from kwsq.targets.accel.records import PackGraph, PackIo, PackTensor
 from kwsq.targets.accel.validate_layers import check_layer, check_layer_sections
 from kwsq.targets.accel.validate_operators import check_operator, operator_work
+from kwsq.targets.machine import LAYER_OPCODES
 
 Sections = Mapping[Section, memoryview]
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from kwsq.targets.accel.codes import Scheme
-from kwsq.targets.accel.format import ALIGNMENT_BYTES, MAX_COLUMNS, MAX_ELEMENTS, Section
+from kwsq.targets.accel.format import ALIGNMENT_BYTES, Section
 from kwsq.targets.accel.records import PackLayer
 from kwsq.targets.accel.weights import coding_of_layer, layer_multipliers
+from kwsq.targets.machine import MAX_COLUMNS, MAX_ELEMENTS
 
 Sections = Mapping[Section, memoryview]
 _RECORD_BYTES = {Section.SCALES: 4, Section.BIASES: 4, Section.REQUANTIZATION: 5}

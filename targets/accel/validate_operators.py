@@ -8,18 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kwsq.targets.accel.format import (
-    MAX_COUNT,
-    MAX_ELEMENTS,
-    MAX_MATMUL_DEPTH,
-    MAX_REACH,
-    MAX_SOFTMAX,
-    ElementType,
-    Opcode,
-    Section,
-)
+from kwsq.targets.accel.format import MAX_COUNT, MAX_REACH, ElementType, Section
 from kwsq.targets.accel.records import PackGraph, PackLayer, PackOperator, PackTensor, Shape
 from kwsq.targets.accel.weights import layer_scales
+from kwsq.targets.machine import MAX_ELEMENTS, MAX_MATMUL_DEPTH, MAX_SOFTMAX, Opcode
 
 Sections = Mapping[Section, memoryview]
 TABLE_BYTES = 256

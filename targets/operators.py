@@ -1,4 +1,4 @@
-"""Lowered operator -> operator of the pack with its integer constants, all derived by `kwsq.ir.numerics`.
+"""Lowered operator -> operator of the integer machine with its integer constants, all derived by `kwsq.ir.numerics`.
 
 An operator on single int8 codes is a table of 256 entries, so that no reader needs its arithmetic.
 """
@@ -18,14 +18,15 @@ from kwsq.ir.execute.call import Call, grid
 from kwsq.ir.execute.kernels import KERNELS
 from kwsq.ir.lowered import DType
 from kwsq.ir.ops import Activation
-from kwsq.targets.accel.format import Opcode
+from kwsq.targets.machine import Opcode
 
-Int8Array = npt.NDArray[np.int8]
+Codes = npt.NDArray[np.int8]
+LAYERS = (ir.Conv2D, ir.DepthwiseConv2D, ir.FullyConnected)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Description:
-    """An operator of the pack without its tensors.
+    """An operator of the machine without its tensors.
 
     Args:
         code: what it does.
@@ -35,14 +36,23 @@ class Description:
 
     code: Opcode
     attributes: tuple[int, ...] = ()
-    table: Int8Array | None = None
+    table: Codes | None = None
 
 
 Describe = Callable[[Call], Description]
 
 
+def weight_rows(node: ir.LoweredNode, weight: ir.LoweredTensor) -> Codes:
+    """Returns the codes of a layer as (output channels, weights per channel)."""
+    assert weight.data is not None, f"{weight.name} is a constant"
+    codes = np.asarray(weight.data, np.int8)
+    if isinstance(node.op, ir.DepthwiseConv2D):
+        return np.ascontiguousarray(codes.reshape(-1, codes.shape[-1]).T)
+    return codes.reshape(codes.shape[0], -1)
+
+
 def describe(call: Call) -> Description:
-    """Returns the pack's form of a lowered operator.
+    """Returns the machine's form of a lowered operator.
 
     Args:
         call: operator and its tensors; their contents are not looked at.
@@ -117,7 +127,7 @@ def _prelu(call: Call) -> Description:
 def _table(call: Call) -> Description:
     codes = np.arange(-128, 128, dtype=np.int8)
     (table,) = KERNELS[type(call.op)](replace(call, arrays=(codes,)))
-    return Description(Opcode.TABLE, (-128,), cast(Int8Array, table))
+    return Description(Opcode.TABLE, (-128,), cast(Codes, table))
 
 
 def _rsqrt(call: Call) -> Description:

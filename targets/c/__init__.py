@@ -1,0 +1,1 @@
+"""C99 sources, with NEON where the compiler has it."""
