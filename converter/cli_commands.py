@@ -45,6 +45,7 @@ def convert(
     target: options.Target,
     wbits: options.WeightBits = None,
     container: options.Container = None,
+    emit: options.Emit = "tflite",
     runtime: options.Runtime = "litert",
     row_align: options.RowAlign = None,
     accelerator: options.Accelerator = None,

@@ -26,6 +26,10 @@ Container = Annotated[
         show_default="int8; stream for accel",
     ),
 ]
+Emit = Annotated[
+    Literal["tflite", "c"],
+    Option(help="c: C99 sources too, with NEON kernels, for devices without a runtime (neon; needs a C compiler)."),
+]
 Runtime = Annotated[Literal["litert", "tflm"], Option(help="Interpreter the artefact must run in.")]
 RowAlign = Annotated[
     int | None,

@@ -35,6 +35,7 @@ class ConvertOptions:
         weight_bits: width the user expects to ship; None takes the narrowest width the model declares, 8 for
             a float model.
         container: how weight codes are stored, one of `CONTAINERS`; None takes the target's default.
+        emit: "tflite", or "c" for C99 sources beside it.
         runtime: "litert" or "tflm": the interpreter the artefact must run in.
         row_align_bits: alignment of weight rows in a pack, one of `ROW_ALIGNMENTS_BITS`; None for the writer's choice.
         accelerator: configuration to compile for with the target ethos-u; None for its default.
@@ -70,6 +71,7 @@ class ConvertOptions:
     target: str
     weight_bits: int | None = None
     container: str | None = None
+    emit: Literal["tflite", "c"] = "tflite"
     runtime: str = "litert"
     row_align_bits: int | None = None
     accelerator: str | None = None
@@ -115,6 +117,7 @@ class ConvertOptions:
             "target": self.target,
             "weight_bits": self.weight_bits,
             "container": self.chosen_container,
+            "emit": self.emit,
             "runtime": self.runtime,
             "row_align_bits": self.row_align_bits,
             "accelerator": self.accelerator,
@@ -184,7 +187,17 @@ def _target_problems(options: ConvertOptions) -> list[Problem]:
     if options.target != "neon" and options.offline_memory_plan:
         found, remedy = f"--target {options.target}", "leave --offline-memory-plan out"
         problems.append(Problem("--offline-memory-plan", found, "--target neon", remedy))
-    return [*problems, *_alignment_problems(options), *_accelerator_problems(options)]
+    return [*problems, *_emit_problems(options), *_alignment_problems(options), *_accelerator_problems(options)]
+
+
+def _emit_problems(options: ConvertOptions) -> list[Problem]:
+    if options.emit == "tflite":
+        return []
+    if options.target != "neon":
+        return [Problem("--emit c", f"--target {options.target}", "--target neon", "leave --emit out")]
+    from kwsq.converter.runtimes.c_program import compiler, missing
+
+    return [missing()] if compiler() is None else []
 
 
 def _alignment_problems(options: ConvertOptions) -> list[Problem]:

@@ -33,8 +33,12 @@ class NeonProof:
         return checked_parity(graph, data, source, inputs, all_tensors=all_tensors)
 
     def beside(self, lowered: LoweredGraph, options: TargetOptions, inputs: Arrays) -> Beside:
-        """Returns nothing: the file is complete."""
-        return Beside()
+        """Returns the C sources where they are asked for; the file itself is complete."""
+        if not options.c_sources:
+            return Beside()
+        from kwsq.converter.c_form import c_form
+
+        return c_form(lowered, options, inputs)
 
     def runner(self, graph: LoweredGraph, data: bytes) -> Runner:
         """Returns LiteRT with its default kernels, or TensorFlow Lite Micro for a file only it can run."""

@@ -29,6 +29,7 @@ class TargetOptions:
         accelerator: configuration a compiled target is for, e.g. "ethos-u55-128".
         strip_names: leave out the names of inner tensors.
         offline_memory_plan: write where activations lie in the arena.
+        c_sources: write the network as C99 sources too.
         version: version of kwsq, written into the artefact.
         source_sha256: hash of the source model, written into the artefact.
         remarks: further facts for the artefact's metadata, JSON-ready, e.g. {"dropped": ["Softmax"]}.
@@ -40,6 +41,7 @@ class TargetOptions:
     accelerator: str = ""
     strip_names: bool = False
     offline_memory_plan: bool = False
+    c_sources: bool = False
     version: str = ""
     source_sha256: str = ""
     remarks: Mapping[str, object] = field(default_factory=dict)

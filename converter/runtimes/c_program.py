@@ -44,38 +44,64 @@ def missing() -> Problem:
     return Problem("--emit c", "no C compiler", "cc, gcc, clang or CC's, which proves the sources", remedy)
 
 
-def run_program(graph: LoweredGraph, name: str, files: Mapping[str, bytes], inputs: Arrays) -> dict[str, Any]:
-    """Compiles sources and runs one or several vectors.
+class CProgram:
+    """Sources of a network as a program; a context, at whose end it is gone.
 
     Args:
         graph: what the sources compute; its inputs and outputs are those of the program.
         name: what the network's function begins with.
         files: the sources.
-        inputs: arrays whose first dimension is k times the declared one.
-
-    Returns:
-        Every output of k runs, stacked along the first dimension.
 
     Raises:
         UsageError: there is no compiler.
-        ParityError: the sources do not compile, or the program refuses an input or ends otherwise.
+        ParityError: the sources do not compile.
     """
-    command = compiler()
-    if command is None:
-        raise UsageError(missing())
-    count = _vectors(graph, inputs)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+
+    def __init__(self, graph: LoweredGraph, name: str, files: Mapping[str, bytes]) -> None:
+        command = compiler()
+        if command is None:
+            raise UsageError(missing())
+        self.compiler = command[0]
+        self._graph = graph
+        self._folder = tempfile.TemporaryDirectory()
+        try:
+            self._build(command, {**files, "main.c": _main(graph, name).encode()})
+        except ParityError:
+            self._folder.cleanup()
+            raise
+
+    def _build(self, command: list[str], files: Mapping[str, bytes]) -> None:
+        place = Path(self._folder.name)
         for file, content in files.items():
             (place / file).write_bytes(content)
-        (place / "main.c").write_text(_main(graph, name), encoding="utf-8")
-        units = [file for file in [*files, "main.c"] if file.endswith(".c")]
+        units = [file for file in files if file.endswith(".c")]
         _checked([*command, *FLAGS, *units, "-o", "program"], place, b"", "compiler")
-        stacked = [inputs[n].reshape(count, -1) for n in graph.inputs]
+
+    def __enter__(self) -> CProgram:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def run(self, inputs: Arrays) -> dict[str, Any]:
+        """Runs one or several vectors.
+
+        Args:
+            inputs: arrays whose first dimension is k times the declared one.
+
+        Returns:
+            Every output of k runs, stacked along the first dimension.
+
+        Raises:
+            ParityError: the program refuses an input or ends otherwise, or the machine cannot run it.
+        """
+        count = _vectors(self._graph, inputs)
+        stacked = [inputs[n].reshape(count, -1) for n in self._graph.inputs]
         vectors = b"".join(part[i].tobytes() for i in range(count) for part in stacked)
+        place = Path(self._folder.name)
         emulator = shlex.split(os.environ.get("KWSQ_EMULATOR", ""))
         answers = _checked([*emulator, str(place / "program")], place, vectors, "program")
-    return _outputs(graph, answers, count)
+        return _outputs(self._graph, answers, count)
 
 
 def _vectors(graph: LoweredGraph, inputs: Arrays) -> int:
@@ -91,6 +117,12 @@ def _checked(command: list[str], place: Path, given: bytes, who: str) -> bytes:
     except subprocess.TimeoutExpired as error:
         found = f"no end within {_TIMEOUT_SECONDS} seconds"
         raise ParityError(Problem(f"C sources: {who}", found, "an end", "report this as a defect of kwsq")) from error
+    except OSError as error:
+        found, remedy = (
+            str(error.strerror or error),
+            "for another machine's compiler, name its emulator in KWSQ_EMULATOR",
+        )
+        raise ParityError(Problem(f"C sources: {who}", found, "a program that runs here", remedy)) from error
     if done.returncode:
         said = " | ".join(done.stderr.decode(errors="replace").splitlines()[-_LAST_LINES:])
         found = f"exit status {done.returncode}: {said}"
@@ -104,13 +136,14 @@ def _outputs(graph: LoweredGraph, answers: bytes, count: int) -> dict[str, Any]:
         found, expected = f"{len(answers)} bytes", f"{count * sum(widths)}, {count} times all outputs"
         raise ParityError(Problem("C sources: program", found, expected, "report this as a defect of kwsq"))
     rows = np.frombuffer(answers, np.uint8).reshape(count, sum(widths))
-    found, done = {}, 0
+    done = 0
+    computed: dict[str, Any] = {}
     for name, width in zip(graph.outputs, widths, strict=True):
         shape, dtype = graph[name].shape, graph[name].dtype.numpy
         values = np.ascontiguousarray(rows[:, done : done + width]).view(dtype)
-        found[name] = values.reshape(count * shape[0], *shape[1:]) if shape else values.reshape(-1)
+        computed[name] = values.reshape(count * shape[0], *shape[1:]) if shape else values.reshape(-1)
         done += width
-    return found
+    return computed
 
 
 def _main(graph: LoweredGraph, name: str) -> str:

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kwsq.ir import lowered as ir
 from kwsq.ir import numerics
 from kwsq.ir.execute.call import Call
-from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode, LoweredTensor
+from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode
 from kwsq.targets.c.literals import array, comment, identifiers, number
 from kwsq.targets.machine import MAX_RANK, Opcode
-from kwsq.targets.operators import LAYERS, Description, describe, weight_rows
+from kwsq.targets.operators import LAYERS, Codes, Description, describe, weight_rows
 from kwsq.targets.planner import Lifetime, MemoryPlan, plan
 
 TYPES = {DType.INT8: "KWSQ_INT8", DType.UINT8: "KWSQ_UINT8", DType.FLOAT32: "KWSQ_FLOAT32"}
@@ -103,7 +105,8 @@ class _Writer:
         parameters = ["uint8_t *arena", *(self._parameter(n, ports[n], "const ") for n in graph.inputs)]
         parameters += [self._parameter(n, ports[n], "") for n in graph.outputs]
         signature = f"enum kwsq_status {name}_run({', '.join(parameters)})"
-        header = _header(name, signature, memory.high_water_bytes, facts)
+        described = "".join(self._port(name, n, word) for n, word in ports.items())
+        header = _header(name, signature, described, memory.high_water_bytes, facts)
         unused = "" if memory.high_water_bytes else "    (void)arena;\n"
         body = (
             f'{comment(facts)}\n#include "{name}.h"\n\n#include <string.h>\n\n#include "kwsq_layers.h"\n\n'
@@ -121,10 +124,22 @@ class _Writer:
         self.contents |= {n: f"((const uint8_t *){words[f'in {n}']})" for n in graph.inputs}
         return {**{n: words[f"in {n}"] for n in graph.inputs}, **outputs}
 
+    def _port(self, prefix: str, name: str, word: str) -> str:
+        """Returns what a caller must know of an input or output."""
+        tensor = self.graph[name]
+        kind = f"{word}: {name}, {tensor.dtype.value} {list(tensor.shape)}"
+        if tensor.scale is None:
+            return f"{comment(kind)}\n"
+        scale, macro = number(tensor.scale[0], "float32"), f"{prefix}_{word}".upper()
+        return (
+            f"{comment(f'{kind}; real = scale * (code - zero point)')}\n"
+            f"#define {macro}_SCALE {scale}\n#define {macro}_ZERO_POINT ({tensor.zero_point})\n"
+        )
+
     def _parameter(self, name: str, word: str, qualifier: str) -> str:
         return f"{qualifier}{POINTERS[self.graph[name].dtype]} *{word}"
 
-    def _define(self, kind: str, name: str, values: np.ndarray) -> str:  # type: ignore[type-arg]
+    def _define(self, kind: str, name: str, values: npt.NDArray[Any]) -> str:
         self.definitions.append(array(name, values))
         self.constant_bytes[kind] = self.constant_bytes.get(kind, 0) + values.nbytes
         return name
@@ -229,10 +244,7 @@ class _Writer:
         rows = weight_rows(node, weight)
         is_depthwise = found.code is Opcode.DEPTHWISE
         bias = None if len(call.inputs) < 3 else np.asarray(call.inputs[2].data, np.int32)
-        if is_depthwise:
-            sums = np.zeros(len(rows), np.int32) if bias is None else bias
-        else:
-            sums = numerics.fold_zero_point(rows, bias, call.source.zero_point)
+        sums = numerics.fold_zero_point(rows, bias, 0 if is_depthwise else call.source.zero_point)
         self.definitions.append(f"{comment(weight.name)}\n")
         codes = self._define("weights", f"codes_{position}", np.ascontiguousarray(rows.T if is_depthwise else rows))
         biases = self._define("biases", f"biases_{position}", sums.astype(np.int32))
@@ -248,12 +260,18 @@ class _Writer:
             )
             requantization = f"{words[0]}, {words[1]}, NULL"
         low, high = found.attributes[:2]
-        facts = f"{len(rows)}, {rows.shape[1]}, {int(weight.scale.size > 1)}, {low}, {high}"
+        facts = f"{len(rows)}, {rows.shape[1]}, {int(weight.scale.size > 1)}, {low}, {high}, {_chunks(rows)}"
         word = f"weights_{position}"
         self.definitions.append(
             f"static const struct kwsq_weights {word} = {{{codes}, {biases}, {requantization}, {facts}}};\n"
         )
         return f"&{word}"
+
+
+def _chunks(rows: Codes) -> int:
+    """Returns how many chunks of sixteen products fit 16-bit lanes: equation (48) of docs/quantization.md."""
+    largest = int(np.abs(rows.astype(np.int64)).max(initial=1))
+    return 32767 // (2 * 128 * largest)
 
 
 def patch_name(position: int) -> str:
@@ -280,20 +298,18 @@ def _patches(graph: LoweredGraph) -> Iterator[Lifetime]:
             yield Lifetime(patch_name(position), columns, position + 1, position + 1)
 
 
-def _header(name: str, signature: str, arena_bytes: int, facts: str) -> str:
+def _header(name: str, signature: str, ports: str, arena_bytes: int, facts: str) -> str:
     guard = f"{name.upper()}_H"
     return (
         f"{comment(facts)}\n#ifndef {guard}\n#define {guard}\n\n"
         '#include "kwsq_kernels.h"\n\n'
         f"/* Bytes of the arena, of any alignment; NULL will do for 0. */\n"
         f"#define {name.upper()}_ARENA_BYTES {arena_bytes}\n\n"
+        f"{ports}\n"
+        "/* Computes one inference. An arena serves one call at a time; nothing is kept in it between two.\n"
+        " * Returns KWSQ_OUT_OF_RANGE for a float input that is NaN, or a code that an operator has no value for. */\n"
         f"{signature};\n\n#endif\n"
     )
-
-
-def described(tensor: LoweredTensor) -> str:
-    """Returns type and shape of a tensor in words."""
-    return f"{tensor.dtype.value} {list(tensor.shape)}"
 
 
 assert MAX_RANK == 8, "struct kwsq_tensor holds as many dimensions"

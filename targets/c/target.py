@@ -61,7 +61,7 @@ class CTarget:
             "operators": dict(sorted(Counter(node.op.name for node in graph.nodes).items())),
             "containers": {node.inputs[1]: "int8" for node in graph.nodes if isinstance(node.op, LAYERS)},
             "arena_bytes": sources.memory.high_water_bytes,
-            "constant_bytes": dict(sources.constant_bytes),
+            "constant_bytes": sum(sources.constant_bytes.values()),
         }
         written = {f"{sources.name}.c": sources.body.encode(), f"{sources.name}.h": sources.header.encode()}
         kernels = {name: _kernel(package, name) for package, names in KERNELS.items() for name in names}

@@ -11,8 +11,11 @@ static inline int32_t kwsq_wrap(uint32_t u) {
 
 static inline int32_t kwsq_i8(uint8_t byte) { return byte < 128 ? (int32_t)byte : (int32_t)byte - 256; }
 
-/* Floor division by a power of two, without relying on how C shifts negative numbers. */
-static inline int64_t kwsq_shifted_right(int64_t value, int n) { return value >= 0 ? value >> n : ~(~value >> n); }
+/* Floor division by a power of two, however C shifts negative numbers. */
+static inline int64_t kwsq_shifted_right(int64_t value, int n) {
+    if ((-1 >> 1) == -1) return value >> n; /* known to the compiler */
+    return value >= 0 ? value >> n : ~(~value >> n);
+}
 
 static inline int64_t kwsq_clamp(int64_t value, int64_t low, int64_t high) {
     return value < low ? low : value > high ? high : value;

@@ -253,13 +253,26 @@ void kwsq_pad(const struct kwsq_call *c) {
     }
 }
 
+/* Moves `at` to the next element in row-major order, and with it an index whose axes lie `steps` apart. */
+static size_t next_index(const struct kwsq_tensor *t, const size_t steps[KWSQ_MAX_RANK], size_t at[KWSQ_MAX_RANK],
+                         size_t index) {
+    for (uint32_t i = t->rank; i-- > 0;) {
+        index += steps[i];
+        if (++at[i] < t->dims[i]) break;
+        index -= steps[i] * t->dims[i];
+        at[i] = 0;
+    }
+    return index;
+}
+
 void kwsq_transpose(const struct kwsq_call *c) {
-    uint32_t width = c->x->size_bytes / c->x->size;
-    for (size_t i = 0; i < c->y->size; i++) {
-        size_t to[KWSQ_MAX_RANK], from[KWSQ_MAX_RANK] = {0};
-        split_index(c->y, i, to);
-        for (uint32_t axis = 0; axis < c->y->rank; axis++) from[c->numbers[axis]] = to[axis];
-        memcpy(c->y_data + i * width, c->x_data + joined_index(c->x, from) * width, width);
+    size_t width = c->x->size_bytes / c->x->size, at[KWSQ_MAX_RANK] = {0}, steps[KWSQ_MAX_RANK], step[KWSQ_MAX_RANK];
+    size_t size = width, from = 0;
+    for (uint32_t i = c->x->rank; i-- > 0; size *= c->x->dims[i]) step[i] = size;
+    for (uint32_t i = 0; i < c->y->rank; i++) steps[i] = step[c->numbers[i]];
+    for (size_t i = 0; i < c->y->size; i++, from = next_index(c->y, steps, at, from)) {
+        if (width == 1) c->y_data[i] = c->x_data[from];
+        else memcpy(c->y_data + i * width, c->x_data + from, width);
     }
 }
 

@@ -9,54 +9,139 @@
 #include <arm_neon.h>
 #endif
 
-enum { ROWS = 4, CHANNELS = 8 };
+#if defined(__GNUC__) && !defined(__clang__)
+#define UNROLLED _Pragma("GCC unroll 8") /* at -O2 too, so that sums stay in registers */
+#else
+#define UNROLLED
+#endif
+
+enum { ROWS = 8, CHANNELS = 8 };
 
 /* ---- dot products ---- */
 
-/* Adds the products of `x` with ROWS rows of codes, `stride` apart, to `sums`; sums wrap as int32. */
-static void add_dots(const int8_t *x, const int8_t *codes, size_t count, size_t stride, uint32_t sums[ROWS]) {
-    size_t k = 0;
 #if defined(__ARM_NEON)
-    int32x4_t lanes[ROWS] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-    for (; k + 16 <= count; k += 16) {
-        int8x16_t a = vld1q_s8(x + k);
-        for (int r = 0; r < ROWS; r++) {
-            int8x16_t b = vld1q_s8(codes + (size_t)r * stride + k);
-#if defined(__ARM_FEATURE_DOTPROD)
-            lanes[r] = vdotq_s32(lanes[r], a, b);
-#else
-            lanes[r] = vpadalq_s16(lanes[r], vmull_s8(vget_low_s8(a), vget_low_s8(b)));
-            lanes[r] = vpadalq_s16(lanes[r], vmull_s8(vget_high_s8(a), vget_high_s8(b)));
-#endif
-        }
-    }
-    for (; k + 8 <= count; k += 8) {
-        int8x8_t a = vld1_s8(x + k);
-        for (int r = 0; r < ROWS; r++)
-            lanes[r] = vpadalq_s16(lanes[r], vmull_s8(a, vld1_s8(codes + (size_t)r * stride + k)));
-    }
-    for (int r = 0; r < ROWS; r++) {
-        int32x2_t halves = vadd_s32(vget_low_s32(lanes[r]), vget_high_s32(lanes[r]));
-        sums[r] += (uint32_t)vget_lane_s32(vpadd_s32(halves, halves), 0);
-    }
-#endif
-    for (; k < count; k++)
-        for (int r = 0; r < ROWS; r++) sums[r] += (uint32_t)(x[k] * codes[(size_t)r * stride + k]);
+/* Adds the lanes of four rows to their sums. */
+static void add_to_sums(const int32x4_t lanes[4], uint32_t sums[4]) {
+    int32x2_t half[4];
+    UNROLLED for (int r = 0; r < 4; r++) half[r] = vadd_s32(vget_low_s32(lanes[r]), vget_high_s32(lanes[r]));
+    int32x4_t whole = vcombine_s32(vpadd_s32(half[0], half[1]), vpadd_s32(half[2], half[3]));
+    vst1q_u32(sums, vaddq_u32(vld1q_u32(sums), vreinterpretq_u32_s32(whole)));
 }
 
-/* The same with one row. */
-static void add_dot(const int8_t *x, const int8_t *codes, size_t count, uint32_t *sum) {
-    for (size_t k = 0; k < count; k++) *sum += (uint32_t)(x[k] * codes[k]);
+#if defined(__ARM_FEATURE_DOTPROD)
+/* Adds sixteen products of each row to its lanes, as long as there are sixteen; returns how many were taken. */
+static size_t add_lanes(const int8_t *x, const int8_t *const codes[ROWS], size_t count, uint32_t chunks,
+                        int32x4_t lanes[ROWS]) {
+    size_t k = 0;
+    (void)chunks;
+    for (; k + 16 <= count; k += 16) {
+        int8x16_t a = vld1q_s8(x + k);
+        UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vdotq_s32(lanes[r], a, vld1q_s8(codes[r] + k));
+    }
+    return k;
+}
+#else
+/* The same in 16 bits first: as many chunks of sixteen codes as the lanes hold whatever the input is, equation (48). */
+static size_t add_lanes(const int8_t *x, const int8_t *const codes[ROWS], size_t count, uint32_t chunks,
+                        int32x4_t lanes[ROWS]) {
+    size_t k = 0, whole = count / 16 * 16;
+    if (chunks == 1)
+        for (; k < whole; k += 16) {
+            int8x16_t a = vld1q_s8(x + k);
+            UNROLLED for (int r = 0; r < ROWS; r++) {
+                int8x16_t b = vld1q_s8(codes[r] + k);
+                int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
+                lanes[r] = vpadalq_s16(lanes[r], vmlal_s8(low, vget_high_s8(a), vget_high_s8(b)));
+            }
+        }
+    while (k < whole) {
+        size_t end = whole - k < 16 * (size_t)chunks ? whole : k + 16 * (size_t)chunks;
+        int16x8_t narrow[ROWS];
+        UNROLLED for (int r = 0; r < ROWS; r++) narrow[r] = vdupq_n_s16(0);
+        for (; k < end; k += 16) {
+            int8x16_t a = vld1q_s8(x + k);
+            UNROLLED for (int r = 0; r < ROWS; r++) {
+                int8x16_t b = vld1q_s8(codes[r] + k);
+                narrow[r] = vmlal_s8(narrow[r], vget_low_s8(a), vget_low_s8(b));
+                narrow[r] = vmlal_s8(narrow[r], vget_high_s8(a), vget_high_s8(b));
+            }
+        }
+        UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vpadalq_s16(lanes[r], narrow[r]);
+    }
+    return k;
+}
+#endif
+#endif
+
+/* Adds the products of `x` with the codes of ROWS rows to `sums`, which wrap as int32. */
+static void add_dots(const int8_t *x, const int8_t *const codes[ROWS], size_t count, uint32_t chunks,
+                     uint32_t sums[ROWS]) {
+    size_t k = 0;
+#if defined(__ARM_NEON)
+    int32x4_t lanes[ROWS];
+    UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vdupq_n_s32(0);
+    if (chunks) k = add_lanes(x, codes, count, chunks, lanes);
+    for (; k + 8 <= count; k += 8) {
+        int8x8_t a = vld1_s8(x + k);
+        UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vpadalq_s16(lanes[r], vmull_s8(a, vld1_s8(codes[r] + k)));
+    }
+    add_to_sums(lanes, sums);
+    add_to_sums(lanes + 4, sums + 4);
+#else
+    (void)chunks;
+#endif
+    for (; k < count; k++)
+        for (int r = 0; r < ROWS; r++) sums[r] += (uint32_t)(x[k] * codes[r][k]);
 }
 
 /* ---- what becomes of a sum ---- */
 
 static int8_t as_code(int64_t value, int32_t low, int32_t high) { return (int8_t)kwsq_clamp(value, low, high); }
 
-static int8_t requantized(const struct kwsq_weights *w, uint32_t row, uint32_t sum, int32_t zero_point) {
-    uint32_t i = w->per_row ? row : 0;
-    int64_t steps = kwsq_scaled(kwsq_wrap(sum), w->multipliers[i], w->shifts[i]);
-    return as_code(steps + zero_point, w->low, w->high);
+#if defined(__ARM_NEON)
+/* Equation (7) on four sums, and what it takes to be a code. */
+static int32x4_t requantized(int32x4_t sums, int32x4_t multipliers, int32x4_t shifts, int32_t zero_point,
+                             const struct kwsq_weights *w) {
+    const int32x4_t none = vdupq_n_s32(0), right = vminq_s32(shifts, none);
+    int32x4_t steps = vqrdmulhq_s32(vshlq_s32(sums, vmaxq_s32(shifts, none)), multipliers);
+    steps = vqaddq_s32(steps, vshrq_n_s32(vandq_s32(steps, right), 31)); /* ties away from zero */
+    steps = vqaddq_s32(vrshlq_s32(steps, right), vdupq_n_s32(zero_point));
+    return vminq_s32(vmaxq_s32(steps, vdupq_n_s32(w->low)), vdupq_n_s32(w->high));
+}
+
+static void requantize_eight(const struct kwsq_weights *w, uint32_t row, const uint32_t sums[8], int32_t zero_point,
+                             int8_t *out) {
+    int32x4_t low = vreinterpretq_s32_u32(vld1q_u32(sums)), high = vreinterpretq_s32_u32(vld1q_u32(sums + 4));
+    int32x4_t by[2], shift[2];
+    if (w->per_row) {
+        int16x8_t shifts = vmovl_s8(vld1_s8(w->shifts + row));
+        by[0] = vld1q_s32(w->multipliers + row);
+        by[1] = vld1q_s32(w->multipliers + row + 4);
+        shift[0] = vmovl_s16(vget_low_s16(shifts));
+        shift[1] = vmovl_s16(vget_high_s16(shifts));
+    } else {
+        by[0] = by[1] = vdupq_n_s32(w->multipliers[0]);
+        shift[0] = shift[1] = vdupq_n_s32(w->shifts[0]);
+    }
+    low = requantized(low, by[0], shift[0], zero_point, w);
+    high = requantized(high, by[1], shift[1], zero_point, w);
+    vst1_s8(out, vmovn_s16(vcombine_s16(vmovn_s32(low), vmovn_s32(high))));
+}
+#endif
+
+static void requantize(const struct kwsq_weights *w, uint32_t row, uint32_t rows, const uint32_t sums[8],
+                       int32_t zero_point, int8_t *out) {
+#if defined(__ARM_NEON)
+    if (rows == 8) {
+        requantize_eight(w, row, sums, zero_point, out);
+        return;
+    }
+#endif
+    for (uint32_t r = 0; r < rows; r++) {
+        uint32_t i = w->per_row ? row + r : 0;
+        int64_t steps = kwsq_scaled(kwsq_wrap(sums[r]), w->multipliers[i], w->shifts[i]);
+        out[r] = as_code(steps + zero_point, w->low, w->high);
+    }
 }
 
 /* Equation (15b): one rounding of a binary64 product. */
@@ -112,20 +197,27 @@ static void gather(const struct place *p, const struct kwsq_window *v, const str
         }
 }
 
-/* The products of ROWS rows, or of one, with a window: in pieces of `run` codes, `step` apart in the image. */
-static void add_window(const struct kwsq_weights *w, const int8_t *x, size_t run, size_t step, uint32_t row,
-                       uint32_t rows, uint32_t sums[ROWS]) {
+/* Starts the sums of some rows, at most ROWS, with their biases and adds their products with a window, which lies in
+ * pieces of `run` codes, `step` apart in the image. Sums of rows that are not there repeat the last one. */
+static void sum_rows(const struct kwsq_weights *w, const int8_t *x, size_t run, size_t step, uint32_t row, uint32_t rows,
+                     uint32_t sums[ROWS]) {
+    const int8_t *codes[ROWS];
+    for (uint32_t r = 0; r < ROWS; r++) {
+        uint32_t there = row + (r < rows ? r : rows - 1);
+        codes[r] = w->codes + (size_t)there * w->columns;
+        sums[r] = (uint32_t)w->biases[there];
+    }
     for (size_t done = 0; done < w->columns; done += run, x += step) {
-        const int8_t *codes = w->codes + (size_t)row * w->columns + done;
-        if (rows == ROWS) add_dots(x, codes, run, w->columns, sums);
-        else for (uint32_t r = 0; r < rows; r++) add_dot(x, codes + (size_t)r * w->columns, run, sums + r);
+        add_dots(x, codes, run, w->chunks, sums);
+        for (int r = 0; r < ROWS; r++) codes[r] += run;
     }
 }
 
 void kwsq_conv(const struct kwsq_weights *weights, const struct kwsq_window *window, const struct kwsq_tensor *x,
                const int8_t *x_data, const struct kwsq_tensor *y, int8_t *y_data, int8_t *patch) {
     uint32_t per_group = weights->rows / (x->dims[3] / window->depth);
-    size_t row_step = (size_t)x->dims[2] * x->dims[3] * window->dilation[0], row_run = (size_t)window->kernel[1] * window->depth;
+    size_t row_step = (size_t)x->dims[2] * x->dims[3] * window->dilation[0];
+    size_t row_run = (size_t)window->kernel[1] * window->depth;
     for (size_t i = 0; i < y->size / weights->rows; i++) {
         struct place p = place_at(window, x, x_data, y, i);
         int plain = is_plain(&p, window, x);
@@ -135,11 +227,9 @@ void kwsq_conv(const struct kwsq_weights *weights, const struct kwsq_window *win
             size_t run = plain ? row_run : weights->columns, step = plain ? row_step : 0;
             for (uint32_t row = first; row < first + per_group;) {
                 uint32_t left = first + per_group - row, rows = left < ROWS ? left : ROWS;
-                uint32_t sums[ROWS] = {0};
-                for (uint32_t r = 0; r < rows; r++) sums[r] = (uint32_t)weights->biases[row + r];
-                add_window(weights, seen, run, step, row, rows, sums);
-                for (uint32_t r = 0; r < rows; r++)
-                    y_data[i * weights->rows + row + r] = requantized(weights, row + r, sums[r], y->zero_point);
+                uint32_t sums[ROWS];
+                sum_rows(weights, seen, run, step, row, rows, sums);
+                requantize(weights, row, rows, sums, y->zero_point, y_data + i * weights->rows + row);
                 row += rows;
             }
         }
@@ -178,11 +268,10 @@ void kwsq_depthwise(const struct kwsq_weights *weights, const struct kwsq_window
         for (uint32_t first = 0; first < weights->rows; first += CHANNELS) {
             uint32_t left = weights->rows - first, count = left < CHANNELS ? left : CHANNELS;
             int32_t sums[CHANNELS] = {0};
+            uint32_t total[CHANNELS];
             depthwise_channels(weights, window, x, &p, first, count, sums);
-            for (uint32_t c = 0; c < count; c++) {
-                uint32_t sum = (uint32_t)sums[c] + (uint32_t)weights->biases[first + c];
-                y_data[i * weights->rows + first + c] = requantized(weights, first + c, sum, y->zero_point);
-            }
+            for (uint32_t c = 0; c < count; c++) total[c] = (uint32_t)sums[c] + (uint32_t)weights->biases[first + c];
+            requantize(weights, first, count, total, y->zero_point, y_data + i * weights->rows + first);
         }
     }
 }
@@ -194,11 +283,9 @@ void kwsq_dense(const struct kwsq_weights *weights, const struct kwsq_tensor *x,
     for (size_t i = 0; i < x->size / weights->columns; i++, x_data += weights->columns)
         for (uint32_t row = 0; row < weights->rows;) {
             uint32_t left = weights->rows - row, rows = left < ROWS ? left : ROWS;
-            uint32_t sums[ROWS] = {0};
-            for (uint32_t r = 0; r < rows; r++) sums[r] = (uint32_t)weights->biases[row + r];
-            add_window(weights, x_data, weights->columns, 0, row, rows, sums);
-            for (uint32_t r = 0; r < rows; r++)
-                *y_data++ = rounded_once(weights, row + r, sums[r], y->zero_point);
+            uint32_t sums[ROWS];
+            sum_rows(weights, x_data, weights->columns, 0, row, rows, sums);
+            for (uint32_t r = 0; r < rows; r++) *y_data++ = rounded_once(weights, row + r, sums[r], y->zero_point);
             row += rows;
         }
 }

@@ -10,7 +10,8 @@
  * codes: rows x columns; of a depthwise layer taps x channels.
  * biases: one per row, minus the input's zero point times the row's sum; of a depthwise layer the biases themselves.
  * multipliers, shifts, scales: one per row, or one for all. Dense layers take scales, the others multipliers and shifts.
- * low, high: codes between which the output lies. */
+ * low, high: codes between which the output lies.
+ * chunks: of sixteen products that fit int16 lanes whatever the input is; 0 where not even one does. */
 struct kwsq_weights {
     const int8_t *codes;
     const int32_t *biases;
@@ -19,6 +20,7 @@ struct kwsq_weights {
     const double *scales;
     uint32_t rows, columns, per_row;
     int32_t low, high;
+    uint32_t chunks;
 };
 
 /* A window: kernel, stride, dilation, padding before, each height and width; input channels of an output channel. */

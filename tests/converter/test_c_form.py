@@ -1,0 +1,176 @@
+"""`--emit c`: sources beside the artefact, proven by a compiler, refused where they cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from c_networks import OPTIONS
+from cli_runs import kwsq_convert, left, quantized_dense
+from lowered_models import LoweredModel, random_inputs
+
+from kwsq.converter.c_form import c_form, check_codes, check_program
+from kwsq.ir import lowered as ir
+from kwsq.ir.graph import StatePair
+from kwsq.ir.lowered import LoweredGraph
+from kwsq.targets.base import Artefact
+from kwsq.targets.c.target import CTarget
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler: apt-get install gcc libc6-dev")
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("c")
+    outcome = kwsq_convert(quantized_dense(folder), "--target", "neon", "--emit", "c", "-o", folder / "out")
+    assert outcome.code == 0, outcome.stderr
+    assert "compiled: integer reference = program, bit for bit" in outcome.stdout
+    return folder / "out"
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    result: dict[str, Any] = loaded["result"]
+    return result
+
+
+def test_the_report_names_the_sources_and_their_checks(converted: Path) -> None:
+    report = report_of(converted)
+    checks = {check["name"]: check for check in report["parity"]["checks"]}
+    assert checks["c_codes"]["passed"]
+    assert checks["c_program"]["passed"]
+    assert report["options"]["emit"] == "c"
+    beside = {entry["file"]: entry["what"] for entry in report["artefact"]["beside"]}
+    (source,) = [name for name, what in beside.items() if "the network in C99" in what]
+    assert {name for name in left(converted) if name.endswith((".c", ".h"))} == set(beside)
+    assert (converted / source.replace(".c", ".h")).is_file()
+    manifest = json.loads((converted / "manifest.json").read_text(encoding="utf-8"))
+    assert set(beside) <= set(manifest["files"])
+
+
+def test_what_is_written_compiles_as_the_documentation_says(converted: Path, tmp_path: Path) -> None:
+    (header,) = [path for path in converted.glob("*.h") if not path.name.startswith("kwsq_")]
+    name = header.stem
+    text = (
+        f'#include "{name}.h"\n'
+        + f"""
+static uint8_t arena[{name.upper()}_ARENA_BYTES + 1];
+int main(void) {{
+    int8_t in[12] = {{0}}, out[4];
+    return {name}_run(arena, in, out) != KWSQ_OK;
+}}
+"""
+    )
+    (tmp_path / "firmware.c").write_text(text, encoding="utf-8")
+    sources = [str(path) for path in converted.glob("*.c")]
+    command = ["cc", "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", f"-I{converted}", "firmware.c", *sources]
+    subprocess.run([*command, "-o", "firmware"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([tmp_path / "firmware"], check=True, timeout=60)
+
+
+def test_float_inputs_and_outputs(tmp_path: Path) -> None:
+    options = ("--target", "neon", "--emit", "c", "--io", "float32", "-o", tmp_path / "out")
+    outcome = kwsq_convert(quantized_dense(tmp_path), *options)
+    assert outcome.code == 0, outcome.stderr
+    (header,) = [path for path in (tmp_path / "out").glob("*.h") if not path.name.startswith("kwsq_")]
+    assert "const float *in_x" in header.read_text(encoding="utf-8")
+
+
+def test_other_targets_have_none(tmp_path: Path) -> None:
+    outcome = kwsq_convert(quantized_dense(tmp_path), "--target", "accel", "--emit", "c", "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "--emit c: found --target accel; expected --target neon" in outcome.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_compiler_nothing_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    outcome = kwsq_convert(quantized_dense(tmp_path), "--target", "neon", "--emit", "c", "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "found no C compiler" in outcome.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "command"), [("CC", "false"), ("KWSQ_EMULATOR", "false"), ("KWSQ_EMULATOR", "/none")]
+)
+def test_what_does_not_compile_or_run_fails_parity(
+    variable: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, command)
+    outcome = kwsq_convert(quantized_dense(tmp_path), "--target", "neon", "--emit", "c", "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert left(tmp_path / "out") == ["report.html", "report.json"]
+    checks = {check["name"]: check["passed"] for check in report_of(tmp_path / "out")["parity"]["checks"]}
+    assert checks["c_program"] is False
+
+
+def stream() -> LoweredGraph:
+    """Sixteen steps of a window of three frames, two of which are a state."""
+    model = LoweredModel(seed=13)
+    frame, state = model.input("x", (1, 1, 6)), model.input("s", (1, 2, 6))
+    window = model.node(ir.Concat(1), [state, frame], (1, 3, 6), (0.05, -3))
+    following = model.node(ir.StridedSlice((0, 1, 0), (1, 3, 6), (1, 1, 1)), [window], (1, 2, 6), (0.05, -3))
+    y = model.dense(model.reshape(window, (1, 18)), 4, bits=4)
+    return model.graph(y, following, states=(StatePair("s", following),))
+
+
+def test_states_are_carried_by_the_caller() -> None:
+    chunks = np.random.default_rng(1).integers(-128, 128, (16, 1, 6)).astype(np.int8)
+    assert [check.passed for check in c_form(stream(), OPTIONS, {"x": chunks}).checks] == [True, True]
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[LoweredGraph, Artefact]:
+    model = LoweredModel(seed=3)
+    x = model.conv(model.input("x", (1, 5, 4, 3)), 6, (3, 3), pads=((1, 1), (1, 1)), grid=(0.2, 5))
+    x = model.depthwise(x, (3, 3), grid=(0.2, -4))
+    graph = model.graph(model.dense(model.reshape(x, (1, 36)), 4))
+    return graph, CTarget().emit(graph, OPTIONS)
+
+
+@pytest.mark.parametrize("array", ["codes_0", "codes_1", "codes_3", "biases_0", "multipliers_1", "scales_3", "numbers"])
+def test_a_changed_number_is_noticed(array: str, network: tuple[LoweredGraph, Artefact]) -> None:
+    graph, artefact = network
+    text = artefact.proven_bytes.decode()
+    if array == "numbers":
+        changed = text.replace("{{3, 3}, {1, 1}, {1, 1}, {1, 1}, 3}", "{{3, 3}, {1, 1}, {1, 1}, {0, 1}, 3}")
+    else:
+        start = text.index("= {", text.index(f" {array}[")) + 3
+        end = text.index("}", start)
+        word = "0x1p-3," if "scales" in array else "11,"
+        changed = text[:start] + " " + " ".join([word] * text[start:end].count(",")) + text[end:]
+    assert changed != text
+    other = replace(artefact, files={**artefact.files, artefact.name: changed.encode()})
+    inputs = random_inputs(graph, 16)
+    assert check_codes(graph, artefact).passed
+    assert check_program(graph, artefact, inputs).passed
+    assert not check_program(graph, other, inputs).passed
+    assert check_codes(graph, other).passed is not array.startswith("codes")
+
+
+@pytest.mark.parametrize(("core", "flags"), [("cortex-a53", ""), ("cortex-a76", "-march=armv8.2-a+dotprod")])
+def test_cc_and_the_emulator_prove_the_sources_on_the_cores_of_the_device(
+    core: str, flags: str, network: tuple[LoweredGraph, Artefact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tool, package in (
+        ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
+        ("qemu-aarch64", "qemu-user"),
+    ):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}: apt-get install {package}")
+    monkeypatch.setenv("CC", f"aarch64-linux-gnu-gcc -static {flags}")
+    monkeypatch.setenv("KWSQ_EMULATOR", f"qemu-aarch64 -cpu {core}")
+    graph, artefact = network
+    check = check_program(graph, artefact, random_inputs(graph, 16))
+    assert check.passed, check.mismatches
+    monkeypatch.delenv("KWSQ_EMULATOR")
+    if not os.path.exists("/proc/sys/fs/binfmt_misc/qemu-aarch64"):
+        assert not check_program(graph, artefact, random_inputs(graph, 16)).passed
