@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORES = {"cortex-a72": [], "cortex-a76": ["-march=armv8.2-a+dotprod"]}
 MULTIPLY_ACCUMULATES = 5_823_680
 MAIN = """
-#include "{name}.h"
+#include "model.h"
 static uint8_t arena[{macro}_ARENA_BYTES];
 static int8_t in[6272], out[12];
 int main(int argc, char **argv) {{

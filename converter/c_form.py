@@ -68,7 +68,7 @@ def check_program(graph: LoweredGraph, artefact: Artefact, inputs: Arrays) -> Ch
     question = f"{artefact.name}, compiled: integer reference = program, bit for bit"
     expected = integer_outputs(graph, inputs)
     try:
-        with CProgram(graph, artefact.name.removesuffix(".c"), artefact.files) as program:
+        with CProgram(graph, str(artefact.header["prefix"]), artefact.files) as program:
             found = run_vectors(graph, program.run, inputs, zero_states(graph))
     except ParityError as error:
         (problem,) = error.problems
@@ -79,4 +79,4 @@ def check_program(graph: LoweredGraph, artefact: Artefact, inputs: Arrays) -> Ch
         for name in graph.outputs
         if not np.array_equal(found[name], expected[name])
     )
-    return Check("c_program", question, mismatches, {"compiler": program.compiler})
+    return Check("c_program", question, mismatches, {"compiler": program.compiler, "emulator": program.emulator})

@@ -195,9 +195,13 @@ def _emit_problems(options: ConvertOptions) -> list[Problem]:
         return []
     if options.target != "neon":
         return [Problem("--emit c", f"--target {options.target}", "--target neon", "leave --emit out")]
-    from kwsq.converter.runtimes.c_program import compiler, missing
+    from kwsq.converter.runtimes.c_program import toolchain
 
-    return [missing()] if compiler() is None else []
+    try:
+        toolchain()
+    except UsageError as error:
+        return list(error.problems)
+    return []
 
 
 def _alignment_problems(options: ConvertOptions) -> list[Problem]:

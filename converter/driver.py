@@ -284,6 +284,7 @@ def _target_options(source: Source, result: PipelineResult, options: ConvertOpti
         strip_names=options.strip_names,
         offline_memory_plan=options.offline_memory_plan,
         c_sources=options.emit == "c",
+        name=options.model.stem,
         version=versions()["kwsq"],
         source_sha256=source.sha256,
         remarks={"dropped": dropped} if dropped else {},

@@ -17,7 +17,9 @@ from kwsq.ir.errors import Problem, UsageError
 ARTEFACTS = ("model.tflite", "model.kwsq", "model_int8.tflite")
 REPORT_JSON, REPORT_HTML, MANIFEST = "report.json", "report.html", "manifest.json"
 STATEMENT, BOM, CARD = "model.intoto.json", "model.cdx.json", "MODEL_CARD.md"
-OWN_FILES = (*ARTEFACTS, REPORT_JSON, REPORT_HTML, MANIFEST, STATEMENT, BOM, CARD)
+C_KERNELS = ("kwsq_fixed.h", "kwsq_kernels.h", "kwsq_kernels.c", "kwsq_layers.h", "kwsq_layers.c")
+C_SOURCES = ("model.c", "model.h", *C_KERNELS)
+OWN_FILES = (*ARTEFACTS, *C_SOURCES, REPORT_JSON, REPORT_HTML, MANIFEST, STATEMENT, BOM, CARD)
 """Names kwsq writes; in an output directory they are kwsq's to replace."""
 _OTHER_DIRECTORY, _OTHER_PATH = "choose another directory with -o", "choose another path"
 

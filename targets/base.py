@@ -30,6 +30,7 @@ class TargetOptions:
         strip_names: leave out the names of inner tensors.
         offline_memory_plan: write where activations lie in the arena.
         c_sources: write the network as C99 sources too.
+        name: what the functions of C sources begin with; "" for the graph's name.
         version: version of kwsq, written into the artefact.
         source_sha256: hash of the source model, written into the artefact.
         remarks: further facts for the artefact's metadata, JSON-ready, e.g. {"dropped": ["Softmax"]}.
@@ -42,6 +43,7 @@ class TargetOptions:
     strip_names: bool = False
     offline_memory_plan: bool = False
     c_sources: bool = False
+    name: str = ""
     version: str = ""
     source_sha256: str = ""
     remarks: Mapping[str, object] = field(default_factory=dict)

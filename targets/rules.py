@@ -39,7 +39,7 @@ def constraint_symmetric_weights(graph: LoweredGraph, node: LoweredNode) -> str 
 
 
 def constraint_row_length(graph: LoweredGraph, node: LoweredNode) -> str | None:
-    """An output channel has fewer than 131,072 weights, which no int32 accumulator can overflow on."""
+    """An output channel has fewer than 131,072 weights, whose products with codes no int32 accumulator overflows on."""
     weight = graph[node.inputs[1]]
     columns = weight_rows(node, weight).shape[1] if weight.data is not None else 0
     return None if columns <= MAX_COLUMNS else f"{columns} weights per output channel of {weight.name}"
@@ -68,7 +68,7 @@ def constraint_probability_grid(graph: LoweredGraph, node: LoweredNode) -> str |
 
 def constraint_classes(graph: LoweredGraph, node: LoweredNode) -> str | None:
     """A softmax has fewer than 512 classes."""
-    classes = graph[node.inputs[0]].shape[-1]
+    classes = (1, *graph[node.inputs[0]].shape)[-1]
     return None if classes <= MAX_SOFTMAX else f"{classes} classes"
 
 

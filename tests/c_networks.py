@@ -49,8 +49,10 @@ def outputs(
 ) -> list[list[dict[str, NDArray[Any]]]]:
     """Return, by network and vector, what a program of all of them computes."""
     for each in networks:
+        own = folder / each.graph.name
+        own.mkdir()
         for file, content in each.files.items():
-            (folder / file).write_bytes(content)
+            (own / file if file.startswith("model.") else folder / file).write_bytes(content)
     (folder / "main.c").write_text(_main(networks), encoding="utf-8")
     given = b"".join(_vector(each.graph, each.inputs, i) for each in networks for i in range(_count(each)))
     answers, found = compiled_and_run(compiler, folder, given, emulator), []
@@ -70,8 +72,8 @@ def compiled_and_run(compiler: Sequence[str], folder: Path, given: bytes = b"", 
         pytest.skip(f"needs {compiler[0]}: apt-get install gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross")
     if emulator and shutil.which(emulator[0]) is None:
         pytest.skip(f"needs {emulator[0]}: apt-get install qemu-user")
-    units = sorted(path.name for path in folder.glob("*.c"))
-    command = [*compiler, *units, "-o", "program"]
+    units = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.c"))
+    command = [*compiler, "-I.", *units, "-o", "program"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     command = [*emulator, str(folder / "program")]
@@ -108,14 +110,14 @@ def _split(graph: LoweredGraph, answers: bytes) -> tuple[dict[str, NDArray[Any]]
 
 def _main(networks: Sequence[Network]) -> str:
     """A program that runs each network on its vectors, in order, from standard input to standard output."""
-    lines = ["#include <stdio.h>", *(f'#include "{each.graph.name}.h"' for each in networks)]
+    lines = ["#include <stdio.h>", *(f'#include "{each.graph.name}/model.h"' for each in networks)]
     body = []
     for each in networks:
         graph = each.graph
         ports = [(f"{graph.name}_i{i}", n) for i, n in enumerate(graph.inputs)]
         outs = [(f"{graph.name}_o{i}", n) for i, n in enumerate(graph.outputs)]
         lines += [f"static {POINTERS[graph[n].dtype]} {word}[{graph[n].size}];" for word, n in (*ports, *outs)]
-        lines.append(f"static uint8_t {graph.name}_arena[{graph.name.upper()}_ARENA_BYTES + 1];")
+        lines.append(f"static uint8_t {graph.name}_arena[{graph.name.upper()}_ARENA_BYTES];")
         call = ", ".join([f"{graph.name}_arena", *(word for word, _ in (*ports, *outs))])
         body.append(f"    for (int i = 0; i < {_count(each)}; i++) {{")
         body += [f"        if (fread({w}, sizeof {w}, 1, stdin) != 1) return 2;" for w, _ in ports]

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,60 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 FLAGS = ("-std=c99", "-O2", "-Wall", "-Wextra")
 _TIMEOUT_SECONDS = 300
-_LAST_LINES = 6
+_LAST_LINES, _LAST_LETTERS = 6, 1000
 
 
-def compiler() -> list[str] | None:
-    """Returns the command of the C compiler: CC's, else cc, gcc or clang; None where there is none."""
-    named = shlex.split(os.environ.get("CC", ""))
-    for words in [named] if named else [["cc"], ["gcc"], ["clang"]]:
-        if shutil.which(words[0]):
-            return words
-    return None
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """How sources become a program, and what runs it.
+
+    Args:
+        compiler: command with its own options, beside which FLAGS go.
+        emulator: command that takes a program; empty where the machine itself runs it.
+    """
+
+    compiler: tuple[str, ...]
+    emulator: tuple[str, ...]
+
+    @property
+    def command(self) -> list[str]:
+        """The compiler with FLAGS, which its own options override."""
+        words = self.compiler
+        own = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+        return [*words[:own], *FLAGS, *words[own:]]
 
 
-def missing() -> Problem:
-    """Returns what is wrong where there is no compiler."""
-    remedy = "install one (apt-get install gcc libc6-dev), or name it in CC"
-    return Problem("--emit c", "no C compiler", "cc, gcc, clang or CC's, which proves the sources", remedy)
+def toolchain() -> Toolchain:
+    """Returns what CC and KWSQ_EMULATOR name, else cc, gcc or clang and no emulator.
+
+    Raises:
+        UsageError: there is no such program, or its variable cannot be read as a command.
+    """
+    named = _command("CC")
+    candidates = [named] if named else [["cc"], ["gcc"], ["clang"]]
+    found = next((words for words in candidates if shutil.which(words[0])), None)
+    if found is None:
+        what = f"no {named[0]}, which CC names" if named else "no C compiler"
+        remedy = "install one (apt-get install gcc libc6-dev), or name it in CC"
+        raise UsageError(Problem("--emit c", what, "a C compiler, which proves the sources", remedy))
+    emulator = _command("KWSQ_EMULATOR")
+    if emulator and shutil.which(emulator[0]) is None:
+        what, remedy = f"no {emulator[0]}, which KWSQ_EMULATOR names", "install it, or correct the variable"
+        raise UsageError(Problem("--emit c", what, "a program that runs others", remedy))
+    return Toolchain(_absolute(found), _absolute(emulator))
+
+
+def _command(variable: str) -> list[str]:
+    try:
+        return shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        remedy = "correct the variable"
+        raise UsageError(Problem(variable, f"{os.environ[variable]!r:.80}: {error}", "a command", remedy)) from error
+
+
+def _absolute(words: list[str]) -> tuple[str, ...]:
+    """Returns a command whose program is found from any folder; names that PATH resolves stay."""
+    return tuple(words) if not words or os.sep not in words[0] else (os.path.abspath(words[0]), *words[1:])
 
 
 class CProgram:
@@ -53,29 +92,27 @@ class CProgram:
         files: the sources.
 
     Raises:
-        UsageError: there is no compiler.
+        UsageError: there is no compiler or emulator.
         ParityError: the sources do not compile.
     """
 
     def __init__(self, graph: LoweredGraph, name: str, files: Mapping[str, bytes]) -> None:
-        command = compiler()
-        if command is None:
-            raise UsageError(missing())
-        self.compiler = command[0]
-        self._graph = graph
+        self._tools, self._graph = toolchain(), graph
+        self.compiler, self.emulator = shlex.join(self._tools.compiler), shlex.join(self._tools.emulator)
         self._folder = tempfile.TemporaryDirectory()
         try:
-            self._build(command, {**files, "main.c": _main(graph, name).encode()})
+            self._build({**files, "main.c": _main(graph, name).encode()})
         except ParityError:
             self._folder.cleanup()
             raise
 
-    def _build(self, command: list[str], files: Mapping[str, bytes]) -> None:
+    def _build(self, files: Mapping[str, bytes]) -> None:
         place = Path(self._folder.name)
         for file, content in files.items():
             (place / file).write_bytes(content)
         units = [file for file in files if file.endswith(".c")]
-        _checked([*command, *FLAGS, *units, "-o", "program"], place, b"", "compiler")
+        remedy = "see what it says, or name another compiler in CC"
+        _checked([*self._tools.command, "-I.", *units, "-o", "program"], place, b"", self.compiler, remedy)
 
     def __enter__(self) -> CProgram:
         return self
@@ -99,8 +136,9 @@ class CProgram:
         stacked = [inputs[n].reshape(count, -1) for n in self._graph.inputs]
         vectors = b"".join(part[i].tobytes() for i in range(count) for part in stacked)
         place = Path(self._folder.name)
-        emulator = shlex.split(os.environ.get("KWSQ_EMULATOR", ""))
-        answers = _checked([*emulator, str(place / "program")], place, vectors, "program")
+        remedy = "name an emulator in KWSQ_EMULATOR where CC builds for another machine, or report a defect of kwsq"
+        command = [*self._tools.emulator, str(place / "program")]
+        answers = _checked(command, place, vectors, "the compiled program", remedy)
         return _outputs(self._graph, answers, count)
 
 
@@ -109,24 +147,20 @@ def _vectors(graph: LoweredGraph, inputs: Arrays) -> int:
     return inputs[first].size // max(graph[first].size, 1)
 
 
-def _checked(command: list[str], place: Path, given: bytes, who: str) -> bytes:
+def _checked(command: list[str], place: Path, given: bytes, who: str, remedy: str) -> bytes:
+    """Runs a command; returns what it prints, and raises what keeps it from that."""
+    where = f"C sources: {who}"
     try:
         done = subprocess.run(
             command, cwd=place, input=given, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        found = f"no end within {_TIMEOUT_SECONDS} seconds"
-        raise ParityError(Problem(f"C sources: {who}", found, "an end", "report this as a defect of kwsq")) from error
+        raise ParityError(Problem(where, f"no end within {_TIMEOUT_SECONDS} seconds", "an end", remedy)) from error
     except OSError as error:
-        found, remedy = (
-            str(error.strerror or error),
-            "for another machine's compiler, name its emulator in KWSQ_EMULATOR",
-        )
-        raise ParityError(Problem(f"C sources: {who}", found, "a program that runs here", remedy)) from error
+        raise ParityError(Problem(where, str(error.strerror or error), "a program that runs", remedy)) from error
     if done.returncode:
-        said = " | ".join(done.stderr.decode(errors="replace").splitlines()[-_LAST_LINES:])
-        found = f"exit status {done.returncode}: {said}"
-        raise ParityError(Problem(f"C sources: {who}", found, "exit status 0", "report this as a defect of kwsq"))
+        said = " | ".join(done.stderr.decode(errors="replace").splitlines()[-_LAST_LINES:])[-_LAST_LETTERS:]
+        raise ParityError(Problem(where, f"exit status {done.returncode}: {said}", "exit status 0", remedy))
     return done.stdout
 
 
@@ -156,8 +190,8 @@ def _main(graph: LoweredGraph, name: str) -> str:
     call = f"{name}_run({', '.join(['arena', *(word for word, _ in ports)])})"
     return "\n".join(
         [
-            f'#include <stdio.h>\n\n#include "{name}.h"\n',
-            f"static uint8_t arena[{name.upper()}_ARENA_BYTES + 1];",
+            '#include <stdio.h>\n\n#include "model.h"\n',
+            f"static uint8_t arena[{name.upper()}_ARENA_BYTES];",
             *arrays,
             f"\nint main(void) {{\n    while ({read}) {{",
             f"        if ({call} != KWSQ_OK) return 3;",

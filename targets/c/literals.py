@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 WIDTH = 120
+LONGEST = 48
+"""Letters of a name that an identifier keeps."""
 _KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long main "
     "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
@@ -21,17 +23,19 @@ _LOWEST_INT32 = -(2**31)
 def identifiers(names: Iterable[str], prefix: str) -> dict[str, str]:
     """Returns an identifier for each name: its letters and digits, made unlike the others and unlike C's own words.
 
+    They differ in capitals too.
+
     Args:
         names: any strings.
         prefix: for names that leave nothing to begin with.
     """
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        word = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")
+        word = re.sub(r"[^0-9A-Za-z]+", "_", name).strip("_")[:LONGEST]
         if not word or not word[0].isalpha() or word.lower() in _KEYWORDS or word.lower().startswith("kwsq"):
             word = f"{prefix}_{word}".rstrip("_")
         candidate, number = word, 2
-        while candidate in found.values():
+        while candidate.upper() in map(str.upper, found.values()):
             candidate, number = f"{word}_{number}", number + 1
         found[name] = candidate
     return found

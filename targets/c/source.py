@@ -9,7 +9,8 @@ Source: our design.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,7 @@ _KERNELS = {
     Opcode.DEQUANTIZE: "dequantize",
 }
 """Every other one is elementwise, but concatenations and splits."""
+NEWLINE = "\n"
 _MAY_FAIL = (Opcode.TABLE, Opcode.QUANTIZE)
 
 
@@ -52,28 +54,28 @@ class Sources:
     """The text of one network.
 
     Args:
-        name: what its functions begin with.
         header: declarations.
         body: definitions.
         memory: the plan of its arena.
         constant_bytes: bytes of weights, biases and what else is constant, by kind.
     """
 
-    name: str
     header: str
     body: str
     memory: MemoryPlan
     constant_bytes: Mapping[str, int]
 
 
-def write_sources(graph: LoweredGraph, facts: str) -> Sources:
+def write_sources(graph: LoweredGraph, prefix: str, facts: str, *, strip_names: bool = False) -> Sources:
     """Returns the sources of a graph.
 
     Args:
         graph: legalised.
+        prefix: identifier that everything declared begins with.
         facts: one line about where it comes from.
+        strip_names: leave the names of inner tensors and operators out of comments.
     """
-    return _Writer(graph).sources(facts)
+    return _Writer(graph, strip_names).sources(prefix, facts)
 
 
 @dataclass(slots=True, eq=False)
@@ -81,48 +83,57 @@ class _Writer:
     """Collects definitions while the operators of a graph are written one after another."""
 
     graph: LoweredGraph
+    strip_names: bool
     definitions: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     constant_bytes: dict[str, int] = field(default_factory=dict)
     tensors: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
+    patches: dict[int, str] = field(default_factory=dict)
 
-    def sources(self, facts: str) -> Sources:
-        graph = self.graph
-        name = identifiers([graph.name], "model")[graph.name]
-        ports = self._ports()
-        memory = _memory(graph)
-        offsets = {p.lifetime.name: p.offset_bytes for p in memory.placements}
-        for tensor, offset in offsets.items():
-            self.contents[tensor] = f"(arena + {offset})"
+    def sources(self, prefix: str, facts: str) -> Sources:
+        graph, memory = self.graph, _memory(self.graph)
+        inputs, outputs = self._ports()
+        self._place(memory, inputs, outputs)
         for position, node in enumerate(graph.nodes):
             self._node(position, node)
         self.calls += [
-            f"    memcpy({ports[n]}, {self._read(n)}, {graph[n].size_bytes});\n"
-            for n in graph.outputs
-            if n in graph.inputs or graph[n].is_constant
+            f"    memcpy({word}, {self._read(n)}, {graph[n].size_bytes});\n"
+            for n, word in outputs.items()
+            if n in inputs or graph[n].is_constant
         ]
-        parameters = ["uint8_t *arena", *(self._parameter(n, ports[n], "const ") for n in graph.inputs)]
-        parameters += [self._parameter(n, ports[n], "") for n in graph.outputs]
-        signature = f"enum kwsq_status {name}_run({', '.join(parameters)})"
-        described = "".join(self._port(name, n, word) for n, word in ports.items())
-        header = _header(name, signature, described, memory.high_water_bytes, facts)
-        unused = "" if memory.high_water_bytes else "    (void)arena;\n"
+        parameters = ["uint8_t *arena", *(self._parameter(n, word, "const ") for n, word in inputs.items())]
+        parameters += [self._parameter(n, word, "") for n, word in outputs.items()]
+        signature = f"enum kwsq_status {prefix}_run({', '.join(parameters)})"
+        described = "".join(self._port(prefix, n, word) for n, word in (*inputs.items(), *outputs.items()))
+        calls = "".join(self.calls)
+        unread = [word for word in ("arena", *inputs.values()) if not re.search(rf"\b{word}\b", calls)]
         body = (
-            f'{comment(facts)}\n#include "{name}.h"\n\n#include <string.h>\n\n#include "kwsq_layers.h"\n\n'
+            f'{comment(facts)}\n#include "model.h"\n\n#include <string.h>\n\n#include "kwsq_layers.h"\n\n'
             + "\n".join(self.definitions)
-            + f"\n{signature} {{\n{unused}{''.join(self.calls)}    return KWSQ_OK;\n}}\n"
+            + f"\n{signature} {{\n{''.join(f'    (void){word};{NEWLINE}' for word in unread)}{calls}"
+            + "    return KWSQ_OK;\n}\n"
         )
-        return Sources(name, header, body, memory, dict(self.constant_bytes))
+        header = _header(prefix, signature, described, memory.high_water_bytes, facts)
+        return Sources(header, body, memory, dict(self.constant_bytes))
 
-    def _ports(self) -> dict[str, str]:
-        """Returns the parameter of every input and output; an input that is an output too has one of each."""
+    def _ports(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Returns the parameters of inputs and of outputs; an input that is an output too has one of each."""
         graph = self.graph
         words = identifiers([*(f"in {n}" for n in graph.inputs), *(f"out {n}" for n in graph.outputs)], "port")
-        outputs = {n: words[f"out {n}"] for n in graph.outputs}
-        self.contents |= {n: f"((uint8_t *){word})" for n, word in outputs.items()}
-        self.contents |= {n: f"((const uint8_t *){words[f'in {n}']})" for n in graph.inputs}
-        return {**{n: words[f"in {n}"] for n in graph.inputs}, **outputs}
+        return {n: words[f"in {n}"] for n in graph.inputs}, {n: words[f"out {n}"] for n in graph.outputs}
+
+    def _place(self, memory: MemoryPlan, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        """Notes where everything lies: with the caller, or in the arena, tensors first and then patches."""
+        offsets = [f"(arena + {placement.offset_bytes})" for placement in memory.placements]
+        tensors = _spans(self.graph)
+        self.contents |= dict(zip(tensors, offsets, strict=False))
+        self.patches |= dict(zip(_patches(self.graph), offsets[len(tensors) :], strict=True))
+        self.contents |= {n: f"((uint8_t *){word})" for n, word in outputs.items() if not self.graph[n].is_constant}
+        self.contents |= {n: f"((const uint8_t *){word})" for n, word in inputs.items()}
+
+    def _comment(self, text: str) -> str:
+        return "" if self.strip_names else f"{comment(text)}\n"
 
     def _port(self, prefix: str, name: str, word: str) -> str:
         """Returns what a caller must know of an input or output."""
@@ -154,7 +165,7 @@ class _Writer:
             facts = f"{len(tensor.shape)}, {tensor.size}, {tensor.size_bytes}, 0, {tensor.zero_point}, {scale}"
             flags = f"{TYPES[tensor.dtype]}, {int(tensor.is_constant)}"
             self.definitions.append(
-                f"{comment(name)}\nstatic const struct kwsq_tensor {word} = {{{{{dims}}}, {facts}, {flags}}};\n"
+                f"{self._comment(name)}static const struct kwsq_tensor {word} = {{{{{dims}}}, {facts}, {flags}}};\n"
             )
             self.tensors[name] = f"&{word}"
         return self.tensors[name]
@@ -171,7 +182,8 @@ class _Writer:
         names = [n for n in node.inputs if n]
         call = Call(node.op, tuple(self.graph[n] for n in names), tuple(self.graph[n] for n in node.outputs), ())
         found = describe(call)
-        self.calls.append(f"    {comment(', '.join(node.origins) or node.name)}\n")
+        if not self.strip_names:
+            self.calls.append(f"    {comment(', '.join(node.origins) or node.name)}\n")
         if isinstance(node.op, LAYERS):
             self._layer(position, node, call, found)
         elif found.code in (Opcode.CONCAT, Opcode.SPLIT):
@@ -226,8 +238,7 @@ class _Writer:
         if found.code is Opcode.DEPTHWISE:
             self.calls.append(f"    kwsq_depthwise({arguments});\n")
         else:
-            patch = self.contents[patch_name(position)]
-            self.calls.append(f"    kwsq_conv({arguments}, (int8_t *){patch});\n")
+            self.calls.append(f"    kwsq_conv({arguments}, (int8_t *){self.patches[position]});\n")
 
     def _window(self, position: int, call: Call, found: Description) -> str:
         _, height, width, depth = call.inputs[1].shape
@@ -245,7 +256,7 @@ class _Writer:
         is_depthwise = found.code is Opcode.DEPTHWISE
         bias = None if len(call.inputs) < 3 else np.asarray(call.inputs[2].data, np.int32)
         sums = numerics.fold_zero_point(rows, bias, 0 if is_depthwise else call.source.zero_point)
-        self.definitions.append(f"{comment(weight.name)}\n")
+        self.definitions.append(self._comment(weight.name))
         codes = self._define("weights", f"codes_{position}", np.ascontiguousarray(rows.T if is_depthwise else rows))
         biases = self._define("biases", f"biases_{position}", sums.astype(np.int32))
         effective = numerics.effective_scale_conv(call.source.scale, weight.scale, call.target.scale)
@@ -274,41 +285,43 @@ def _chunks(rows: Codes) -> int:
     return 32767 // (2 * 128 * largest)
 
 
-def patch_name(position: int) -> str:
-    """Returns the name of the memory in which a convolution gathers what its window sees."""
-    return f"patch of operator {position}"
-
-
 def _memory(graph: LoweredGraph) -> MemoryPlan:
-    """Returns where everything lies that the caller does not hold."""
+    """Returns where everything lies that the caller does not hold: tensors, then patches, as `_place` reads them."""
+    buffers = [Lifetime(name, graph[name].size_bytes, first, last) for name, (first, last) in _spans(graph).items()]
+    for position, columns in _patches(graph).items():
+        buffers.append(Lifetime("", columns, position + 1, position + 1))
+    return plan(buffers, len(graph.nodes) + 1)
+
+
+def _spans(graph: LoweredGraph) -> dict[str, tuple[int, int]]:
+    """Returns the first and last step of every tensor that is neither the caller's nor constant."""
     spans: dict[str, tuple[int, int]] = {}
     held = {*graph.inputs, *graph.outputs}
     for step, node in enumerate(graph.nodes, 1):
         for name in (*node.inputs, *node.outputs):
             if name and name not in held and not graph[name].is_constant:
                 spans[name] = (spans.get(name, (step, step))[0], step)
-    buffers = [Lifetime(name, graph[name].size_bytes, first, last) for name, (first, last) in spans.items()]
-    return plan([*buffers, *_patches(graph)], len(graph.nodes) + 1)
+    return spans
 
 
-def _patches(graph: LoweredGraph) -> Iterator[Lifetime]:
-    for position, node in enumerate(graph.nodes):
-        if isinstance(node.op, ir.Conv2D):
-            columns = weight_rows(node, graph[node.inputs[1]]).shape[1]
-            yield Lifetime(patch_name(position), columns, position + 1, position + 1)
+def _patches(graph: LoweredGraph) -> dict[int, int]:
+    """Returns, by position, the bytes in which a convolution gathers what its window sees."""
+    nodes = enumerate(graph.nodes)
+    return {i: weight_rows(n, graph[n.inputs[1]]).shape[1] for i, n in nodes if isinstance(n.op, ir.Conv2D)}
 
 
-def _header(name: str, signature: str, ports: str, arena_bytes: int, facts: str) -> str:
-    guard = f"{name.upper()}_H"
+def _header(prefix: str, signature: str, ports: str, arena_bytes: int, facts: str) -> str:
+    guard = f"{prefix.upper()}_H"
     return (
         f"{comment(facts)}\n#ifndef {guard}\n#define {guard}\n\n"
-        '#include "kwsq_kernels.h"\n\n'
-        f"/* Bytes of the arena, of any alignment; NULL will do for 0. */\n"
-        f"#define {name.upper()}_ARENA_BYTES {arena_bytes}\n\n"
+        '#include "kwsq_kernels.h"\n\n#ifdef __cplusplus\nextern "C" {\n#endif\n\n'
+        "/* Bytes of the arena, of any alignment. */\n"
+        f"#define {prefix.upper()}_ARENA_BYTES {max(arena_bytes, 1)}\n\n"
         f"{ports}\n"
-        "/* Computes one inference. An arena serves one call at a time; nothing is kept in it between two.\n"
+        "/* Computes one inference. Arena, inputs and outputs must not overlap. An arena serves one call at a time;\n"
+        " * nothing is kept in it between two.\n"
         " * Returns KWSQ_OUT_OF_RANGE for a float input that is NaN, or a code that an operator has no value for. */\n"
-        f"{signature};\n\n#endif\n"
+        f"{signature};\n\n#ifdef __cplusplus\n}}\n#endif\n\n#endif\n"
     )
 
 

@@ -10,13 +10,14 @@ from typing import ClassVar
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.lowered import LoweredGraph, verify
 from kwsq.targets.base import Artefact, TargetOptions
+from kwsq.targets.c.literals import identifiers
 from kwsq.targets.c.source import write_sources
 from kwsq.targets.draft import Draft
 from kwsq.targets.operators import LAYERS
 from kwsq.targets.rules import problems
 from kwsq.targets.sum_as_layer import sum_as_layer
 
-CONTAINERS = ("int8",)
+SOURCE, HEADER = "model.c", "model.h"
 KERNELS = {
     "kwsq.targets": ("kwsq_fixed.h", "kwsq_kernels.h", "kwsq_kernels.c"),
     "kwsq.targets.c": ("kwsq_layers.h", "kwsq_layers.c"),
@@ -51,21 +52,24 @@ class CTarget:
 
         Args:
             graph: legalised graph.
-            options: version and source.
+            options: name, version and source; whether inner names are left out.
         """
         facts = f"Written by kwsq {options.version} from the model of SHA-256 {options.source_sha256}; do not edit."
-        sources = write_sources(graph, facts)
+        named = options.name or graph.name
+        prefix = identifiers([named], "model")[named]
+        sources = write_sources(graph, prefix, facts, strip_names=options.strip_names)
         header: dict[str, object] = {
             "container": options.container,
             "minimum_runtime": "C99",
             "operators": dict(sorted(Counter(node.op.name for node in graph.nodes).items())),
             "containers": {node.inputs[1]: "int8" for node in graph.nodes if isinstance(node.op, LAYERS)},
+            "prefix": prefix,
             "arena_bytes": sources.memory.high_water_bytes,
             "constant_bytes": sum(sources.constant_bytes.values()),
         }
-        written = {f"{sources.name}.c": sources.body.encode(), f"{sources.name}.h": sources.header.encode()}
+        written = {SOURCE: sources.body.encode(), HEADER: sources.header.encode()}
         kernels = {name: _kernel(package, name) for package, names in KERNELS.items() for name in names}
-        beside = {f"{sources.name}.h": "declares the network"} | dict.fromkeys(kernels, "kernels of all networks")
+        beside = {HEADER: "declares the network"} | dict.fromkeys(kernels, "kernels of all networks")
         return Artefact(self.name, written | kernels, header, beside)
 
 

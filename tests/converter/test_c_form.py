@@ -17,11 +17,13 @@ from cli_runs import kwsq_convert, left, quantized_dense
 from lowered_models import LoweredModel, random_inputs
 
 from kwsq.converter.c_form import c_form, check_codes, check_program
+from kwsq.converter.output import C_KERNELS, C_SOURCES, OWN_FILES
+from kwsq.converter.runtimes.c_program import toolchain
 from kwsq.ir import lowered as ir
 from kwsq.ir.graph import StatePair
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.base import Artefact
-from kwsq.targets.c.target import CTarget
+from kwsq.targets.c.target import HEADER, KERNELS, SOURCE, CTarget
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler: apt-get install gcc libc6-dev")
 
@@ -48,26 +50,21 @@ def test_the_report_names_the_sources_and_their_checks(converted: Path) -> None:
     assert checks["c_program"]["passed"]
     assert report["options"]["emit"] == "c"
     beside = {entry["file"]: entry["what"] for entry in report["artefact"]["beside"]}
-    (source,) = [name for name, what in beside.items() if "the network in C99" in what]
-    assert {name for name in left(converted) if name.endswith((".c", ".h"))} == set(beside)
-    assert (converted / source.replace(".c", ".h")).is_file()
+    assert "the network in C99" in beside["model.c"]
+    assert {name for name in left(converted) if name.endswith((".c", ".h"))} == set(beside) == set(C_SOURCES)
     manifest = json.loads((converted / "manifest.json").read_text(encoding="utf-8"))
     assert set(beside) <= set(manifest["files"])
 
 
 def test_what_is_written_compiles_as_the_documentation_says(converted: Path, tmp_path: Path) -> None:
-    (header,) = [path for path in converted.glob("*.h") if not path.name.startswith("kwsq_")]
-    name = header.stem
-    text = (
-        f'#include "{name}.h"\n'
-        + f"""
-static uint8_t arena[{name.upper()}_ARENA_BYTES + 1];
-int main(void) {{
-    int8_t in[12] = {{0}}, out[4];
-    return {name}_run(arena, in, out) != KWSQ_OK;
-}}
+    text = """
+#include "model.h"
+static uint8_t arena[DENSE_W4_ARENA_BYTES];
+int main(void) {
+    int8_t in[12] = {0}, out[4];
+    return dense_w4_run(arena, in, out) != KWSQ_OK || DENSE_W4_IN_X_SCALE <= 0;
+}
 """
-    )
     (tmp_path / "firmware.c").write_text(text, encoding="utf-8")
     sources = [str(path) for path in converted.glob("*.c")]
     command = ["cc", "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", f"-I{converted}", "firmware.c", *sources]
@@ -79,8 +76,48 @@ def test_float_inputs_and_outputs(tmp_path: Path) -> None:
     options = ("--target", "neon", "--emit", "c", "--io", "float32", "-o", tmp_path / "out")
     outcome = kwsq_convert(quantized_dense(tmp_path), *options)
     assert outcome.code == 0, outcome.stderr
-    (header,) = [path for path in (tmp_path / "out").glob("*.h") if not path.name.startswith("kwsq_")]
-    assert "const float *in_x" in header.read_text(encoding="utf-8")
+    assert "const float *in_x" in (tmp_path / "out" / "model.h").read_text(encoding="utf-8")
+
+
+def test_what_a_conversion_does_not_write_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, out = quantized_dense(tmp_path), tmp_path / "out"
+    convert = ("--target", "neon", "-o", out, "--force")
+    assert kwsq_convert(model, *convert, "--emit", "c").code == 0
+    assert set(C_SOURCES) <= set(left(out))
+    assert kwsq_convert(model, *convert).code == 0
+    assert not set(C_SOURCES) & set(left(out))
+    assert kwsq_convert(model, *convert, "--emit", "c").code == 0
+    monkeypatch.setenv("CC", "false")
+    assert kwsq_convert(model, *convert, "--emit", "c").code == 1
+    assert left(out) == ["report.html", "report.json"]
+
+
+def test_models_of_one_graph_name_share_a_firmware(tmp_path: Path) -> None:
+    model = quantized_dense(tmp_path)
+    for name in ("first", "second"):
+        copy = Path(shutil.copy(model, tmp_path / f"{name}.onnx"))
+        assert kwsq_convert(copy, "--target", "neon", "--emit", "c", "-o", tmp_path / name).code == 0
+    text = """
+#include "first/model.h"
+#include "second/model.h"
+int main(void) {
+    static uint8_t arena[FIRST_ARENA_BYTES > SECOND_ARENA_BYTES ? FIRST_ARENA_BYTES : SECOND_ARENA_BYTES];
+    int8_t in[12] = {1, 2, 3}, out[4], other[4];
+    if (first_run(arena, in, out) != KWSQ_OK || second_run(arena, in, other) != KWSQ_OK) return 1;
+    return out[0] != other[0] || out[3] != other[3];
+}
+"""
+    (tmp_path / "firmware.c").write_text(text, encoding="utf-8")
+    kernels = [f"first/{name}" for name in C_SOURCES if name.startswith("kwsq_") and name.endswith(".c")]
+    units = ["firmware.c", "first/model.c", "second/model.c", *kernels]
+    command = ["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-Ifirst", "-I.", *units, "-o", "firmware"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([tmp_path / "firmware"], check=True, timeout=60)
+
+
+def test_the_kernels_that_are_written_are_kwsqs_to_replace() -> None:
+    assert sorted(name for names in KERNELS.values() for name in names) == sorted(C_KERNELS)
+    assert {SOURCE, HEADER, *C_KERNELS} == set(C_SOURCES) <= set(OWN_FILES)
 
 
 def test_other_targets_have_none(tmp_path: Path) -> None:
@@ -94,13 +131,11 @@ def test_without_a_compiler_nothing_is_converted(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(tmp_path))
     outcome = kwsq_convert(quantized_dense(tmp_path), "--target", "neon", "--emit", "c", "-o", tmp_path / "out")
     assert outcome.code == 2
-    assert "found no C compiler" in outcome.stderr
+    assert "no C compiler" in outcome.stderr
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("variable", "command"), [("CC", "false"), ("KWSQ_EMULATOR", "false"), ("KWSQ_EMULATOR", "/none")]
-)
+@pytest.mark.parametrize(("variable", "command"), [("CC", "false"), ("KWSQ_EMULATOR", "false"), ("CC", "true")])
 def test_what_does_not_compile_or_run_fails_parity(
     variable: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +145,27 @@ def test_what_does_not_compile_or_run_fails_parity(
     assert left(tmp_path / "out") == ["report.html", "report.json"]
     checks = {check["name"]: check["passed"] for check in report_of(tmp_path / "out")["parity"]["checks"]}
     assert checks["c_program"] is False
+
+
+@pytest.mark.parametrize("value", ['gcc "', "/no/such/compiler", "no_such_program -O2"])
+@pytest.mark.parametrize("variable", ["CC", "KWSQ_EMULATOR"])
+def test_a_command_that_cannot_be_is_refused_before_anything(
+    variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    outcome = kwsq_convert(quantized_dense(tmp_path), "--target", "neon", "--emit", "c", "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert variable in outcome.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_cc_come_last_and_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "cc -O3 -DNAME=\"'a b'\"")
+    tools = toolchain()
+    assert tools.command[-2:] == ["-O3", "-DNAME='a b'"]
+    assert "-O2" in tools.command[:-2]
+    graph, artefact = small()
+    assert "-O3" in str(check_program(graph, artefact, random_inputs(graph, 2)).figures["compiler"])
 
 
 def stream() -> LoweredGraph:
@@ -129,6 +185,10 @@ def test_states_are_carried_by_the_caller() -> None:
 
 @pytest.fixture(scope="module")
 def network() -> tuple[LoweredGraph, Artefact]:
+    return small()
+
+
+def small() -> tuple[LoweredGraph, Artefact]:
     model = LoweredModel(seed=3)
     x = model.conv(model.input("x", (1, 5, 4, 3)), 6, (3, 3), pads=((1, 1), (1, 1)), grid=(0.2, 5))
     x = model.depthwise(x, (3, 3), grid=(0.2, -4))

@@ -44,7 +44,7 @@ static size_t add_lanes(const int8_t *x, const int8_t *const codes[ROWS], size_t
 /* The same in 16 bits first: as many chunks of sixteen codes as the lanes hold whatever the input is, equation (48). */
 static size_t add_lanes(const int8_t *x, const int8_t *const codes[ROWS], size_t count, uint32_t chunks,
                         int32x4_t lanes[ROWS]) {
-    size_t k = 0, whole = count / 16 * 16;
+    size_t k = 0, whole = chunks ? count / 16 * 16 : 0;
     if (chunks == 1)
         for (; k < whole; k += 16) {
             int8x16_t a = vld1q_s8(x + k);
@@ -80,7 +80,7 @@ static void add_dots(const int8_t *x, const int8_t *const codes[ROWS], size_t co
 #if defined(__ARM_NEON)
     int32x4_t lanes[ROWS];
     UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vdupq_n_s32(0);
-    if (chunks) k = add_lanes(x, codes, count, chunks, lanes);
+    k = add_lanes(x, codes, count, chunks, lanes);
     for (; k + 8 <= count; k += 8) {
         int8x8_t a = vld1_s8(x + k);
         UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vpadalq_s16(lanes[r], vmull_s8(a, vld1_s8(codes[r] + k)));
@@ -237,18 +237,21 @@ void kwsq_conv(const struct kwsq_weights *weights, const struct kwsq_window *win
 }
 
 /* Adds the products of CHANNELS channels at one tap. */
-static void add_tap(const int8_t *x, const int8_t *codes, int32_t zero_point, int32_t sums[CHANNELS]) {
+static void add_tap(const int8_t *x, const int8_t *codes, int32_t zero_point, uint32_t sums[CHANNELS]) {
 #if defined(__ARM_NEON)
     int16x8_t a = vsubq_s16(vmovl_s8(vld1_s8(x)), vdupq_n_s16((int16_t)zero_point)), b = vmovl_s8(vld1_s8(codes));
-    vst1q_s32(sums, vmlal_s16(vld1q_s32(sums), vget_low_s16(a), vget_low_s16(b)));
-    vst1q_s32(sums + 4, vmlal_s16(vld1q_s32(sums + 4), vget_high_s16(a), vget_high_s16(b)));
+    int32x4_t low = vreinterpretq_s32_u32(vld1q_u32(sums)), high = vreinterpretq_s32_u32(vld1q_u32(sums + 4));
+    low = vmlal_s16(low, vget_low_s16(a), vget_low_s16(b));
+    high = vmlal_s16(high, vget_high_s16(a), vget_high_s16(b));
+    vst1q_u32(sums, vreinterpretq_u32_s32(low));
+    vst1q_u32(sums + 4, vreinterpretq_u32_s32(high));
 #else
-    for (int c = 0; c < CHANNELS; c++) sums[c] += (x[c] - zero_point) * codes[c];
+    for (int c = 0; c < CHANNELS; c++) sums[c] += (uint32_t)((x[c] - zero_point) * codes[c]);
 #endif
 }
 
 static void depthwise_channels(const struct kwsq_weights *w, const struct kwsq_window *v, const struct kwsq_tensor *x,
-                               const struct place *p, uint32_t first, uint32_t count, int32_t sums[CHANNELS]) {
+                               const struct place *p, uint32_t first, uint32_t count, uint32_t sums[CHANNELS]) {
     uint32_t multiplier = w->rows / x->dims[3];
     for (uint32_t i = 0; i < v->kernel[0]; i++)
         for (uint32_t j = 0; j < v->kernel[1]; j++) {
@@ -257,7 +260,7 @@ static void depthwise_channels(const struct kwsq_weights *w, const struct kwsq_w
             if (!from) continue;
             if (multiplier == 1 && count == CHANNELS) add_tap(from + first, codes, x->zero_point, sums);
             else for (uint32_t c = 0; c < count; c++)
-                sums[c] += (from[(first + c) / multiplier] - x->zero_point) * codes[c];
+                sums[c] += (uint32_t)((from[(first + c) / multiplier] - x->zero_point) * codes[c]);
         }
 }
 
@@ -267,11 +270,10 @@ void kwsq_depthwise(const struct kwsq_weights *weights, const struct kwsq_window
         struct place p = place_at(window, x, x_data, y, i);
         for (uint32_t first = 0; first < weights->rows; first += CHANNELS) {
             uint32_t left = weights->rows - first, count = left < CHANNELS ? left : CHANNELS;
-            int32_t sums[CHANNELS] = {0};
-            uint32_t total[CHANNELS];
+            uint32_t sums[CHANNELS] = {0};
             depthwise_channels(weights, window, x, &p, first, count, sums);
-            for (uint32_t c = 0; c < count; c++) total[c] = (uint32_t)sums[c] + (uint32_t)weights->biases[first + c];
-            requantize(weights, first, count, total, y->zero_point, y_data + i * weights->rows + first);
+            for (uint32_t c = 0; c < count; c++) sums[c] += (uint32_t)weights->biases[first + c];
+            requantize(weights, first, count, sums, y->zero_point, y_data + i * weights->rows + first);
         }
     }
 }

@@ -21,7 +21,7 @@ from lowered_models import LoweredModel
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.c.literals import array, comment, identifiers
-from kwsq.targets.c.target import CTarget
+from kwsq.targets.c.target import SOURCE, CTarget
 
 CROSS = ["aarch64-linux-gnu-gcc", "-static", *WARNINGS]
 CORES = {
@@ -83,12 +83,36 @@ def test_emulated_cores_compute_the_reference(
 
 def test_a_changed_code_is_noticed(extremes: list[Network], tmp_path: Path) -> None:
     one = extremes[-1]
-    name = f"{one.graph.name}.c"
-    text = one.files[name].decode()
+    text = one.files[SOURCE].decode()
     start = text.index("= {", text.index("codes_")) + 3
     changed = text[:start] + text[start:].replace("-1,", "1,", 60)
     with pytest.raises(AssertionError):
-        assert_reference([one], outputs([replace(one, files={**one.files, name: changed.encode()})], tmp_path))
+        assert_reference([one], outputs([replace(one, files={**one.files, SOURCE: changed.encode()})], tmp_path))
+
+
+def test_an_input_that_is_an_output_too_is_copied(tmp_path: Path) -> None:
+    model = LoweredModel(seed=2)
+    x = model.input("x", (1, 5))
+    networks = [network(model.graph(model.dense(x, 3), x), "through")]
+    assert_reference(networks, outputs(networks, tmp_path))
+
+
+def test_an_input_that_nothing_reads_and_tensors_named_as_others(tmp_path: Path) -> None:
+    model = LoweredModel(seed=2)
+    model.input("unread", (1, 5))
+    x = model.conv(model.input("arena", (1, 4, 4, 2)), 3, (2, 2), pads=((1, 0), (0, 1)))
+    y = model.dense(model.reshape(x, (1, 48)), 4)
+    networks = [network(model.graph(y), "names")]
+    assert_reference(networks, outputs(networks, tmp_path))
+
+
+def test_stripped_sources_name_no_inner_tensor() -> None:
+    graph = build(next(iter(CASES)))
+    target, names = CTarget(), {node.name for node in graph.nodes} | set(graph.tensors)
+    inner = names - {*graph.inputs, *graph.outputs}
+    plain, bare = (target.emit(graph, replace(OPTIONS, strip_names=strip)).files[SOURCE] for strip in (False, True))
+    assert any(name.encode() in plain for name in inner)
+    assert not [name for name in inner if f"* {name} *".encode() in bare]
 
 
 def test_the_sources_are_the_same_for_the_same_graph() -> None:
@@ -108,9 +132,10 @@ def test_what_has_no_kernel_is_refused_by_name() -> None:
 
 
 def test_identifiers_differ_and_are_words_of_c() -> None:
-    names = ["a/b", "a.b", "a_b", "int", "9", "", "\u00e9", "kwsq_run", "x" * 300, "*/ int x; /*"]
+    names = ["a/b", "a.b", "a_b", "A B", "int", "9", "", "\u00e9", "kwsq_run", "x" * 300, "*/ int x; /*"]
     found = identifiers(names, "model")
-    assert len(set(found.values())) == len(names)
+    assert len({word.upper() for word in found.values()}) == len(names)
+    assert max(map(len, found.values())) < 64
     assert all(word.isidentifier() and word.isascii() and not word.startswith(("kwsq", "_")) for word in found.values())
     assert "int" not in found.values()
 
