@@ -67,7 +67,10 @@ class AccelProof:
         """Returns that the executor ran it; the C reference needs a compiler and is proven by kwsq's own tests."""
         ran = [check for check in parity.checks if check.name == "executor"]
         executor = RuntimeVerdict(EXECUTOR, bool(ran), ran[0].question if ran else "refused the file")
-        return (executor, RuntimeVerdict(C_REFERENCE, None, "not tried: compile targets/accel/csource"))
+        return (
+            executor,
+            RuntimeVerdict(C_REFERENCE, None, "not tried: compile targets/accel/csource with targets/csource"),
+        )
 
     def weight_bytes(self, data: bytes) -> int:
         """Returns the bytes of the weights section."""
