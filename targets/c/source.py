@@ -46,6 +46,8 @@ _KERNELS = {
 }
 """Every other one is elementwise, but concatenations and splits."""
 NEWLINE = "\n"
+PATCHES = 2
+"""KWSQ_PATCHES of kwsq_layers.h: windows that a convolution takes together."""
 _MAY_FAIL = (Opcode.TABLE, Opcode.QUANTIZE)
 
 
@@ -305,9 +307,9 @@ def _spans(graph: LoweredGraph) -> dict[str, tuple[int, int]]:
 
 
 def _patches(graph: LoweredGraph) -> dict[int, int]:
-    """Returns, by position, the bytes in which a convolution gathers what its window sees."""
+    """Returns, by position, the bytes in which a convolution gathers what its windows see."""
     nodes = enumerate(graph.nodes)
-    return {i: weight_rows(n, graph[n.inputs[1]]).shape[1] for i, n in nodes if isinstance(n.op, ir.Conv2D)}
+    return {i: PATCHES * weight_rows(n, graph[n.inputs[1]]).shape[1] for i, n in nodes if isinstance(n.op, ir.Conv2D)}
 
 
 def _header(prefix: str, signature: str, ports: str, arena_bytes: int, facts: str) -> str:

@@ -15,6 +15,18 @@
 #define UNROLLED
 #endif
 
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline)) /* for each number of positions anew */
+#else
+#define INLINE static inline
+#endif
+
+/* Windows and rows whose sums are made together: as many as there are registers for. */
+#if defined(__ARM_FEATURE_DOTPROD)
+enum { POSITIONS = KWSQ_PATCHES };
+#else
+enum { POSITIONS = 1 };
+#endif
 enum { ROWS = 8, CHANNELS = 8 };
 
 /* ---- dot products ---- */
@@ -29,69 +41,91 @@ static void add_to_sums(const int32x4_t lanes[4], uint32_t sums[4]) {
 }
 
 #if defined(__ARM_FEATURE_DOTPROD)
-/* Adds sixteen products of each row to its lanes, as long as there are sixteen; returns how many were taken. */
-static size_t add_lanes(const int8_t *x, const int8_t *const codes[ROWS], size_t count, uint32_t chunks,
-                        int32x4_t lanes[ROWS]) {
+/* Adds sixteen products of each window and row to its lanes, as long as there are sixteen; returns how many were taken. */
+INLINE size_t add_lanes(int positions, const int8_t *const *x, const int8_t *const *codes, size_t count,
+                        uint32_t chunks, int32x4_t lanes[][ROWS]) {
     size_t k = 0;
     (void)chunks;
     for (; k + 16 <= count; k += 16) {
-        int8x16_t a = vld1q_s8(x + k);
-        UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vdotq_s32(lanes[r], a, vld1q_s8(codes[r] + k));
+        int8x16_t a[POSITIONS];
+        UNROLLED for (int p = 0; p < positions; p++) a[p] = vld1q_s8(x[p] + k);
+        UNROLLED for (int r = 0; r < ROWS; r++) {
+            int8x16_t b = vld1q_s8(codes[r] + k);
+            UNROLLED for (int p = 0; p < positions; p++) lanes[p][r] = vdotq_s32(lanes[p][r], a[p], b);
+        }
     }
     return k;
 }
 #else
 /* The same in 16 bits first: as many chunks of sixteen codes as the lanes hold whatever the input is, equation (48). */
-static size_t add_lanes(const int8_t *x, const int8_t *const codes[ROWS], size_t count, uint32_t chunks,
-                        int32x4_t lanes[ROWS]) {
+INLINE size_t add_lanes(int positions, const int8_t *const *x, const int8_t *const *codes, size_t count,
+                        uint32_t chunks, int32x4_t lanes[][ROWS]) {
     size_t k = 0, whole = chunks ? count / 16 * 16 : 0;
-    if (chunks == 1)
+    if (chunks == 1) /* the loop below, without its inner one */
         for (; k < whole; k += 16) {
-            int8x16_t a = vld1q_s8(x + k);
+            int8x16_t a[POSITIONS];
+            UNROLLED for (int p = 0; p < positions; p++) a[p] = vld1q_s8(x[p] + k);
             UNROLLED for (int r = 0; r < ROWS; r++) {
                 int8x16_t b = vld1q_s8(codes[r] + k);
-                int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b));
-                lanes[r] = vpadalq_s16(lanes[r], vmlal_s8(low, vget_high_s8(a), vget_high_s8(b)));
+                UNROLLED for (int p = 0; p < positions; p++) {
+                    int16x8_t low = vmull_s8(vget_low_s8(a[p]), vget_low_s8(b));
+                    lanes[p][r] = vpadalq_s16(lanes[p][r], vmlal_s8(low, vget_high_s8(a[p]), vget_high_s8(b)));
+                }
             }
         }
     while (k < whole) {
         size_t end = whole - k < 16 * (size_t)chunks ? whole : k + 16 * (size_t)chunks;
-        int16x8_t narrow[ROWS];
-        UNROLLED for (int r = 0; r < ROWS; r++) narrow[r] = vdupq_n_s16(0);
-        for (; k < end; k += 16) {
-            int8x16_t a = vld1q_s8(x + k);
-            UNROLLED for (int r = 0; r < ROWS; r++) {
-                int8x16_t b = vld1q_s8(codes[r] + k);
-                narrow[r] = vmlal_s8(narrow[r], vget_low_s8(a), vget_low_s8(b));
-                narrow[r] = vmlal_s8(narrow[r], vget_high_s8(a), vget_high_s8(b));
+        int16x8_t narrow[POSITIONS][ROWS];
+        int8x16_t a[POSITIONS];
+        UNROLLED for (int p = 0; p < positions; p++) a[p] = vld1q_s8(x[p] + k);
+        UNROLLED for (int r = 0; r < ROWS; r++) {
+            int8x16_t b = vld1q_s8(codes[r] + k);
+            UNROLLED for (int p = 0; p < positions; p++) {
+                narrow[p][r] = vmull_s8(vget_low_s8(a[p]), vget_low_s8(b));
+                narrow[p][r] = vmlal_s8(narrow[p][r], vget_high_s8(a[p]), vget_high_s8(b));
             }
         }
-        UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vpadalq_s16(lanes[r], narrow[r]);
+        for (k += 16; k < end; k += 16) {
+            UNROLLED for (int p = 0; p < positions; p++) a[p] = vld1q_s8(x[p] + k);
+            UNROLLED for (int r = 0; r < ROWS; r++) {
+                int8x16_t b = vld1q_s8(codes[r] + k);
+                UNROLLED for (int p = 0; p < positions; p++) {
+                    narrow[p][r] = vmlal_s8(narrow[p][r], vget_low_s8(a[p]), vget_low_s8(b));
+                    narrow[p][r] = vmlal_s8(narrow[p][r], vget_high_s8(a[p]), vget_high_s8(b));
+                }
+            }
+        }
+        UNROLLED for (int p = 0; p < positions; p++)
+            UNROLLED for (int r = 0; r < ROWS; r++) lanes[p][r] = vpadalq_s16(lanes[p][r], narrow[p][r]);
     }
     return k;
 }
 #endif
 #endif
 
-/* Adds the products of `x` with the codes of ROWS rows to `sums`, which wrap as int32. */
-static void add_dots(const int8_t *x, const int8_t *const codes[ROWS], size_t count, uint32_t chunks,
-                     uint32_t sums[ROWS]) {
+/* Adds the products of windows with the codes of ROWS rows to `sums`, which wrap as int32. */
+INLINE void add_dots(int positions, const int8_t *const *x, const int8_t *const *codes, size_t count, uint32_t chunks,
+                     uint32_t sums[][ROWS]) {
     size_t k = 0;
 #if defined(__ARM_NEON)
-    int32x4_t lanes[ROWS];
-    UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vdupq_n_s32(0);
-    k = add_lanes(x, codes, count, chunks, lanes);
-    for (; k + 8 <= count; k += 8) {
-        int8x8_t a = vld1_s8(x + k);
-        UNROLLED for (int r = 0; r < ROWS; r++) lanes[r] = vpadalq_s16(lanes[r], vmull_s8(a, vld1_s8(codes[r] + k)));
-    }
-    add_to_sums(lanes, sums);
-    add_to_sums(lanes + 4, sums + 4);
+    int32x4_t lanes[POSITIONS][ROWS];
+    UNROLLED for (int p = 0; p < positions; p++)
+        UNROLLED for (int r = 0; r < ROWS; r++) lanes[p][r] = vdupq_n_s32(0);
+    k = add_lanes(positions, x, codes, count, chunks, lanes);
+    for (; k + 8 <= count; k += 8)
+        UNROLLED for (int r = 0; r < ROWS; r++) {
+            int8x8_t b = vld1_s8(codes[r] + k);
+            UNROLLED for (int p = 0; p < positions; p++)
+                lanes[p][r] = vpadalq_s16(lanes[p][r], vmull_s8(vld1_s8(x[p] + k), b));
+        }
+    UNROLLED for (int p = 0; p < positions; p++)
+        UNROLLED for (int r = 0; r < ROWS; r += 4) add_to_sums(lanes[p] + r, sums[p] + r);
 #else
     (void)chunks;
 #endif
     for (; k < count; k++)
-        for (int r = 0; r < ROWS; r++) sums[r] += (uint32_t)(x[k] * codes[r][k]);
+        for (int p = 0; p < positions; p++)
+            for (int r = 0; r < ROWS; r++) sums[p][r] += (uint32_t)(x[p][k] * codes[r][k]);
 }
 
 /* ---- what becomes of a sum ---- */
@@ -197,40 +231,63 @@ static void gather(const struct place *p, const struct kwsq_window *v, const str
         }
 }
 
-/* Starts the sums of some rows, at most ROWS, with their biases and adds their products with a window, which lies in
- * pieces of `run` codes, `step` apart in the image. Sums of rows that are not there repeat the last one. */
-static void sum_rows(const struct kwsq_weights *w, const int8_t *x, size_t run, size_t step, uint32_t row, uint32_t rows,
-                     uint32_t sums[ROWS]) {
-    const int8_t *codes[ROWS];
+/* Starts the sums of some rows, at most ROWS, with their biases and adds their products with windows, which lie in pieces
+ * of `run` codes, `step` apart in the image. Sums of rows that are not there repeat the last one. */
+INLINE void sum_rows(int positions, const struct kwsq_weights *w, const int8_t *const *seen, size_t run, size_t step,
+                     uint32_t row, uint32_t rows, uint32_t sums[][ROWS]) {
+    const int8_t *codes[ROWS], *x[POSITIONS];
+    for (int p = 0; p < positions; p++) x[p] = seen[p];
     for (uint32_t r = 0; r < ROWS; r++) {
         uint32_t there = row + (r < rows ? r : rows - 1);
         codes[r] = w->codes + (size_t)there * w->columns;
-        sums[r] = (uint32_t)w->biases[there];
+        for (int p = 0; p < positions; p++) sums[p][r] = (uint32_t)w->biases[there];
     }
-    for (size_t done = 0; done < w->columns; done += run, x += step) {
-        add_dots(x, codes, run, w->chunks, sums);
+    for (size_t done = 0; done < w->columns; done += run) {
+        add_dots(positions, x, codes, run, w->chunks, sums);
+        for (int p = 0; p < positions; p++) x[p] += step;
         for (int r = 0; r < ROWS; r++) codes[r] += run;
     }
 }
 
+static void sum_one(const struct kwsq_weights *w, const int8_t *const *seen, size_t run, size_t step, uint32_t row,
+                    uint32_t rows, uint32_t sums[][ROWS]) {
+    sum_rows(1, w, seen, run, step, row, rows, sums);
+}
+
+static void sum_all(const struct kwsq_weights *w, const int8_t *const *seen, size_t run, size_t step, uint32_t row,
+                    uint32_t rows, uint32_t sums[][ROWS]) {
+    sum_rows(POSITIONS, w, seen, run, step, row, rows, sums);
+}
+
+static uint32_t fewer(size_t left, uint32_t most) { return left < most ? (uint32_t)left : most; }
+
 void kwsq_conv(const struct kwsq_weights *weights, const struct kwsq_window *window, const struct kwsq_tensor *x,
                const int8_t *x_data, const struct kwsq_tensor *y, int8_t *y_data, int8_t *patch) {
     uint32_t per_group = weights->rows / (x->dims[3] / window->depth);
-    size_t row_step = (size_t)x->dims[2] * x->dims[3] * window->dilation[0];
+    size_t row_step = (size_t)x->dims[2] * x->dims[3] * window->dilation[0], count = y->size / weights->rows;
     size_t row_run = (size_t)window->kernel[1] * window->depth;
-    for (size_t i = 0; i < y->size / weights->rows; i++) {
-        struct place p = place_at(window, x, x_data, y, i);
-        int plain = is_plain(&p, window, x);
+    for (size_t i = 0; i < count; i += POSITIONS) {
+        struct place places[POSITIONS];
+        const int8_t *seen[POSITIONS];
+        uint32_t positions = fewer(count - i, POSITIONS);
+        int plain = 1;
+        for (uint32_t p = 0; p < positions; p++) {
+            places[p] = place_at(window, x, x_data, y, i + p);
+            plain = plain && is_plain(&places[p], window, x);
+        }
+        size_t run = plain ? row_run : weights->columns, step = plain ? row_step : 0;
         for (uint32_t first = 0; first < weights->rows; first += per_group) {
-            const int8_t *seen = plain ? pixel(&p, window, x, 0, 0) : patch;
-            if (!plain) gather(&p, window, x, first / per_group * window->depth, patch);
-            size_t run = plain ? row_run : weights->columns, step = plain ? row_step : 0;
-            for (uint32_t row = first; row < first + per_group;) {
-                uint32_t left = first + per_group - row, rows = left < ROWS ? left : ROWS;
-                uint32_t sums[ROWS];
-                sum_rows(weights, seen, run, step, row, rows, sums);
-                requantize(weights, row, rows, sums, y->zero_point, y_data + i * weights->rows + row);
-                row += rows;
+            for (uint32_t p = 0; p < positions; p++) {
+                int8_t *own = patch + (size_t)p * weights->columns;
+                if (!plain) gather(&places[p], window, x, first / per_group * window->depth, own);
+                seen[p] = plain ? pixel(&places[p], window, x, 0, 0) : own;
+            }
+            for (uint32_t row = first, rows; row < first + per_group; row += rows) {
+                uint32_t sums[POSITIONS][ROWS];
+                rows = fewer(first + per_group - row, ROWS);
+                (positions == POSITIONS ? sum_all : sum_one)(weights, seen, run, step, row, rows, sums);
+                for (uint32_t p = 0; p < positions; p++)
+                    requantize(weights, row, rows, sums[p], y->zero_point, y_data + (i + p) * weights->rows + row);
             }
         }
     }
@@ -283,11 +340,10 @@ void kwsq_depthwise(const struct kwsq_weights *weights, const struct kwsq_window
 void kwsq_dense(const struct kwsq_weights *weights, const struct kwsq_tensor *x, const int8_t *x_data,
                 const struct kwsq_tensor *y, int8_t *y_data) {
     for (size_t i = 0; i < x->size / weights->columns; i++, x_data += weights->columns)
-        for (uint32_t row = 0; row < weights->rows;) {
-            uint32_t left = weights->rows - row, rows = left < ROWS ? left : ROWS;
-            uint32_t sums[ROWS];
-            sum_rows(weights, x_data, weights->columns, 0, row, rows, sums);
-            for (uint32_t r = 0; r < rows; r++) *y_data++ = rounded_once(weights, row + r, sums[r], y->zero_point);
-            row += rows;
+        for (uint32_t row = 0, rows; row < weights->rows; row += rows) {
+            uint32_t sums[1][ROWS];
+            rows = fewer(weights->rows - row, ROWS);
+            sum_one(weights, &x_data, weights->columns, 0, row, rows, sums);
+            for (uint32_t r = 0; r < rows; r++) *y_data++ = rounded_once(weights, row + r, sums[0][r], y->zero_point);
         }
 }

@@ -23,12 +23,14 @@ struct kwsq_weights {
     uint32_t chunks;
 };
 
+enum { KWSQ_PATCHES = 2 };
+
 /* A window: kernel, stride, dilation, padding before, each height and width; input channels of an output channel. */
 struct kwsq_window {
     uint32_t kernel[2], stride[2], dilation[2], before[2], depth;
 };
 
-/* `patch` holds weights->columns bytes. */
+/* `patch` holds KWSQ_PATCHES times weights->columns bytes. */
 void kwsq_conv(const struct kwsq_weights *weights, const struct kwsq_window *window, const struct kwsq_tensor *x,
                const int8_t *x_data, const struct kwsq_tensor *y, int8_t *y_data, int8_t *patch);
 void kwsq_depthwise(const struct kwsq_weights *weights, const struct kwsq_window *window, const struct kwsq_tensor *x,
