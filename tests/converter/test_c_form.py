@@ -72,6 +72,23 @@ int main(void) {
     subprocess.run([tmp_path / "firmware"], check=True, timeout=60)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt-get install g++")
+def test_the_network_can_be_called_from_cpp(converted: Path, tmp_path: Path) -> None:
+    text = """
+#include "model.h"
+static uint8_t arena[DENSE_W4_ARENA_BYTES];
+static int8_t in[12], out[4];
+int main() { return dense_w4_run(arena, in, out) != KWSQ_OK; }
+"""
+    (tmp_path / "firmware.cpp").write_text(text, encoding="utf-8")
+    sources = [str(path) for path in converted.glob("*.c")]
+    subprocess.run(["cc", "-std=c99", "-O2", "-c", *sources], cwd=tmp_path, check=True, timeout=60)
+    objects = [path.name for path in tmp_path.glob("*.o")]
+    command = ["g++", "-Wall", "-Wextra", "-Werror", f"-I{converted}", "firmware.cpp", *objects, "-o", "firmware"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([tmp_path / "firmware"], check=True, timeout=60)
+
+
 def test_float_inputs_and_outputs(tmp_path: Path) -> None:
     options = ("--target", "neon", "--emit", "c", "--io", "float32", "-o", tmp_path / "out")
     outcome = kwsq_convert(quantized_dense(tmp_path), *options)
