@@ -13,7 +13,7 @@ from kwsq.converter.parity.sequences import run_vectors, zero_states
 from kwsq.converter.proof import Arrays, Beside
 from kwsq.converter.runtimes.c_program import CProgram
 from kwsq.ir.errors import ParityError
-from kwsq.ir.lowered import LoweredGraph
+from kwsq.ir.lowered import DepthwiseConv2D, LoweredGraph
 from kwsq.targets.base import Artefact, TargetOptions
 from kwsq.targets.c.target import CTarget
 from kwsq.targets.operators import LAYERS, weight_rows
@@ -60,7 +60,7 @@ def _flat_codes(graph: LoweredGraph, position: int) -> npt.NDArray[np.int8]:
     """Returns a layer's codes as they lie in the sources: rows, or the taps of a depthwise layer, one after another."""
     node = graph.nodes[position]
     rows = weight_rows(node, graph[node.inputs[1]])
-    return np.asarray(rows.T if node.op.name == "DepthwiseConv2D" else rows, np.int8).reshape(-1)
+    return np.asarray(rows.T if isinstance(node.op, DepthwiseConv2D) else rows, np.int8).reshape(-1)
 
 
 def check_program(graph: LoweredGraph, artefact: Artefact, inputs: Arrays) -> Check:

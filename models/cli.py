@@ -64,11 +64,10 @@ def shard(
 ) -> None:
     """Write the clips a recipe trains on into shards, for corpora that no memory holds: `kwsq train --shards`."""
     with _reported():
-        share = _part(part)
+        number, parts = _part(part)
     run = _training("shard", 1).shard
     with _reported():
-        count = run(recipe, data, out, shards, share)
-    number, parts = share
+        count = run(recipe, data, out, shards, (number, parts))
     typer.echo(f"{count} clips in {len(range(number - 1, shards, parts))} shards in {out}")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kwsq.ir.lowered import LoweredGraph, LoweredNode, LoweredOp, LoweredTensor, Shape
+from kwsq.ir.lowered import LoweredGraph, LoweredNode, LoweredOp, LoweredTensor, Shape, verify
 
 
 class Draft:
@@ -17,8 +17,18 @@ class Draft:
     """
 
     def __init__(self, graph: LoweredGraph) -> None:
+        self._graph = graph
         self.nodes: list[LoweredNode] = []
         self.tensors: dict[str, LoweredTensor] = dict(graph.tensors)
+
+    def graph(self) -> LoweredGraph:
+        """Returns the graph of the nodes added, verified, without the tensors that none of them uses."""
+        ends = {*self._graph.inputs, *self._graph.outputs}
+        used = {name for node in self.nodes for name in (*node.inputs, *node.outputs)} | ends
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
+        rewritten = replace(self._graph, nodes=tuple(self.nodes), tensors=tensors)
+        verify(rewritten)
+        return rewritten
 
     def add_tensor(self, like: LoweredTensor, suffix: str, shape: Shape, **fields: object) -> str:
         """Adds a tensor with the grid of `like`, other fields as given, and returns its name."""

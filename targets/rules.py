@@ -9,13 +9,14 @@ import numpy as np
 
 from kwsq.ir import lowered as ir
 from kwsq.ir import numerics
-from kwsq.ir.errors import Problem
+from kwsq.ir.errors import Problem, UnsupportedModelError
 from kwsq.ir.execute.call import Call
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode, LoweredTensor
 from kwsq.targets.base import Constraint
-from kwsq.targets.draft import same_grid
+from kwsq.targets.draft import Draft, same_grid
 from kwsq.targets.machine import MAX_COLUMNS, MAX_ELEMENTS, MAX_MATMUL_DEPTH, MAX_RANK, MAX_SOFTMAX
 from kwsq.targets.operators import LAYERS, ROWS, describe, weight_rows
+from kwsq.targets.sum_as_layer import sum_as_layer
 
 _PROBABILITY = (np.float32(1 / 256), -128)
 
@@ -143,19 +144,37 @@ REMEDIES: Mapping[Constraint, str] = {
 _REMEDY = "change this part of the model, or leave it outside"
 
 
+def legalize(
+    graph: LoweredGraph, refusal: str, further: Mapping[Constraint, str] = MappingProxyType({})
+) -> LoweredGraph:
+    """Returns the graph as the machine can run it, every sum as a layer of ones.
+
+    Args:
+        graph: verified graph.
+        refusal: what is said above the problems.
+        further: rules that a target adds for layers, each with its remedy.
+
+    Raises:
+        UnsupportedModelError: naming every node that breaks a rule.
+    """
+    draft = Draft(graph)
+    for node in graph.nodes:
+        if not sum_as_layer(draft, node):
+            draft.nodes.append(node)
+    legal = draft.graph()
+    if found := list(problems(legal, further)):
+        raise UnsupportedModelError(found, refusal)
+    return legal
+
+
 def rule(constraint: Constraint) -> str:
     """Returns what a constraint demands, as the object of "expected"."""
     text = str(constraint.__doc__).rstrip(".")
     return text[0].lower() + text[1:]
 
 
-def problems(graph: LoweredGraph, further: Mapping[Constraint, str] = MappingProxyType({})) -> Iterator[Problem]:
-    """Yields what keeps the graph from running on the machine.
-
-    Args:
-        graph: to look at.
-        further: rules that a target adds for layers, each with its remedy.
-    """
+def problems(graph: LoweredGraph, further: Mapping[Constraint, str]) -> Iterator[Problem]:
+    """Yields what keeps the graph from running on the machine; arguments as in `legalize`."""
     remedies = {**REMEDIES, **further}
     for node in graph.nodes:
         where = ", ".join(node.origins) or node.name

@@ -6,6 +6,7 @@ import numpy as np
 from lowered_models import LoweredModel
 
 from kwsq.ir import lowered as ir
+from kwsq.ir.graph import StatePair
 from kwsq.ir.lowered import DType, LoweredGraph
 from kwsq.ir.ops import Activation
 
@@ -142,3 +143,13 @@ def build(name: str) -> LoweredGraph:
     model = LoweredModel(seed=3)
     outputs = CASES[name](model)
     return model.graph(*((outputs,) if isinstance(outputs, str) else outputs))
+
+
+def four_bit_stream() -> LoweredGraph:
+    """A window of three frames, two of which are a state."""
+    model = LoweredModel(seed=13)
+    frame, state = model.input("x", (1, 1, 6)), model.input("s", (1, 2, 6))
+    window = model.node(ir.Concat(1), [state, frame], (1, 3, 6), (0.05, -3))
+    following = model.node(ir.StridedSlice((0, 1, 0), (1, 3, 6), (1, 1, 1)), [window], (1, 2, 6), (0.05, -3))
+    y = model.dense(model.reshape(window, (1, 18)), 4, bits=4)
+    return model.graph(y, following, states=(StatePair("s", following),))

@@ -144,7 +144,7 @@ class CProgram:
 
 def _vectors(graph: LoweredGraph, inputs: Arrays) -> int:
     first = graph.inputs[0]
-    return inputs[first].size // max(graph[first].size, 1)
+    return inputs[first].size // graph[first].size
 
 
 def _checked(command: list[str], place: Path, given: bytes, who: str, remedy: str) -> bytes:
@@ -184,7 +184,7 @@ def _main(graph: LoweredGraph, name: str) -> str:
     """Returns a program that reads vectors of all inputs and writes those of all outputs; 3 where a run fails."""
     ports = [(f"in_{i}", n) for i, n in enumerate(graph.inputs)]
     ports += [(f"out_{i}", n) for i, n in enumerate(graph.outputs)]
-    arrays = [f"static {POINTERS[graph[n].dtype]} {word}[{max(graph[n].size, 1)}];" for word, n in ports]
+    arrays = [f"static {POINTERS[graph[n].dtype]} {word}[{graph[n].size}];" for word, n in ports]
     read = " && ".join(f"fread(in_{i}, {graph[n].size_bytes}, 1, stdin) == 1" for i, n in enumerate(graph.inputs))
     write = [f"        fwrite(out_{i}, {graph[n].size_bytes}, 1, stdout);" for i, n in enumerate(graph.outputs)]
     call = f"{name}_run({', '.join(['arena', *(word for word, _ in ports)])})"

@@ -266,7 +266,8 @@ def lane_count(batch_size: int, shards: int) -> int:
 def _counted(batches: Iterator[Any], folder: Path, whole: int) -> Iterator[Any]:
     """Give the batches; refuse fewer than the schedule of the training counts on."""
     found = 0
-    for found, batch in enumerate(batches, start=1):  # noqa: B007  # used after the loop
+    for batch in batches:
+        found += 1
         yield batch
     if found < whole:
         raise UsageError(Problem(str(folder), f"clips of {found} batches", f"{whole}, as the index states", AGAIN))

@@ -122,12 +122,11 @@ def read_index(folder: Path) -> ShardIndex:
         expected = f"the shards, shape and origin of {parts[0].name}"
         raise UsageError([Problem(str(path), "shards of something else", expected, AGAIN) for path in other])
     written = [entry for facts in found for entry in facts.written]
-    if sorted(number for number, _ in written) != list(range(first.shards)):
-        stated = ", ".join(str(number) for number, _ in sorted(written)) or "none"
+    numbers, shards = sorted(number for number, _ in written), dict(written)
+    if numbers != list(range(first.shards)):
+        stated = ", ".join(map(str, numbers)) or "none"
         raise UsageError(Problem(str(folder), f"shards {stated}", f"0 to {first.shards - 1}, each once", AGAIN))
-    index = ShardIndex(
-        first.shape, first.origin, tuple(shard for _, shard in sorted(written, key=lambda entry: entry[0]))
-    )
+    index = ShardIndex(first.shape, first.origin, tuple(shards[number] for number in numbers))
     if not index.counts.sum():
         raise UsageError(Problem(str(folder), "no clip", "at least one clip", AGAIN))
     if problems := list(changed_files(folder, index)):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from kwsq.ir.errors import Problem
 from kwsq.ir.lowered import LoweredGraph, LoweredNode
-from kwsq.targets import rules
 from kwsq.targets.accel.build import coding_of
 from kwsq.targets.base import Constraint
 
@@ -27,8 +25,3 @@ WIDTHS: Mapping[Constraint, str] = {
     "whose codes a negative batch norm gain can negate",
 }
 """Rules of layers, each with its remedy."""
-
-
-def problems(graph: LoweredGraph) -> Iterator[Problem]:
-    """Yields what keeps the graph from being packed."""
-    return rules.problems(graph, WIDTHS)

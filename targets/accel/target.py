@@ -6,15 +6,13 @@ from collections import Counter
 from dataclasses import replace
 from typing import ClassVar
 
-from kwsq.ir.errors import UnsupportedModelError
-from kwsq.ir.lowered import LoweredGraph, verify
+from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.accel.bits import Layout
 from kwsq.targets.accel.build import PackContents, build_contents
-from kwsq.targets.accel.constraints import problems
+from kwsq.targets.accel.constraints import WIDTHS
 from kwsq.targets.accel.writer import write_pack
 from kwsq.targets.base import Artefact, TargetOptions
-from kwsq.targets.draft import Draft
-from kwsq.targets.sum_as_layer import sum_as_layer
+from kwsq.targets.rules import legalize
 
 FILE_NAME = "model.kwsq"
 CONTAINERS = ("stream", "planes")
@@ -31,17 +29,7 @@ class AccelTarget:
         Raises:
             UnsupportedModelError: naming every node that a pack cannot express.
         """
-        draft = Draft(graph)
-        for node in graph.nodes:
-            if not sum_as_layer(draft, node):
-                draft.nodes.append(node)
-        used = {n for node in draft.nodes for n in (*node.inputs, *node.outputs)} | {*graph.inputs, *graph.outputs}
-        tensors = {name: tensor for name, tensor in draft.tensors.items() if name in used}
-        legal = replace(graph, nodes=tuple(draft.nodes), tensors=tensors)
-        verify(legal)
-        if found := list(problems(legal)):
-            raise UnsupportedModelError(found, "the model has nodes a kwsq pack cannot express")
-        return legal
+        return legalize(graph, "the model has nodes a kwsq pack cannot express", WIDTHS)
 
     def emit(self, graph: LoweredGraph, options: TargetOptions) -> Artefact:
         """Returns `model.kwsq`; the same bytes for the same graph and options on any machine.

@@ -24,7 +24,7 @@ from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode
 from kwsq.targets.c.literals import array, comment, identifiers, number
 from kwsq.targets.machine import MAX_RANK, Opcode
 from kwsq.targets.operators import LAYERS, Codes, Description, describe, weight_rows
-from kwsq.targets.planner import Lifetime, MemoryPlan, plan
+from kwsq.targets.planner import Lifetime, plan
 
 TYPES = {DType.INT8: "KWSQ_INT8", DType.UINT8: "KWSQ_UINT8", DType.FLOAT32: "KWSQ_FLOAT32"}
 POINTERS = {DType.INT8: "int8_t", DType.UINT8: "uint8_t", DType.FLOAT32: "float"}
@@ -45,7 +45,6 @@ _KERNELS = {
     Opcode.DEQUANTIZE: "dequantize",
 }
 """Every other one is elementwise, but concatenations and splits."""
-NEWLINE = "\n"
 PATCHES = 2
 """KWSQ_PATCHES of kwsq_layers.h: windows that a convolution takes together."""
 _MAY_FAIL = (Opcode.TABLE, Opcode.QUANTIZE)
@@ -58,14 +57,14 @@ class Sources:
     Args:
         header: declarations.
         body: definitions.
-        memory: the plan of its arena.
-        constant_bytes: bytes of weights, biases and what else is constant, by kind.
+        arena_bytes: size of its arena.
+        constant_bytes: bytes of weights, biases and what else is constant.
     """
 
     header: str
     body: str
-    memory: MemoryPlan
-    constant_bytes: Mapping[str, int]
+    arena_bytes: int
+    constant_bytes: int
 
 
 def write_sources(graph: LoweredGraph, prefix: str, facts: str, *, strip_names: bool = False) -> Sources:
@@ -88,15 +87,15 @@ class _Writer:
     strip_names: bool
     definitions: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
-    constant_bytes: dict[str, int] = field(default_factory=dict)
+    constant_bytes: int = 0
     tensors: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     patches: dict[int, str] = field(default_factory=dict)
 
     def sources(self, prefix: str, facts: str) -> Sources:
-        graph, memory = self.graph, _memory(self.graph)
+        graph = self.graph
         inputs, outputs = self._ports()
-        self._place(memory, inputs, outputs)
+        arena_bytes = self._place(inputs, outputs)
         for position, node in enumerate(graph.nodes):
             self._node(position, node)
         self.calls += [
@@ -110,14 +109,14 @@ class _Writer:
         described = "".join(self._port(prefix, n, word) for n, word in (*inputs.items(), *outputs.items()))
         calls = "".join(self.calls)
         unread = [word for word in ("arena", *inputs.values()) if not re.search(rf"\b{word}\b", calls)]
+        unused = "".join(f"    (void){word};\n" for word in unread)
         body = (
             f'{comment(facts)}\n#include "model.h"\n\n#include <string.h>\n\n#include "kwsq_layers.h"\n\n'
             + "\n".join(self.definitions)
-            + f"\n{signature} {{\n{''.join(f'    (void){word};{NEWLINE}' for word in unread)}{calls}"
-            + "    return KWSQ_OK;\n}\n"
+            + f"\n{signature} {{\n{unused}{calls}    return KWSQ_OK;\n}}\n"
         )
-        header = _header(prefix, signature, described, memory.high_water_bytes, facts)
-        return Sources(header, body, memory, dict(self.constant_bytes))
+        header = _header(prefix, signature, described, arena_bytes, facts)
+        return Sources(header, body, arena_bytes, self.constant_bytes)
 
     def _ports(self) -> tuple[dict[str, str], dict[str, str]]:
         """Returns the parameters of inputs and of outputs; an input that is an output too has one of each."""
@@ -125,14 +124,18 @@ class _Writer:
         words = identifiers([*(f"in {n}" for n in graph.inputs), *(f"out {n}" for n in graph.outputs)], "port")
         return {n: words[f"in {n}"] for n in graph.inputs}, {n: words[f"out {n}"] for n in graph.outputs}
 
-    def _place(self, memory: MemoryPlan, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-        """Notes where everything lies: with the caller, or in the arena, tensors first and then patches."""
+    def _place(self, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> int:
+        """Notes where everything lies: with the caller, or in the arena, whose bytes are returned."""
+        graph, spans, patches = self.graph, _spans(self.graph), _patches(self.graph)
+        buffers = [Lifetime(name, graph[name].size_bytes, *span) for name, span in spans.items()]
+        buffers += [Lifetime("", size, position + 1, position + 1) for position, size in patches.items()]
+        memory = plan(buffers, len(graph.nodes) + 1)
         offsets = [f"(arena + {placement.offset_bytes})" for placement in memory.placements]
-        tensors = _spans(self.graph)
-        self.contents |= dict(zip(tensors, offsets, strict=False))
-        self.patches |= dict(zip(_patches(self.graph), offsets[len(tensors) :], strict=True))
+        self.contents |= dict(zip(spans, offsets, strict=False))
+        self.patches |= dict(zip(patches, offsets[len(spans) :], strict=True))
         self.contents |= {n: f"((uint8_t *){word})" for n, word in outputs.items() if not self.graph[n].is_constant}
         self.contents |= {n: f"((const uint8_t *){word})" for n, word in inputs.items()}
+        return memory.high_water_bytes
 
     def _comment(self, text: str) -> str:
         return "" if self.strip_names else f"{comment(text)}\n"
@@ -152,9 +155,9 @@ class _Writer:
     def _parameter(self, name: str, word: str, qualifier: str) -> str:
         return f"{qualifier}{POINTERS[self.graph[name].dtype]} *{word}"
 
-    def _define(self, kind: str, name: str, values: npt.NDArray[Any]) -> str:
+    def _define(self, name: str, values: npt.NDArray[Any]) -> str:
         self.definitions.append(array(name, values))
-        self.constant_bytes[kind] = self.constant_bytes.get(kind, 0) + values.nbytes
+        self.constant_bytes += values.nbytes
         return name
 
     def _tensor(self, name: str) -> str:
@@ -176,7 +179,7 @@ class _Writer:
         """Returns where the contents of a tensor are, as bytes."""
         tensor = self.graph[name]
         if tensor.data is not None and name not in self.contents:
-            word = self._define("constants", f"constant_{len(self.contents)}", np.asarray(tensor.data))
+            word = self._define(f"constant_{len(self.contents)}", np.asarray(tensor.data))
             self.contents[name] = f"((const uint8_t *){word})"
         return self.contents[name]
 
@@ -196,9 +199,9 @@ class _Writer:
     def _kernel(self, position: int, names: list[str], output: str, found: Description) -> None:
         numbers = table = "NULL"
         if found.attributes:
-            numbers = self._define("constants", f"numbers_{position}", np.array(found.attributes, np.int32))
+            numbers = self._define(f"numbers_{position}", np.array(found.attributes, np.int32))
         if found.table is not None:
-            word = self._define("constants", f"table_{position}", found.table)
+            word = self._define(f"table_{position}", found.table)
             table = f"(const uint8_t *){word}"
         x, b = names[0], names[1] if len(names) > 1 else None
         second = ("NULL", "NULL") if b is None else (self._tensor(b), self._read(b))
@@ -217,13 +220,8 @@ class _Writer:
         (whole,) = node.outputs if is_concat else node.inputs
         done = 0
         for piece in node.inputs if is_concat else node.outputs:
-            kernel, source, target = ("join", piece, whole) if is_concat else ("part", whole, piece)
-            order = (whole, target, piece, source) if is_concat else (whole, source, piece, target)
-            w, first, p, last = order
-            self.calls.append(
-                f"    kwsq_{kernel}({self._tensor(w)}, {self._read(first)}, {self._tensor(p)}, {self._read(last)}, "
-                f"{axis}, {done});\n"
-            )
+            sides = ", ".join(f"{self._tensor(name)}, {self._read(name)}" for name in (whole, piece))
+            self.calls.append(f"    kwsq_{'join' if is_concat else 'part'}({sides}, {axis}, {done});\n")
             done += self.graph[piece].shape[axis]
 
     def _layer(self, position: int, node: LoweredNode, call: Call, found: Description) -> None:
@@ -259,17 +257,17 @@ class _Writer:
         bias = None if len(call.inputs) < 3 else np.asarray(call.inputs[2].data, np.int32)
         sums = numerics.fold_zero_point(rows, bias, 0 if is_depthwise else call.source.zero_point)
         self.definitions.append(self._comment(weight.name))
-        codes = self._define("weights", f"codes_{position}", np.ascontiguousarray(rows.T if is_depthwise else rows))
-        biases = self._define("biases", f"biases_{position}", sums.astype(np.int32))
+        codes = self._define(f"codes_{position}", np.ascontiguousarray(rows.T if is_depthwise else rows))
+        biases = self._define(f"biases_{position}", sums.astype(np.int32))
         effective = numerics.effective_scale_conv(call.source.scale, weight.scale, call.target.scale)
         if found.code is Opcode.DENSE:
-            scales = self._define("scales", f"scales_{position}", np.asarray(effective, np.float64))
+            scales = self._define(f"scales_{position}", np.asarray(effective, np.float64))
             requantization = f"NULL, NULL, {scales}"
         else:
             multipliers, shifts = numerics.quantize_multipliers(effective)
             words = (
-                self._define("scales", f"multipliers_{position}", np.asarray(multipliers, np.int32)),
-                self._define("scales", f"shifts_{position}", np.asarray(shifts, np.int8)),
+                self._define(f"multipliers_{position}", np.asarray(multipliers, np.int32)),
+                self._define(f"shifts_{position}", np.asarray(shifts, np.int8)),
             )
             requantization = f"{words[0]}, {words[1]}, NULL"
         low, high = found.attributes[:2]
@@ -285,14 +283,6 @@ def _chunks(rows: Codes) -> int:
     """Returns how many chunks of sixteen products fit 16-bit lanes: equation (48) of docs/quantization.md."""
     largest = int(np.abs(rows.astype(np.int64)).max(initial=1))
     return 32767 // (2 * 128 * largest)
-
-
-def _memory(graph: LoweredGraph) -> MemoryPlan:
-    """Returns where everything lies that the caller does not hold: tensors, then patches, as `_place` reads them."""
-    buffers = [Lifetime(name, graph[name].size_bytes, first, last) for name, (first, last) in _spans(graph).items()]
-    for position, columns in _patches(graph).items():
-        buffers.append(Lifetime("", columns, position + 1, position + 1))
-    return plan(buffers, len(graph.nodes) + 1)
 
 
 def _spans(graph: LoweredGraph) -> dict[str, tuple[int, int]]:

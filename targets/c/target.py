@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from importlib.resources import files
 from typing import ClassVar
 
-from kwsq.ir.errors import UnsupportedModelError
-from kwsq.ir.lowered import LoweredGraph, verify
+from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.base import Artefact, TargetOptions
 from kwsq.targets.c.literals import identifiers
 from kwsq.targets.c.source import write_sources
-from kwsq.targets.draft import Draft
 from kwsq.targets.operators import LAYERS
-from kwsq.targets.rules import problems
-from kwsq.targets.sum_as_layer import sum_as_layer
+from kwsq.targets.rules import legalize
 
 SOURCE, HEADER = "model.c", "model.h"
 KERNELS = {
@@ -35,17 +31,7 @@ class CTarget:
         Raises:
             UnsupportedModelError: naming every node that has no kernel.
         """
-        draft = Draft(graph)
-        for node in graph.nodes:
-            if not sum_as_layer(draft, node):
-                draft.nodes.append(node)
-        used = {n for node in draft.nodes for n in (*node.inputs, *node.outputs)} | {*graph.inputs, *graph.outputs}
-        tensors = {name: tensor for name, tensor in draft.tensors.items() if name in used}
-        legal = replace(graph, nodes=tuple(draft.nodes), tensors=tensors)
-        verify(legal)
-        if found := list(problems(legal)):
-            raise UnsupportedModelError(found, "the model has nodes that the C kernels cannot compute")
-        return legal
+        return legalize(graph, "the model has nodes that the C kernels cannot compute")
 
     def emit(self, graph: LoweredGraph, options: TargetOptions) -> Artefact:
         """Returns the sources; the same bytes for the same graph and options on any machine.
@@ -64,8 +50,8 @@ class CTarget:
             "operators": dict(sorted(Counter(node.op.name for node in graph.nodes).items())),
             "containers": {node.inputs[1]: "int8" for node in graph.nodes if isinstance(node.op, LAYERS)},
             "prefix": prefix,
-            "arena_bytes": sources.memory.high_water_bytes,
-            "constant_bytes": sum(sources.constant_bytes.values()),
+            "arena_bytes": sources.arena_bytes,
+            "constant_bytes": sources.constant_bytes,
         }
         written = {SOURCE: sources.body.encode(), HEADER: sources.header.encode()}
         kernels = {name: _kernel(package, name) for package, names in KERNELS.items() for name in names}

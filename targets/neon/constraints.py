@@ -17,8 +17,7 @@ from kwsq.ir.numerics import LOGISTIC_OUTPUT, Grid
 from kwsq.targets.base import Constraint
 from kwsq.targets.draft import same_grid
 from kwsq.targets.neon.padding import padding_scheme
-
-_MAX_SOFTMAX = 511
+from kwsq.targets.rules import constraint_adjacent_axes, constraint_classes, constraint_forward_steps, rule
 
 
 def constraint_int8(graph: LoweredGraph, node: LoweredNode) -> str | None:
@@ -50,24 +49,6 @@ def constraint_padding(graph: LoweredGraph, node: LoweredNode) -> str | None:
     height, width = graph[node.inputs[0]].shape[1:3]
     scheme = padding_scheme((height, width), op.kernel, op.stride, (1, 1), op.pads)
     return None if scheme is not None else f"padding {op.pads} with stride {op.stride}, not counted in the average"
-
-
-def constraint_forward_steps(graph: LoweredGraph, node: LoweredNode) -> str | None:
-    """Slices go forward, at least one element at a time."""
-    assert isinstance(node.op, ir.StridedSlice)
-    return None if min(node.op.step) > 0 else f"steps {node.op.step}"
-
-
-def constraint_classes(graph: LoweredGraph, node: LoweredNode) -> str | None:
-    """A softmax has fewer than 512 classes."""
-    classes = graph[node.inputs[0]].shape[-1]
-    return None if classes <= _MAX_SOFTMAX else f"{classes} classes"
-
-
-def constraint_adjacent_axes(graph: LoweredGraph, node: LoweredNode) -> str | None:
-    """A sum goes over adjacent axes."""
-    assert isinstance(node.op, ir.Sum)
-    return f"axes {node.op.axes}"
 
 
 def constraint_symmetric_weights(graph: LoweredGraph, node: LoweredNode) -> str | None:
@@ -133,12 +114,6 @@ CONSTRAINTS: Mapping[type[ir.LoweredOp], tuple[Constraint, ...]] = {
     ir.Dequantize: (),
 }
 """Rules by operator; an operator not listed has `constraint_int8` alone; all have `constraint_scales`."""
-
-
-def rule(constraint: Constraint) -> str:
-    """Returns what a constraint demands, as the object of "expected"."""
-    text = str(constraint.__doc__).rstrip(".")
-    return text[0].lower() + text[1:]
 
 
 def problems(graph: LoweredGraph) -> Iterator[Problem]:

@@ -21,7 +21,6 @@ from kwsq.ir.lowered import (
     Pad,
     Pads,
     Pair,
-    verify,
 )
 from kwsq.targets.base import TargetOptions
 from kwsq.targets.draft import Draft
@@ -53,10 +52,7 @@ def legalize(graph: LoweredGraph, options: TargetOptions) -> LoweredGraph:
     for node in graph.nodes:
         if not any(rule(draft, node) for rule in rules):
             draft.nodes.append(node)
-    used = {n for node in draft.nodes for n in (*node.inputs, *node.outputs)} | {*graph.inputs, *graph.outputs}
-    tensors = {name: tensor for name, tensor in draft.tensors.items() if name in used}
-    legal = replace(graph, nodes=tuple(draft.nodes), tensors=tensors)
-    verify(legal)
+    legal = draft.graph()
     if found := list(problems(legal)):
         raise UnsupportedModelError(found, "the model has nodes LiteRT's int8 kernels cannot compute")
     return legal

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from c_networks import OPTIONS
-from cli_runs import kwsq_convert, left, quantized_dense
+from cli_runs import Outcome, kwsq_convert, left, quantized_dense
+from lowered_cases import four_bit_stream
 from lowered_models import LoweredModel, random_inputs
 
 from kwsq.converter.c_form import c_form, check_codes, check_program
 from kwsq.converter.output import C_KERNELS, C_SOURCES, OWN_FILES
 from kwsq.converter.runtimes.c_program import toolchain
-from kwsq.ir import lowered as ir
-from kwsq.ir.graph import StatePair
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.base import Artefact
 from kwsq.targets.c.target import HEADER, KERNELS, SOURCE, CTarget
@@ -28,10 +27,15 @@ from kwsq.targets.c.target import HEADER, KERNELS, SOURCE, CTarget
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler: apt-get install gcc libc6-dev")
 
 
+def emitted(folder: Path, *options: object) -> Outcome:
+    """Convert the dense network into `out` of a folder, C sources too."""
+    return kwsq_convert(quantized_dense(folder), "--target", "neon", "--emit", "c", "-o", folder / "out", *options)
+
+
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("c")
-    outcome = kwsq_convert(quantized_dense(folder), "--target", "neon", "--emit", "c", "-o", folder / "out")
+    outcome = emitted(folder)
     assert outcome.code == 0, outcome.stderr
     assert "compiled: integer reference = program, bit for bit" in outcome.stdout
     return folder / "out"
@@ -90,8 +94,7 @@ int main() { return dense_w4_run(arena, in, out) != KWSQ_OK; }
 
 
 def test_float_inputs_and_outputs(tmp_path: Path) -> None:
-    options = ("--target", "neon", "--emit", "c", "--io", "float32", "-o", tmp_path / "out")
-    outcome = kwsq_convert(quantized_dense(tmp_path), *options)
+    outcome = emitted(tmp_path, "--io", "float32")
     assert outcome.code == 0, outcome.stderr
     assert "const float *in_x" in (tmp_path / "out" / "model.h").read_text(encoding="utf-8")
 
@@ -146,7 +149,7 @@ def test_other_targets_have_none(tmp_path: Path) -> None:
 
 def test_without_a_compiler_nothing_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    outcome = kwsq_convert(quantized_dense(tmp_path), "--target", "neon", "--emit", "c", "-o", tmp_path / "out")
+    outcome = emitted(tmp_path)
     assert outcome.code == 2
     assert "no C compiler" in outcome.stderr
     assert not (tmp_path / "out").exists()
@@ -157,7 +160,7 @@ def test_what_does_not_compile_or_run_fails_parity(
     variable: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, command)
-    outcome = kwsq_convert(quantized_dense(tmp_path), "--target", "neon", "--emit", "c", "-o", tmp_path / "out")
+    outcome = emitted(tmp_path)
     assert outcome.code == 1
     assert left(tmp_path / "out") == ["report.html", "report.json"]
     checks = {check["name"]: check["passed"] for check in report_of(tmp_path / "out")["parity"]["checks"]}
@@ -170,7 +173,7 @@ def test_a_command_that_cannot_be_is_refused_before_anything(
     variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    outcome = kwsq_convert(quantized_dense(tmp_path), "--target", "neon", "--emit", "c", "-o", tmp_path / "out")
+    outcome = emitted(tmp_path)
     assert outcome.code == 2
     assert variable in outcome.stderr
     assert not (tmp_path / "out").exists()
@@ -185,19 +188,9 @@ def test_options_of_cc_come_last_and_are_reported(monkeypatch: pytest.MonkeyPatc
     assert "-O3" in str(check_program(graph, artefact, random_inputs(graph, 2)).figures["compiler"])
 
 
-def stream() -> LoweredGraph:
-    """Sixteen steps of a window of three frames, two of which are a state."""
-    model = LoweredModel(seed=13)
-    frame, state = model.input("x", (1, 1, 6)), model.input("s", (1, 2, 6))
-    window = model.node(ir.Concat(1), [state, frame], (1, 3, 6), (0.05, -3))
-    following = model.node(ir.StridedSlice((0, 1, 0), (1, 3, 6), (1, 1, 1)), [window], (1, 2, 6), (0.05, -3))
-    y = model.dense(model.reshape(window, (1, 18)), 4, bits=4)
-    return model.graph(y, following, states=(StatePair("s", following),))
-
-
 def test_states_are_carried_by_the_caller() -> None:
     chunks = np.random.default_rng(1).integers(-128, 128, (16, 1, 6)).astype(np.int8)
-    assert [check.passed for check in c_form(stream(), OPTIONS, {"x": chunks}).checks] == [True, True]
+    assert [check.passed for check in c_form(four_bit_stream(), OPTIONS, {"x": chunks}).checks] == [True, True]
 
 
 @pytest.fixture(scope="module")

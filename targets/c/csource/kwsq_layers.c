@@ -76,16 +76,10 @@ INLINE size_t add_lanes(int positions, const int8_t *const *x, const int8_t *con
     while (k < whole) {
         size_t end = whole - k < 16 * (size_t)chunks ? whole : k + 16 * (size_t)chunks;
         int16x8_t narrow[POSITIONS][ROWS];
-        int8x16_t a[POSITIONS];
-        UNROLLED for (int p = 0; p < positions; p++) a[p] = vld1q_s8(x[p] + k);
-        UNROLLED for (int r = 0; r < ROWS; r++) {
-            int8x16_t b = vld1q_s8(codes[r] + k);
-            UNROLLED for (int p = 0; p < positions; p++) {
-                narrow[p][r] = vmull_s8(vget_low_s8(a[p]), vget_low_s8(b));
-                narrow[p][r] = vmlal_s8(narrow[p][r], vget_high_s8(a[p]), vget_high_s8(b));
-            }
-        }
-        for (k += 16; k < end; k += 16) {
+        UNROLLED for (int p = 0; p < positions; p++)
+            UNROLLED for (int r = 0; r < ROWS; r++) narrow[p][r] = vdupq_n_s16(0);
+        for (; k < end; k += 16) {
+            int8x16_t a[POSITIONS];
             UNROLLED for (int p = 0; p < positions; p++) a[p] = vld1q_s8(x[p] + k);
             UNROLLED for (int r = 0; r < ROWS; r++) {
                 int8x16_t b = vld1q_s8(codes[r] + k);
@@ -326,7 +320,7 @@ void kwsq_depthwise(const struct kwsq_weights *weights, const struct kwsq_window
     for (size_t i = 0; i < y->size / weights->rows; i++) {
         struct place p = place_at(window, x, x_data, y, i);
         for (uint32_t first = 0; first < weights->rows; first += CHANNELS) {
-            uint32_t left = weights->rows - first, count = left < CHANNELS ? left : CHANNELS;
+            uint32_t count = fewer(weights->rows - first, CHANNELS);
             uint32_t sums[CHANNELS] = {0};
             depthwise_channels(weights, window, x, &p, first, count, sums);
             for (uint32_t c = 0; c < count; c++) sums[c] += (uint32_t)weights->biases[first + c];

@@ -84,6 +84,10 @@ def test_a_shard_that_two_parts_state_is_refused(tmp_path: Path) -> None:
     shutil.copy(part_path(tmp_path, (1, 2)), part_path(tmp_path, (2, 2)))
     with pytest.raises(UsageError, match=r"found shards 0, 0, 2, 2; expected 0 to 3, each once"):
         read_index(tmp_path)
+    path = part_path(tmp_path, (2, 2))
+    path.write_text(path.read_text("utf-8").replace(f"{2:016}", f"{9:016}"), encoding="utf-8")  # with other clips
+    with pytest.raises(UsageError, match=r"found shards 0, 0, 2, 2; expected 0 to 3, each once"):
+        read_index(tmp_path)
 
 
 def test_files_named_as_parts_that_there_are_none_of_are_left_alone(tmp_path: Path) -> None:

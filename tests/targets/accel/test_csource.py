@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accel_packs import CSOURCE, batch, compiled, packed, raw_vectors, run_c
-from lowered_cases import CASES, build
+from lowered_cases import CASES, build, four_bit_stream
 from lowered_models import LoweredModel, random_inputs
 
 from kwsq.ir import lowered as ir
 from kwsq.ir.execute import run_integer
-from kwsq.ir.graph import StatePair
 from kwsq.ir.lowered import LoweredGraph
 from kwsq.targets.accel.execute import run_pack
 from kwsq.targets.accel.format import Role
@@ -46,15 +45,6 @@ def five_bit_network() -> LoweredGraph:
     x = model.pool(ir.AveragePool2D, x, (1, 4), stride=(1, 4))
     x = model.dense(model.reshape(x, (1, 40)), 5, bits=5, levels=tuple(range(-124, 125, 8)))
     return model.graph(model.unary(ir.Softmax(), x, (1 / 256, -128)))
-
-
-def four_bit_stream() -> LoweredGraph:
-    model = LoweredModel(seed=13)
-    frame, state = model.input("x", (1, 1, 6)), model.input("s", (1, 2, 6))
-    window = model.node(ir.Concat(1), [state, frame], (1, 3, 6), (0.05, -3))
-    following = model.node(ir.StridedSlice((0, 1, 0), (1, 3, 6), (1, 1, 1)), [window], (1, 2, 6), (0.05, -3))
-    y = model.dense(model.reshape(window, (1, 18)), 4, bits=4)
-    return model.graph(y, following, states=(StatePair("s", following),))
 
 
 @pytest.mark.parametrize("container", ["stream", "planes"])
