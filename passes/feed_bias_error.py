@@ -1,4 +1,7 @@
-"""Rounds biases by what they do to the codes, equations (41) and (42).
+"""Rounds biases by what they do to the codes, equations (41) and (42), where nearest rounding is not good enough.
+
+The nearest codes are what training learned. They stay where outputs come within one code of the reference by both
+kernel sets of LiteRT; elsewhere they move:
 
 An integer bias is a multiple of scale_x * scale_w. With few-bit weights that step is a sizeable part of an output code,
 so the rounding error is a shift of the whole channel, and shifts of 64 channels add up in the next layer. The kernel
@@ -14,7 +17,7 @@ computed by the kernels themselves, are closest to the reference's:
 
 x_int is what the integer graph computes, x_ref and q_ref what the float graph with the same quantisers computes, on the
 same inputs. LiteRT's default kernels round once, so that what cancels the shift of one kernel set is a shift in the
-other: both are run, and the means of (41) and (42) are taken over both. If outputs stay more than one code away by
+other: the means of (41) and (42) are taken over both. If outputs stay more than one code away by
 either, a few other criteria are tried, then single steps (see `refine_biases`). The reference kernels come first: a
 choice that is close by them is preferred to one that is not, whatever the default ones make of it.
 
@@ -35,7 +38,7 @@ import numpy.typing as npt
 
 from kwsq.ir.execute.batch import batch_obstacles
 from kwsq.ir.execute.integer import run_node
-from kwsq.ir.execute.kernel_sets import REFERENCE_KERNELS, KernelSet, LayerSums, kernel_sets, layer_sums
+from kwsq.ir.execute.kernel_sets import KernelSet, LayerSums, kernel_sets, layer_sums
 from kwsq.ir.graph import Array, Graph, Node
 from kwsq.ir.lowered import LoweredGraph, LoweredNode, LoweredTensor
 from kwsq.ir.ops import Activation, ChannelAffine, Conv, Dense
@@ -96,7 +99,7 @@ class FedBiases:
 def feed_bias_error(
     result: LowerResult, attached: Graph, annotated: Graph, inputs: Mapping[str, FloatArray]
 ) -> FedBiases:
-    """Returns the integer graph with biases rounded by equations (41) and (42).
+    """Returns the integer graph, its biases rounded by equations (41) and (42) where outputs need it.
 
     Args:
         result: lowered graph with its views.
@@ -107,9 +110,11 @@ def feed_bias_error(
     if batch_obstacles(result.graph) or not result.real_biases:
         return FedBiases(result.graph, ())
     feeder = _Feeder(result, attached, BiasReference(result, attached, annotated, inputs))
-    fed = feeder.run(CRITERIA[0])
+    nearest = feeder.measure(dict(result.graph.tensors))
+    if nearest.is_close:
+        return FedBiases(result.graph, ())
+    fed = min(feeder.run(CRITERIA[0]), nearest, key=_Fed.rank)
     if not fed.is_close:
-        fed = min(fed, feeder.measure(dict(result.graph.tensors)), key=_Fed.rank)
         few = {name: array[: FEW_VECTORS * attached[name].shape[0]] for name, array in inputs.items()}
         tried = _Feeder(result, attached, BiasReference(result, attached, annotated, few)).closer()
         fed = min(fed, feeder.measure(tried), key=_Fed.rank)
@@ -155,8 +160,7 @@ class _Feeder:
     kernel_sets: tuple[KernelSet, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        # Where no bias step shows in a code, neither does the second rounding, which is half of one.
-        self.kernel_sets = kernel_sets(self.result.graph) if self.reference.wanted else (REFERENCE_KERNELS,)
+        self.kernel_sets = kernel_sets(self.result.graph)
         kinds = (Conv, Dense, ChannelAffine)
         self.layers = {node.name: node for node in self.attached.nodes if isinstance(node.op, kinds)}
 

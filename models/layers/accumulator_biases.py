@@ -8,6 +8,10 @@ A layer of integers adds its bias to sums of products, in steps of
 Once (2) holds, the Keras model, its ONNX file and the artefact add the same numbers. Without it they part where a step
 is coarse: a depthwise filter of 4-bit codes sums nine products only, and half a step is several output codes.
 
+Biases on a power-of-two grid of their own (`linear_parameters`) stand before the gain, so that u_c = s_x s_w,c. Where
+it is a power of two as well, (2) keeps them on few bits: either every code is a whole number of steps already, or the
+steps are the coarser grid.
+
 Source: (1) Jacob et al. 2018, section 2.4; rounding before export is ours.
 """
 
@@ -19,6 +23,7 @@ from numpy.typing import NDArray
 
 from kwsq.ir.quant import UNQUANTIZED
 from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
+from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.layers.recurrent import QuantizedRecurrent
 from kwsq.models.quantizers.activation import ActivationQuantizer
 
@@ -28,8 +33,8 @@ LARGEST_CODE = 2.0**30
 def round_biases(model: Any) -> None:
     """Round the biases of a model whose weights and activations are quantized, equation (2), in place.
 
-    Left alone are layers without a quantized input or weight, batch norms that have a grid of their own, and channels
-    whose step is too small for a code of 31 bits.
+    Left alone are layers without a quantized input or weight, biases with a grid of their own where steps are no powers
+    of two, and channels whose step is too small for a code of 31 bits.
 
     Args:
         model: Sequential model after stage 2.
@@ -39,8 +44,11 @@ def round_biases(model: Any) -> None:
     for layer in model.layers:
         if isinstance(layer, ActivationQuantizer):
             input_scale, steps = _scale(layer), None
+        elif isinstance(layer, QuantizedBatchNorm):
+            _round_own_grid(layer, steps)
+            steps = None
         elif isinstance(layer, tf_keras.layers.BatchNormalization):
-            if steps is not None and not isinstance(layer, QuantizedBatchNorm):
+            if steps is not None:
                 _round_offset(layer, steps)
             steps = None
         elif isinstance(layer, QuantizedRecurrent):
@@ -48,7 +56,9 @@ def round_biases(model: Any) -> None:
             input_scale, steps = _scale(layer.held), None
         elif hasattr(layer, "quantizer"):  # fixed-point layers have none: their biases are codes
             steps = _accumulator_steps(layer, input_scale)
-            if hasattr(layer, "bias") and not getattr(layer, "bias_bits", 0):
+            if getattr(layer, "bias_bits", 0):
+                _round_own_grid(layer, steps)
+            elif hasattr(layer, "bias"):
                 _round_bias(layer, steps)
 
 
@@ -60,6 +70,11 @@ def _scale(quantizer: ActivationQuantizer) -> np.float64 | None:
 def _round_bias(layer: Any, steps: NDArray[np.float64] | None) -> None:
     if steps is not None:
         layer.bias.assign(_rounded(layer.bias.numpy().astype(np.float64), steps))
+
+
+def _round_own_grid(layer: QuantizedDense | QuantizedBatchNorm, steps: NDArray[np.float64] | None) -> None:
+    if steps is not None and np.all(np.frexp(steps)[0] == 0.5) and layer.quantized.numpy():
+        layer.set_bias(_rounded(layer.used_bias().numpy().astype(np.float64), steps))
 
 
 def _accumulator_steps(layer: Any, input_scale: np.float64 | None) -> NDArray[np.float64] | None:

@@ -6,7 +6,7 @@
 per tensor, with straight-through gradients; the statistics stay fixed once (2) is on. A batch norm is thus merged into
 a gain and a bias, never into the weight, which would leave its grid. The bias stands before the gain, where the integer
 layer adds it: where the scales of inputs and weights are powers of two too, b' is a whole number of the accumulator's
-steps. No gain is coded 0, which would lose its channel.
+steps, or becomes one at the end (`accumulator_biases`). No gain is coded 0, which would lose its channel.
 
 Source: our reconstruction of the second stage of Zeng et al. 2022, which names bias, gain and batch norm.
 """
@@ -79,6 +79,15 @@ class QuantizedBatchNorm(tf_keras.layers.BatchNormalization):
         """Return g' and b', (C,)."""
         gain = on_linear_grid(self.gamma / tf.sqrt(self.moving_variance + self.epsilon), self.bits, has_zero=False)
         return gain, on_linear_grid(self.beta / gain - self.moving_mean, self.bits)
+
+    def used_bias(self) -> Any:
+        """Return b', (C,)."""
+        return self.gain_and_bias()[1]
+
+    def set_bias(self, bias: Any) -> None:
+        """Replace b', (C,), exactly: as a mean with a minus sign, as it is stored."""
+        self.moving_mean.assign(-bias)
+        self.beta.assign(tf.zeros_like(self.beta))
 
     def records(self) -> list[LayerRecord]:
         """Return the batch norm as it is stored: once quantized, mean -b', offset 0 and variance 1."""

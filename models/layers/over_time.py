@@ -80,6 +80,10 @@ class QuantizedDense(tf_keras.layers.Layer):
             return self.bias
         return tf.where(self.quantized > 0.0, on_linear_grid(self.bias, self.bias_bits), self.bias)
 
+    def set_bias(self, bias: Any) -> None:
+        """Replace the bias, (units,)."""
+        self.bias.assign(bias)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Map (N, C_in) to (N, units)."""
         return tf.matmul(inputs, trained_weight(self.quantizer, self.parameter, training)) + self.used_bias()

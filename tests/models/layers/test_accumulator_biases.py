@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from keyword_cases import synthetic_keywords
 from numpy.typing import NDArray
@@ -14,10 +15,11 @@ from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build as kws_ff
 from kwsq.models.layers.accumulator_biases import round_biases
 from kwsq.models.layers.calibration import calibrate
-from kwsq.models.layers.linear_parameters import QuantizedBatchNorm
+from kwsq.models.layers.linear_parameters import QuantizedBatchNorm, on_linear_grid
+from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.layers.sequential import adopt_weights, layer_records
-from kwsq.models.quantizers.activation import ActivationQuantizer
-from kwsq.models.schemes import FloatWeights, weight_scheme
+from kwsq.models.quantizers.activation import ActivationQuantizer, use_ranges
+from kwsq.models.schemes import ActivationRanges, FloatWeights, weight_scheme
 from kwsq.models.scoring.artefact import scored_artefact
 
 CLIPS = synthetic_keywords(48, seed=2).features[:, ::2, :10]
@@ -81,15 +83,49 @@ def test_what_has_a_grid_of_its_own_or_none_is_left_alone() -> None:
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_norm_with_its_own_grid_is_left_alone() -> None:
-    model = kws_ff(weight_scheme("two_stage", 4, parameter_bits=8))
+def everything(*, power_of_two: bool) -> tuple[Any, list[QuantizedBatchNorm | QuantizedDense]]:
+    """A network whose biases have 8 bits of their own, and the layers that hold them."""
+    tf_keras.utils.set_random_seed(3)
+    model = kws_ff(weight_scheme("learned_step", 2, parameter_bits=8, power_of_two=power_of_two))
+    if power_of_two:
+        use_ranges(model, ActivationRanges.POWER_OF_TWO)
+    layers = [layer for layer in model.layers if isinstance(layer, QuantizedBatchNorm | QuantizedDense)]
+    rng = np.random.default_rng(5)
+    for layer in layers:
+        parameter = layer.bias if isinstance(layer, QuantizedDense) else layer.beta
+        parameter.assign(rng.normal(0, 0.01, parameter.shape))
     calibrate(model, synthetic_keywords(24, seed=2).features, 100.0)
-    norms = [layer for layer in model.layers if isinstance(layer, QuantizedBatchNorm)]
-    for layer in norms:
-        layer.beta.assign(np.full(layer.beta.shape, 0.123))
+    return model, layers
+
+
+def own_biases(layers: list[QuantizedBatchNorm | QuantizedDense]) -> list[NDArray[np.float64]]:
+    return [np.asarray(layer.used_bias(), np.float64) for layer in layers]
+
+
+def test_few_bit_biases_with_scales_of_other_kinds_are_left_alone() -> None:
+    model, layers = everything(power_of_two=False)
+    before = own_biases(layers)
     round_biases(model)
-    assert len(norms) == 5
-    assert all(np.all(layer.beta.numpy() == np.float32(0.123)) for layer in norms)
+    assert len(layers) == 6
+    for old, new in zip(before, own_biases(layers), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_few_bit_biases_lie_on_codes_where_all_scales_are_powers_of_two() -> None:
+    model, layers = everything(power_of_two=True)
+    steps, scale = [], 1.0
+    for layer in model.layers:
+        if isinstance(layer, ActivationQuantizer):
+            scale = float(layer.spec().scale[0])
+        elif hasattr(layer, "parameter"):
+            steps.append(scale * float(layer.quantizer.weight_tensor(layer.parameter).spec.scale[0]))
+    before, moved = own_biases(layers), 0
+    round_biases(model)
+    for old, new, step in zip(before, own_biases(layers), steps, strict=True):
+        np.testing.assert_array_equal(new, step * np.rint(old / step))
+        np.testing.assert_array_equal(new, on_linear_grid(tf.constant(new), 8))
+        moved += int(np.count_nonzero(old != new))
+    assert moved
 
 
 def test_onnx_runtime_and_the_artefact_then_add_the_same(tmp_path: Path) -> None:
