@@ -44,5 +44,8 @@ def speaker_folds(groups: tuple[str, ...], folds: int, seed: int) -> NDArray[np.
 
 def subset(examples: LabelledFeatures, chosen: NDArray[np.bool_]) -> LabelledFeatures:
     """Return the chosen clips, in their order."""
-    speakers = tuple(who for who, keep in zip(examples.speakers, chosen, strict=True) if keep)
-    return LabelledFeatures(examples.features[chosen], examples.labels[chosen], speakers, examples.is_noise[chosen])
+    kept = np.flatnonzero(chosen)
+    speakers = tuple(examples.speakers[clip] for clip in kept)
+    names = tuple(examples.names[clip] for clip in kept) if examples.names else ()
+    noise = examples.is_noise[chosen]
+    return LabelledFeatures(examples.features[chosen], examples.labels[chosen], speakers, noise, names)

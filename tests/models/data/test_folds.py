@@ -52,9 +52,11 @@ def test_folds_that_cannot_be_are_refused(folds: int) -> None:
 
 def test_background_noise_is_no_speaker() -> None:
     labels = np.array([0, SILENCE, SILENCE, 1])
-    examples = LabelledFeatures(np.arange(4, dtype=np.float32).reshape(4, 1, 1), labels, ("a", "noise", "noise", "a"))
+    features, names = np.arange(4, dtype=np.float32).reshape(4, 1, 1), ("one", "two", "three", "four")
+    examples = LabelledFeatures(features, labels, ("a", "noise", "noise", "a"), names=names)
     assert len(set(clip_groups(examples))) == 3
     chosen = subset(examples, np.array([True, False, True, False]))
     assert chosen.speakers == ("a", "noise")
+    assert chosen.names == ("one", "three")
     assert chosen.features.ravel().tolist() == [0.0, 2.0]
     assert chosen.labels.tolist() == [0, SILENCE]
