@@ -13,8 +13,9 @@ from kwsq.converter.parity.sequences import run_vectors, zero_states
 from kwsq.converter.proof import Arrays, Beside
 from kwsq.converter.runtimes.c_program import CProgram
 from kwsq.ir.errors import ParityError
-from kwsq.ir.lowered import DepthwiseConv2D, LoweredGraph
+from kwsq.ir.lowered import Conv2D, DepthwiseConv2D, LoweredGraph, LoweredNode
 from kwsq.targets.base import Artefact, TargetOptions
+from kwsq.targets.c.source import BLOCK
 from kwsq.targets.c.target import CTarget
 from kwsq.targets.operators import LAYERS, weight_rows
 
@@ -50,17 +51,27 @@ def check_codes(graph: LoweredGraph, artefact: Artefact) -> Check:
     for position, node in enumerate(graph.nodes):
         if isinstance(node.op, LAYERS):
             weight = graph[node.inputs[1]]
-            found, wanted = written.get(position), _flat_codes(graph, position)
-            if found is None or not np.array_equal(found, wanted):
+            found, wanted = written.get(position), weight_rows(node, weight)
+            if found is None or found.size != wanted.size or not np.array_equal(_rows(graph, node, found), wanted):
                 mismatches.append(Mismatch(weight.name, "codes", "the graph's", "others"))
     return Check("c_codes", question, tuple(mismatches))
 
 
-def _flat_codes(graph: LoweredGraph, position: int) -> npt.NDArray[np.int8]:
-    """Returns a layer's codes as they lie in the sources: rows, or the taps of a depthwise layer, one after another."""
-    node = graph.nodes[position]
-    rows = weight_rows(node, graph[node.inputs[1]])
-    return np.asarray(rows.T if isinstance(node.op, DepthwiseConv2D) else rows, np.int8).reshape(-1)
+def _rows(graph: LoweredGraph, node: LoweredNode, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns the rows of a layer from its codes in the order of kwsq_layers.h."""
+    weight, depth = graph[node.inputs[1]], graph[node.inputs[0]].shape[-1]
+    rows, columns = weight_rows(node, weight).shape
+    if isinstance(node.op, DepthwiseConv2D):
+        return codes.reshape(columns, rows).T
+    group = rows * weight.shape[-1] // depth if isinstance(node.op, Conv2D) else rows
+    found, begin = np.empty((rows, columns), np.int64), 0
+    for top in (top for first in range(0, rows, group) for top in range(first, first + group, BLOCK)):
+        bottom = min(top + BLOCK, top - top % group + group)
+        for left in range(0, columns, BLOCK):
+            place = found[top:bottom, left : left + BLOCK]
+            place[:] = codes[begin : begin + place.size].reshape(place.shape)
+            begin += place.size
+    return found
 
 
 def check_program(graph: LoweredGraph, artefact: Artefact, inputs: Arrays) -> Check:

@@ -81,6 +81,7 @@ CASES: Mapping[str, Build] = {
     "max pool same": lambda m: m.pool(ir.MaxPool2D, image(m), (3, 3), stride=(2, 2), pads=((1, 1), (1, 1))),
     "max pool pads": lambda m: m.pool(ir.MaxPool2D, image(m), (3, 3), stride=(2, 2), pads=((2, 1), (0, 2))),
     "mean": lambda m: m.reduce(ir.Mean((1, 2), False), image(m), (0.02, -10)),
+    "mean apart": lambda m: m.reduce(ir.Mean((1, 3), False), image(m), (0.02, -10)),
     "mean keep": lambda m: m.reduce(ir.Mean((1, 2), True), image(m), (0.02, -10)),
     "mean time": lambda m: m.reduce(ir.Mean((1,), False), m.input("x", (1, 25, 6)), (0.02, -10)),
     "mean channels": lambda m: m.reduce(ir.Mean((3,), True), image(m), (0.05, -3)),
@@ -153,3 +154,19 @@ def four_bit_stream() -> LoweredGraph:
     following = model.node(ir.StridedSlice((0, 1, 0), (1, 3, 6), (1, 1, 1)), [window], (1, 2, 6), (0.05, -3))
     y = model.dense(model.reshape(window, (1, 18)), 4, bits=4)
     return model.graph(y, following, states=(StatePair("s", following),))
+
+
+def drawn_convolution(seed: int) -> LoweredGraph:
+    """A drawn convolution: rows, columns and windows that blocks divide or not, in pieces, in one, or gathered."""
+    rng, model = np.random.default_rng(seed), LoweredModel(seed)
+    groups, depth, bits = (int(rng.choice(values)) for values in ((1, 1, 2, 3), (1, 2, 3, 4, 8, 20), (2, 4, 8)))
+    height, width = (int(size) for size in rng.integers(8, 12, 2))
+    rows = groups * int(rng.integers(1, 19))
+    kernel, stride, dilation, before, after = (
+        (int(pair[0]), int(pair[1])) for pair in rng.integers((1, 1, 1, 0, 0), (5, 3, 3, 2, 2), (2, 5)).T
+    )
+    pads = ((before[0], after[0]), (before[1], after[1])) if seed % 2 else ((0, 0), (0, 0))
+    x = model.input("x", (1, height, width, groups * depth))
+    return model.graph(
+        model.conv(x, rows, kernel, stride=stride, dilation=dilation, pads=pads, groups=groups, bits=bits)
+    )

@@ -45,8 +45,8 @@ _KERNELS = {
     Opcode.DEQUANTIZE: "dequantize",
 }
 """Every other one is elementwise, but concatenations and splits."""
-PATCHES = 2
-"""KWSQ_PATCHES of kwsq_layers.h: windows that a convolution takes together."""
+BLOCK = 4
+"""KWSQ_BLOCK of kwsq_layers.h: rows, and columns at a time, whose codes lie together."""
 _MAY_FAIL = (Opcode.TABLE, Opcode.QUANTIZE)
 
 
@@ -257,7 +257,9 @@ class _Writer:
         bias = None if len(call.inputs) < 3 else np.asarray(call.inputs[2].data, np.int32)
         sums = numerics.fold_zero_point(rows, bias, 0 if is_depthwise else call.source.zero_point)
         self.definitions.append(self._comment(weight.name))
-        codes = self._define(f"codes_{position}", np.ascontiguousarray(rows.T if is_depthwise else rows))
+        groups = 1 if found.code is Opcode.DENSE else call.inputs[0].shape[-1] // weight.shape[-1]
+        laid = np.ascontiguousarray(rows.T) if is_depthwise else in_blocks(rows, groups)
+        codes = self._define(f"codes_{position}", laid)
         biases = self._define(f"biases_{position}", sums.astype(np.int32))
         effective = numerics.effective_scale_conv(call.source.scale, weight.scale, call.target.scale)
         if found.code is Opcode.DENSE:
@@ -279,8 +281,27 @@ class _Writer:
         return f"&{word}"
 
 
+def in_blocks(rows: Codes, groups: int) -> Codes:
+    """Returns codes in the order of kwsq_layers.h.
+
+    Args:
+        rows: (C_out, columns) codes.
+        groups: of output channels; no block has rows of two.
+
+    Returns:
+        The same codes, (C_out * columns,).
+    """
+    blocks = [
+        block[:, column : column + BLOCK].reshape(-1)
+        for group in np.split(rows, groups)
+        for block in np.split(group, range(BLOCK, len(group), BLOCK))
+        for column in range(0, block.shape[1], BLOCK)
+    ]
+    return np.concatenate(blocks)
+
+
 def _chunks(rows: Codes) -> int:
-    """Returns how many chunks of sixteen products fit 16-bit lanes: equation (48) of docs/quantization.md."""
+    """Returns how many pairs of products fit 16-bit lanes: equation (48) of docs/quantization.md."""
     largest = int(np.abs(rows.astype(np.int64)).max(initial=1))
     return 32767 // (2 * 128 * largest)
 
@@ -299,7 +320,7 @@ def _spans(graph: LoweredGraph) -> dict[str, tuple[int, int]]:
 def _patches(graph: LoweredGraph) -> dict[int, int]:
     """Returns, by position, the bytes in which a convolution gathers what its windows see."""
     nodes = enumerate(graph.nodes)
-    return {i: PATCHES * weight_rows(n, graph[n.inputs[1]]).shape[1] for i, n in nodes if isinstance(n.op, ir.Conv2D)}
+    return {i: weight_rows(n, graph[n.inputs[1]]).shape[1] for i, n in nodes if isinstance(n.op, ir.Conv2D)}
 
 
 def _header(prefix: str, signature: str, ports: str, arena_bytes: int, facts: str) -> str:

@@ -213,12 +213,14 @@ static size_t part_index(const struct kwsq_tensor *x, uint32_t mask, size_t inde
 
 void kwsq_reduce(const struct kwsq_call *c) {
     uint32_t mask = (uint32_t)c->numbers[0];
-    size_t count = c->x->size / c->y->size;
+    size_t count = c->x->size / c->y->size, step = count > 1 ? part_index(c->x, mask, 1) : 0;
+    /* Axes beside each other are one: they end where as many steps of the innermost do, others further on. */
+    int is_one = part_index(c->x, mask, count - 1) == step * (count - 1);
     for (size_t i = 0; i < c->y->size; i++) {
         size_t first = part_index(c->x, ~mask, i);
         int64_t total = 0, largest = -128;
         for (size_t k = 0; k < count; k++) {
-            int32_t value = code(c->x_data, first + part_index(c->x, mask, k));
+            int32_t value = code(c->x_data, first + (is_one ? k * step : part_index(c->x, mask, k)));
             total += value - c->x->zero_point;
             if (value > largest) largest = value;
         }
@@ -254,9 +256,9 @@ void kwsq_pad(const struct kwsq_call *c) {
 }
 
 /* Moves `at` to the next element in row-major order, and with it an index whose axes lie `steps` apart. */
-static size_t next_index(const struct kwsq_tensor *t, const size_t steps[KWSQ_MAX_RANK], size_t at[KWSQ_MAX_RANK],
-                         size_t index) {
-    for (uint32_t i = t->rank; i-- > 0;) {
+static size_t next_index(const struct kwsq_tensor *t, uint32_t axes, const size_t steps[KWSQ_MAX_RANK],
+                         size_t at[KWSQ_MAX_RANK], size_t index) {
+    for (uint32_t i = axes; i-- > 0;) {
         index += steps[i];
         if (++at[i] < t->dims[i]) break;
         index -= steps[i] * t->dims[i];
@@ -270,10 +272,13 @@ void kwsq_transpose(const struct kwsq_call *c) {
     size_t size = width, from = 0;
     for (uint32_t i = c->x->rank; i-- > 0; size *= c->x->dims[i]) step[i] = size;
     for (uint32_t i = 0; i < c->y->rank; i++) steps[i] = step[c->numbers[i]];
-    for (size_t i = 0; i < c->y->size; i++, from = next_index(c->y, steps, at, from)) {
-        if (width == 1) c->y_data[i] = c->x_data[from];
-        else memcpy(c->y_data + i * width, c->x_data + from, width);
-    }
+    uint8_t *to = c->y_data;
+    uint32_t last = c->y->rank ? c->y->rank - 1 : 0;
+    size_t count = c->y->rank ? c->y->dims[last] : 1, by = c->y->rank ? steps[last] : width;
+    for (size_t i = 0; i < c->y->size; i += count, from = next_index(c->y, last, steps, at, from))
+        for (const uint8_t *x = c->x_data + from, *end = x + count * by; x != end; x += by, to += width)
+            if (width == 1) *to = *x;
+            else memcpy(to, x, width);
 }
 
 void kwsq_slice(const struct kwsq_call *c) {

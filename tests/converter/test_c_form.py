@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from c_networks import OPTIONS
 from cli_runs import Outcome, kwsq_convert, left, quantized_dense
-from lowered_cases import four_bit_stream
+from lowered_cases import drawn_convolution, four_bit_stream
 from lowered_models import LoweredModel, random_inputs
 
 from kwsq.converter.c_form import c_form, check_codes, check_program
@@ -224,6 +226,19 @@ def test_a_changed_number_is_noticed(array: str, network: tuple[LoweredGraph, Ar
     assert check_program(graph, artefact, inputs).passed
     assert not check_program(graph, other, inputs).passed
     assert check_codes(graph, other).passed is not array.startswith("codes")
+
+
+@pytest.mark.parametrize("seed", range(0, 32, 3))
+def test_codes_are_found_in_their_order(seed: int) -> None:
+    graph, target = drawn_convolution(seed), CTarget()
+    artefact = target.emit(target.legalize(graph, OPTIONS), OPTIONS)
+    assert check_codes(graph, artefact).passed
+    before, codes, after = re.split(r"(?<=codes_0)(\[[^}]*)", artefact.files[SOURCE].decode(), maxsplit=1)
+    first, second = next((a, b) for a, b in itertools.pairwise(re.findall(r"-?\d+(?=,)", codes)) if a != b)
+    swapped = re.sub(rf"(?<![-\d]){first},(\s+){second},", rf"{second},\g<1>{first},", codes, count=1)
+    assert swapped != codes
+    other = {**artefact.files, SOURCE: (before + swapped + after).encode()}
+    assert not check_codes(graph, replace(artefact, files=other)).passed
 
 
 @pytest.mark.parametrize(("core", "flags"), [("cortex-a53", ""), ("cortex-a76", "-march=armv8.2-a+dotprod")])

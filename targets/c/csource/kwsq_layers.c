@@ -21,106 +21,169 @@
 #define INLINE static inline
 #endif
 
-/* Windows and rows whose sums are made together: as many as there are registers for. */
-#if defined(__ARM_FEATURE_DOTPROD)
-enum { POSITIONS = KWSQ_PATCHES };
-#else
+/* Rows of a block, rows and windows of a convolution that are taken together, channels of a depthwise layer. */
+enum { BLOCK = KWSQ_BLOCK, ROWS = 2 * BLOCK, CHANNELS = 8 };
+#if !defined(__ARM_NEON)
 enum { POSITIONS = 1 };
+#elif defined(__ARM_FEATURE_DOTPROD) && defined(__aarch64__)
+#define HAS_DOTS
+enum { POSITIONS = 4, LANES = 2 };
+#else
+enum { POSITIONS = 2, LANES = 4 };
 #endif
-enum { ROWS = 8, CHANNELS = 8 };
+
+static uint32_t fewer(size_t left, uint32_t most) { return left < most ? (uint32_t)left : most; }
 
 /* ---- dot products ---- */
 
-#if defined(__ARM_NEON)
-/* Adds the lanes of four rows to their sums. */
-static void add_to_sums(const int32x4_t lanes[4], uint32_t sums[4]) {
-    int32x2_t half[4];
-    UNROLLED for (int r = 0; r < 4; r++) half[r] = vadd_s32(vget_low_s32(lanes[r]), vget_high_s32(lanes[r]));
-    int32x4_t whole = vcombine_s32(vpadd_s32(half[0], half[1]), vpadd_s32(half[2], half[3]));
-    vst1q_u32(sums, vaddq_u32(vld1q_u32(sums), vreinterpretq_u32_s32(whole)));
+/* Adds the products of inputs with the codes of a block, at most BLOCK rows, to `sums`, which wrap as int32. */
+static void add_block(const int8_t *x, const int8_t *codes, uint32_t rows, size_t count, uint32_t *sums) {
+    for (size_t k = 0; k < count; k += BLOCK) {
+        uint32_t columns = fewer(count - k, BLOCK);
+        for (uint32_t r = 0; r < rows; r++)
+            for (uint32_t c = 0; c < columns; c++) sums[r] += (uint32_t)(x[k + c] * *codes++);
+    }
 }
 
-#if defined(__ARM_FEATURE_DOTPROD)
-/* Adds sixteen products of each window and row to its lanes, as long as there are sixteen; returns how many were taken. */
-INLINE size_t add_lanes(int positions, const int8_t *const *x, const int8_t *const *codes, size_t count,
-                        uint32_t chunks, int32x4_t lanes[][ROWS]) {
+#if defined(__ARM_NEON)
+/* Four inputs, four times: once for each row of a block. */
+static int8x16_t repeated(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
+}
+
+#if defined(HAS_DOTS)
+/* Adds the products of four inputs of each window, those of a lane, with two blocks. */
+#define ADD_FOUR(k, lane)                                                                                             \
+    UNROLLED for (int b = 0; b < 2; b++) {                                                                            \
+        int8x16_t w = vld1q_s8(codes[b] + (k)*BLOCK);                                                                 \
+        UNROLLED for (int p = 0; p < positions; p++) lanes[p][b] = vdotq_laneq_s32(lanes[p][b], w, a[p], lane);       \
+    }
+
+/* Adds the products of windows with two blocks to lanes, one of each row; `count` is a multiple of four. */
+INLINE void add_lanes(int positions, const int8_t *const *x, const int8_t *const *codes, size_t count,
+                      uint32_t chunks, int32x4_t lanes[][LANES]) {
     size_t k = 0;
+    int8x16_t a[POSITIONS];
     (void)chunks;
     for (; k + 16 <= count; k += 16) {
-        int8x16_t a[POSITIONS];
         UNROLLED for (int p = 0; p < positions; p++) a[p] = vld1q_s8(x[p] + k);
-        UNROLLED for (int r = 0; r < ROWS; r++) {
-            int8x16_t b = vld1q_s8(codes[r] + k);
-            UNROLLED for (int p = 0; p < positions; p++) lanes[p][r] = vdotq_s32(lanes[p][r], a[p], b);
-        }
+        ADD_FOUR(k, 0)
+        ADD_FOUR(k + 4, 1)
+        ADD_FOUR(k + 8, 2)
+        ADD_FOUR(k + 12, 3)
     }
-    return k;
+    for (; k < count; k += 4) {
+        UNROLLED for (int p = 0; p < positions; p++) a[p] = repeated(x[p] + k);
+        ADD_FOUR(k, 0)
+    }
 }
+
+static int32x4_t block_sums(const int32x4_t lanes[LANES], int block) { return lanes[block]; }
 #else
-/* The same in 16 bits first: as many chunks of sixteen codes as the lanes hold whatever the input is, equation (48). */
-INLINE size_t add_lanes(int positions, const int8_t *const *x, const int8_t *const *codes, size_t count,
-                        uint32_t chunks, int32x4_t lanes[][ROWS]) {
-    size_t k = 0, whole = chunks ? count / 16 * 16 : 0;
-    if (chunks == 1) /* the loop below, without its inner one */
-        for (; k < whole; k += 16) {
-            int8x16_t a[POSITIONS];
-            UNROLLED for (int p = 0; p < positions; p++) a[p] = vld1q_s8(x[p] + k);
-            UNROLLED for (int r = 0; r < ROWS; r++) {
-                int8x16_t b = vld1q_s8(codes[r] + k);
-                UNROLLED for (int p = 0; p < positions; p++) {
-                    int16x8_t low = vmull_s8(vget_low_s8(a[p]), vget_low_s8(b));
-                    lanes[p][r] = vpadalq_s16(lanes[p][r], vmlal_s8(low, vget_high_s8(a[p]), vget_high_s8(b)));
-                }
-            }
-        }
-    while (k < whole) {
-        size_t end = whole - k < 16 * (size_t)chunks ? whole : k + 16 * (size_t)chunks;
-        int16x8_t narrow[POSITIONS][ROWS];
-        UNROLLED for (int p = 0; p < positions; p++)
-            UNROLLED for (int r = 0; r < ROWS; r++) narrow[p][r] = vdupq_n_s16(0);
-        for (; k < end; k += 16) {
-            int8x16_t a[POSITIONS];
-            UNROLLED for (int p = 0; p < positions; p++) a[p] = vld1q_s8(x[p] + k);
-            UNROLLED for (int r = 0; r < ROWS; r++) {
-                int8x16_t b = vld1q_s8(codes[r] + k);
-                UNROLLED for (int p = 0; p < positions; p++) {
-                    narrow[p][r] = vmlal_s8(narrow[p][r], vget_low_s8(a[p]), vget_low_s8(b));
-                    narrow[p][r] = vmlal_s8(narrow[p][r], vget_high_s8(a[p]), vget_high_s8(b));
-                }
-            }
-        }
-        UNROLLED for (int p = 0; p < positions; p++)
-            UNROLLED for (int r = 0; r < ROWS; r++) lanes[p][r] = vpadalq_s16(lanes[p][r], narrow[p][r]);
-    }
-    return k;
-}
-#endif
+#if defined(__aarch64__)
+#define FOUR_OF(x, lane) vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), lane))
+#define TIMES_HIGH(x, w) vmull_high_s8(x, w)
+#define ADD_HIGH(to, x, w) vmlal_high_s8(to, x, w)
+#else
+#define HALF_OF(x, lane) ((lane) < 2 ? vget_low_s8(x) : vget_high_s8(x))
+#define FOUR_OF(x, lane) vreinterpretq_s8_s32(vdupq_lane_s32(vreinterpret_s32_s8(HALF_OF(x, lane)), (lane) % 2))
+#define TIMES_HIGH(x, w) vmull_s8(vget_high_s8(x), vget_high_s8(w))
+#define ADD_HIGH(to, x, w) vmlal_s8(to, vget_high_s8(x), vget_high_s8(w))
 #endif
 
-/* Adds the products of windows with the codes of ROWS rows to `sums`, which wrap as int32. */
-INLINE void add_dots(int positions, const int8_t *const *x, const int8_t *const *codes, size_t count, uint32_t chunks,
-                     uint32_t sums[][ROWS]) {
-    size_t k = 0;
-#if defined(__ARM_NEON)
-    int32x4_t lanes[POSITIONS][ROWS];
-    UNROLLED for (int p = 0; p < positions; p++)
-        UNROLLED for (int r = 0; r < ROWS; r++) lanes[p][r] = vdupq_n_s32(0);
-    k = add_lanes(positions, x, codes, count, chunks, lanes);
-    for (; k + 8 <= count; k += 8)
-        UNROLLED for (int r = 0; r < ROWS; r++) {
-            int8x8_t b = vld1_s8(codes[r] + k);
-            UNROLLED for (int p = 0; p < positions; p++)
-                lanes[p][r] = vpadalq_s16(lanes[p][r], vmull_s8(vld1_s8(x[p] + k), b));
+/* Products of four inputs of each window, repeated for each row, with two blocks: they begin 16-bit lanes or are added. */
+INLINE void add_four(int begin, int positions, const int8x16_t *x, const int8_t *const *codes, size_t k,
+                     int16x8_t narrow[][LANES]) {
+    UNROLLED for (int b = 0; b < 2; b++) {
+        int8x16_t w = vld1q_s8(codes[b] + k * BLOCK);
+        UNROLLED for (int p = 0; p < positions; p++) {
+            int16x8_t *to = narrow[p] + 2 * b;
+            int8x8_t low = vget_low_s8(x[p]);
+            to[0] = begin ? vmull_s8(low, vget_low_s8(w)) : vmlal_s8(to[0], low, vget_low_s8(w));
+            to[1] = begin ? TIMES_HIGH(x[p], w) : ADD_HIGH(to[1], x[p], w);
         }
-    UNROLLED for (int p = 0; p < positions; p++)
-        UNROLLED for (int r = 0; r < ROWS; r += 4) add_to_sums(lanes[p] + r, sums[p] + r);
-#else
-    (void)chunks;
-#endif
-    for (; k < count; k++)
-        for (int p = 0; p < positions; p++)
-            for (int r = 0; r < ROWS; r++) sums[p][r] += (uint32_t)(x[p][k] * codes[r][k]);
+    }
 }
+
+INLINE void widen(int positions, int16x8_t narrow[][LANES], int32x4_t lanes[][LANES]) {
+    UNROLLED for (int p = 0; p < positions; p++)
+        UNROLLED for (int i = 0; i < LANES; i++) lanes[p][i] = vpadalq_s16(lanes[p][i], narrow[p][i]);
+}
+
+/* The same with sixteen inputs; `alone` where 16-bit lanes hold the products of eight only. */
+INLINE void add_sixteen(int begin, int alone, int positions, const int8_t *const *x, const int8_t *const *codes, size_t k,
+                        int16x8_t narrow[][LANES], int32x4_t lanes[][LANES]) {
+    int8x16_t four[4][POSITIONS];
+    UNROLLED for (int p = 0; p < positions; p++) {
+        int8x16_t all = vld1q_s8(x[p] + k);
+        four[0][p] = FOUR_OF(all, 0);
+        four[1][p] = FOUR_OF(all, 1);
+        four[2][p] = FOUR_OF(all, 2);
+        four[3][p] = FOUR_OF(all, 3);
+    }
+    add_four(begin, positions, four[0], codes, k, narrow);
+    add_four(0, positions, four[1], codes, k + 4, narrow);
+    if (alone) widen(positions, narrow, lanes);
+    add_four(alone, positions, four[2], codes, k + 8, narrow);
+    add_four(0, positions, four[3], codes, k + 12, narrow);
+    if (alone) widen(positions, narrow, lanes);
+}
+
+/* Adds the products of windows with two blocks to lanes, two of each row; `count` is a multiple of four. In 16 bits
+ * first: as many chunks of eight inputs as these hold whatever the input is, equation (48). */
+INLINE void add_lanes(int positions, const int8_t *const *x, const int8_t *const *codes, size_t count,
+                      uint32_t chunks, int32x4_t lanes[][LANES]) {
+    size_t k = 0, whole = chunks ? count / 16 * 16 : 0;
+    int16x8_t narrow[POSITIONS][LANES];
+    if (chunks == 1)
+        for (; k < whole; k += 16) add_sixteen(1, 1, positions, x, codes, k, narrow, lanes);
+    while (k < whole) {
+        size_t end = k + 16 * (size_t)fewer((whole - k) / 16, chunks / 2);
+        add_sixteen(1, 0, positions, x, codes, k, narrow, lanes);
+        for (k += 16; k < end; k += 16) add_sixteen(0, 0, positions, x, codes, k, narrow, lanes);
+        widen(positions, narrow, lanes);
+    }
+    for (; k < count; k += 4) {
+        int8x16_t four[POSITIONS];
+        UNROLLED for (int p = 0; p < positions; p++) four[p] = repeated(x[p] + k);
+        add_four(1, positions, four, codes, k, narrow);
+        widen(positions, narrow, lanes);
+    }
+}
+
+static int32x4_t block_sums(const int32x4_t lanes[LANES], int block) {
+    int32x4_t first = lanes[2 * block], second = lanes[2 * block + 1];
+    return vcombine_s32(vpadd_s32(vget_low_s32(first), vget_high_s32(first)),
+                        vpadd_s32(vget_low_s32(second), vget_high_s32(second)));
+}
+#endif
+
+/* Adds the products of windows with two blocks to the sums of their rows. A window lies in pieces of `run` inputs, `step`
+ * apart; where there are several, `run` is a multiple of four. */
+INLINE void add_two_blocks(int positions, const struct kwsq_weights *w, const int8_t *const *seen, size_t run,
+                           size_t step, const int8_t *const *blocks, uint32_t sums[][ROWS]) {
+    const int8_t *codes[2] = {blocks[0], blocks[1]}, *x[POSITIONS];
+    size_t count = run / BLOCK * BLOCK;
+    int32x4_t lanes[POSITIONS][LANES];
+    UNROLLED for (int p = 0; p < positions; p++) {
+        x[p] = seen[p];
+        UNROLLED for (int i = 0; i < LANES; i++) lanes[p][i] = vdupq_n_s32(0);
+    }
+    for (size_t done = 0; done < w->columns; done += run) {
+        add_lanes(positions, x, codes, count, w->chunks, lanes);
+        UNROLLED for (int p = 0; p < positions; p++) x[p] += step;
+        UNROLLED for (int b = 0; b < 2; b++) codes[b] += run * BLOCK;
+    }
+    UNROLLED for (int p = 0; p < positions; p++)
+        UNROLLED for (int b = 0; b < 2; b++) {
+            uint32_t *to = sums[p] + b * BLOCK;
+            vst1q_u32(to, vaddq_u32(vld1q_u32(to), vreinterpretq_u32_s32(block_sums(lanes[p], b))));
+            if (count < run) add_block(seen[p] + count, blocks[b] + count * BLOCK, BLOCK, run - count, to);
+        }
+}
+#endif
 
 /* ---- what becomes of a sum ---- */
 
@@ -225,61 +288,74 @@ static void gather(const struct place *p, const struct kwsq_window *v, const str
         }
 }
 
-/* Starts the sums of some rows, at most ROWS, with their biases and adds their products with windows, which lie in pieces
- * of `run` codes, `step` apart in the image. Sums of rows that are not there repeat the last one. */
+/* Makes the sums of some rows with windows, which lie in pieces of `run` inputs, `step` apart: biases first. Where there
+ * are several pieces, `run` is a multiple of four. `codes` are those of the rows. */
 INLINE void sum_rows(int positions, const struct kwsq_weights *w, const int8_t *const *seen, size_t run, size_t step,
-                     uint32_t row, uint32_t rows, uint32_t sums[][ROWS]) {
-    const int8_t *codes[ROWS], *x[POSITIONS];
-    for (int p = 0; p < positions; p++) x[p] = seen[p];
-    for (uint32_t r = 0; r < ROWS; r++) {
-        uint32_t there = row + (r < rows ? r : rows - 1);
-        codes[r] = w->codes + (size_t)there * w->columns;
-        for (int p = 0; p < positions; p++) sums[p][r] = (uint32_t)w->biases[there];
+                     const int8_t *codes, const int32_t *biases, uint32_t rows, uint32_t sums[][ROWS]) {
+    uint32_t done = 0;
+    for (int p = 0; p < positions; p++)
+        if (rows == ROWS) memcpy(sums[p], biases, sizeof sums[p]);
+        else for (uint32_t r = 0; r < ROWS; r++) sums[p][r] = r < rows ? (uint32_t)biases[r] : 0;
+#if defined(__ARM_NEON)
+    if (rows >= BLOCK) {
+        const int8_t *blocks[2];
+        done = rows / BLOCK * BLOCK; /* of two blocks that are one, the second sum goes where there is no row */
+        blocks[0] = codes;
+        blocks[1] = codes + (done > BLOCK ? BLOCK * (size_t)w->columns : 0);
+        add_two_blocks(positions, w, seen, run, step, blocks, sums);
+        for (int p = 0; p < positions; p++)
+            for (uint32_t r = done; r < rows; r++) sums[p][r] = (uint32_t)biases[r];
     }
-    for (size_t done = 0; done < w->columns; done += run) {
-        add_dots(positions, x, codes, run, w->chunks, sums);
-        for (int p = 0; p < positions; p++) x[p] += step;
-        for (int r = 0; r < ROWS; r++) codes[r] += run;
+#endif
+    for (uint32_t rows_left; done < rows; done += rows_left) {
+        rows_left = fewer(rows - done, BLOCK);
+        for (int p = 0; p < positions; p++) {
+            const int8_t *x = seen[p], *from = codes + (size_t)done * w->columns;
+            for (size_t column = 0; column < w->columns; column += run, x += step, from += run * rows_left)
+                add_block(x, from, rows_left, run, sums[p] + done);
+        }
     }
 }
 
-static void sum_one(const struct kwsq_weights *w, const int8_t *const *seen, size_t run, size_t step, uint32_t row,
-                    uint32_t rows, uint32_t sums[][ROWS]) {
-    sum_rows(1, w, seen, run, step, row, rows, sums);
+static void sum_one(const struct kwsq_weights *w, const int8_t *const *seen, size_t run, size_t step,
+                    const int8_t *codes, const int32_t *biases, uint32_t rows, uint32_t sums[][ROWS]) {
+    sum_rows(1, w, seen, run, step, codes, biases, rows, sums);
 }
 
-static void sum_all(const struct kwsq_weights *w, const int8_t *const *seen, size_t run, size_t step, uint32_t row,
-                    uint32_t rows, uint32_t sums[][ROWS]) {
-    sum_rows(POSITIONS, w, seen, run, step, row, rows, sums);
+static void sum_all(const struct kwsq_weights *w, const int8_t *const *seen, size_t run, size_t step,
+                    const int8_t *codes, const int32_t *biases, uint32_t rows, uint32_t sums[][ROWS]) {
+    sum_rows(POSITIONS, w, seen, run, step, codes, biases, rows, sums);
 }
-
-static uint32_t fewer(size_t left, uint32_t most) { return left < most ? (uint32_t)left : most; }
 
 void kwsq_conv(const struct kwsq_weights *weights, const struct kwsq_window *window, const struct kwsq_tensor *x,
                const int8_t *x_data, const struct kwsq_tensor *y, int8_t *y_data, int8_t *patch) {
-    uint32_t per_group = weights->rows / (x->dims[3] / window->depth);
+    uint32_t per_group = weights->rows / (x->dims[3] / window->depth), positions;
     size_t row_step = (size_t)x->dims[2] * x->dims[3] * window->dilation[0], count = y->size / weights->rows;
     size_t row_run = (size_t)window->kernel[1] * window->depth;
-    for (size_t i = 0; i < count; i += POSITIONS) {
+    int in_blocks = row_run == weights->columns || row_run % BLOCK == 0;
+    for (size_t i = 0; i < count; i += positions) {
         struct place places[POSITIONS];
         const int8_t *seen[POSITIONS];
-        uint32_t positions = fewer(count - i, POSITIONS);
-        int plain = 1;
+        int plain = in_blocks;
+        positions = count - i < POSITIONS ? 1 : POSITIONS;
         for (uint32_t p = 0; p < positions; p++) {
             places[p] = place_at(window, x, x_data, y, i + p);
             plain = plain && is_plain(&places[p], window, x);
+            if (plain) seen[p] = pixel(&places[p], window, x, 0, 0);
+        }
+        if (!plain) {
+            positions = 1; /* there is one patch */
+            seen[0] = patch;
         }
         size_t run = plain ? row_run : weights->columns, step = plain ? row_step : 0;
         for (uint32_t first = 0; first < weights->rows; first += per_group) {
-            for (uint32_t p = 0; p < positions; p++) {
-                int8_t *own = patch + (size_t)p * weights->columns;
-                if (!plain) gather(&places[p], window, x, first / per_group * window->depth, own);
-                seen[p] = plain ? pixel(&places[p], window, x, 0, 0) : own;
-            }
+            if (!plain) gather(&places[0], window, x, first / per_group * window->depth, patch);
             for (uint32_t row = first, rows; row < first + per_group; row += rows) {
                 uint32_t sums[POSITIONS][ROWS];
                 rows = fewer(first + per_group - row, ROWS);
-                (positions == POSITIONS ? sum_all : sum_one)(weights, seen, run, step, row, rows, sums);
+                (positions == POSITIONS ? sum_all : sum_one)(weights, seen, run, step,
+                                                             weights->codes + (size_t)row * weights->columns,
+                                                             weights->biases + row, rows, sums);
                 for (uint32_t p = 0; p < positions; p++)
                     requantize(weights, row, rows, sums[p], y->zero_point, y_data + (i + p) * weights->rows + row);
             }
@@ -336,8 +412,9 @@ void kwsq_dense(const struct kwsq_weights *weights, const struct kwsq_tensor *x,
     for (size_t i = 0; i < x->size / weights->columns; i++, x_data += weights->columns)
         for (uint32_t row = 0, rows; row < weights->rows; row += rows) {
             uint32_t sums[1][ROWS];
+            const int8_t *codes = weights->codes + (size_t)row * weights->columns;
             rows = fewer(weights->rows - row, ROWS);
-            sum_one(weights, &x_data, weights->columns, 0, row, rows, sums);
+            sum_one(weights, &x_data, weights->columns, 0, codes, weights->biases + row, rows, sums);
             for (uint32_t r = 0; r < rows; r++) *y_data++ = rounded_once(weights, row + r, sums[0][r], y->zero_point);
         }
 }

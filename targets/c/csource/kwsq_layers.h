@@ -7,11 +7,12 @@
 
 /* What the layers share.
  *
- * codes: rows x columns; of a depthwise layer taps x channels.
+ * codes: in blocks of KWSQ_BLOCK rows, the last of a group of output channels shorter where they do not divide, and in a
+ * block as many columns at a time, row after row, nothing padded; of a depthwise layer taps x channels.
  * biases: one per row, minus the input's zero point times the row's sum; of a depthwise layer the biases themselves.
  * multipliers, shifts, scales: one per row, or one for all. Dense layers take scales, the others multipliers and shifts.
  * low, high: codes between which the output lies.
- * chunks: of sixteen products that fit int16 lanes whatever the input is; 0 where not even one does. */
+ * chunks: of two products that fit int16 lanes whatever the input is; 0 where not even one does. */
 struct kwsq_weights {
     const int8_t *codes;
     const int32_t *biases;
@@ -23,14 +24,14 @@ struct kwsq_weights {
     uint32_t chunks;
 };
 
-enum { KWSQ_PATCHES = 2 };
+enum { KWSQ_BLOCK = 4 };
 
 /* A window: kernel, stride, dilation, padding before, each height and width; input channels of an output channel. */
 struct kwsq_window {
     uint32_t kernel[2], stride[2], dilation[2], before[2], depth;
 };
 
-/* `patch` holds KWSQ_PATCHES times weights->columns bytes. */
+/* `patch` holds weights->columns bytes. */
 void kwsq_conv(const struct kwsq_weights *weights, const struct kwsq_window *window, const struct kwsq_tensor *x,
                const int8_t *x_data, const struct kwsq_tensor *y, int8_t *y_data, int8_t *patch);
 void kwsq_depthwise(const struct kwsq_weights *weights, const struct kwsq_window *window, const struct kwsq_tensor *x,

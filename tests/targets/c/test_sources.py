@@ -15,7 +15,7 @@ from c_networks import (
     network,
     outputs,
 )
-from lowered_cases import CASES, build
+from lowered_cases import CASES, build, drawn_convolution
 from lowered_models import LoweredModel
 
 from kwsq.ir.errors import UnsupportedModelError
@@ -65,6 +65,15 @@ def extremes() -> list[Network]:
     return networks
 
 
+@pytest.fixture(scope="module")
+def shapes() -> list[Network]:
+    return [network(drawn_convolution(seed), f"shape_{seed}") for seed in range(32)]
+
+
+def test_drawn_convolutions_are_the_reference_under_sanitizers(shapes: list[Network], tmp_path: Path) -> None:
+    assert_reference(shapes, outputs(shapes, tmp_path))
+
+
 def test_every_operator_is_the_reference_under_sanitizers(operators: list[Network], tmp_path: Path) -> None:
     assert_reference(operators, outputs(operators, tmp_path))
 
@@ -75,9 +84,9 @@ def test_outermost_codes_are_the_reference_under_sanitizers(extremes: list[Netwo
 
 @pytest.mark.parametrize("core", CORES)
 def test_emulated_cores_compute_the_reference(
-    core: str, operators: list[Network], extremes: list[Network], tmp_path: Path
+    core: str, operators: list[Network], extremes: list[Network], shapes: list[Network], tmp_path: Path
 ) -> None:
-    networks = [*operators, *extremes]
+    networks = [*operators, *extremes, *shapes]
     assert_reference(networks, outputs(networks, tmp_path, [*CROSS, *CORES[core]], ["qemu-aarch64", "-cpu", core]))
 
 
