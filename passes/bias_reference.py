@@ -41,12 +41,14 @@ class Distance:
 
     Args:
         rms_lsb: root mean square in codes, over all kernel sets.
-        close_shares: share within CLOSE_LSB, per kernel set.
+        close_shares: share within CLOSE_LSB of the output where it is smallest, per kernel set.
+        largest: in codes, over all kernel sets.
         excess: what to lower so that more are: mean distance beyond NEARLY_FAR_LSB and a little of the mean square.
     """
 
     rms_lsb: float
     close_shares: tuple[float, ...]
+    largest: float
     excess: float
 
 
@@ -121,13 +123,15 @@ class BiasReference:
             graph: grids of the outputs.
             runs: tensors by name, one mapping per kernel set.
         """
-        errors = [np.concatenate(list(self._errors(graph, values)) or [np.zeros(1)]) for values in runs]
+        by_output = [list(self._errors(graph, values)) or [np.zeros(1)] for values in runs]
+        errors = [np.concatenate(each) for each in by_output]
         mean_square = np.mean(np.square(errors), axis=1)
         over = np.mean(np.maximum(np.array(errors) - NEARLY_FAR_LSB, 0), axis=1) + SCATTER * mean_square
         weights = np.array([REFERENCE_WEIGHT, *np.ones(len(errors) - 1)])
         return Distance(
             float(np.sqrt(mean_square.mean())),
-            tuple(float(np.mean(error <= CLOSE_LSB)) for error in errors),
+            tuple(float(min(np.mean(error <= CLOSE_LSB) for error in each)) for each in by_output),
+            float(np.max(errors)),
             float(over @ weights / weights.sum()),
         )
 

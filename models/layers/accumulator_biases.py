@@ -10,7 +10,7 @@ is coarse: a depthwise filter of 4-bit codes sums nine products only, and half a
 
 Biases on a power-of-two grid of their own (`linear_parameters`) stand before the gain, so that u_c = s_x s_w,c. Where
 it is a power of two as well, (2) keeps them on few bits: either every code is a whole number of steps already, or the
-steps are the coarser grid.
+steps are the coarser grid. (With one step for the layer, that is, as every scheme with such biases has.)
 
 Source: (1) Jacob et al. 2018, section 2.4; rounding before export is ours.
 """

@@ -276,9 +276,9 @@ void kwsq_transpose(const struct kwsq_call *c) {
     uint32_t last = c->y->rank ? c->y->rank - 1 : 0;
     size_t count = c->y->rank ? c->y->dims[last] : 1, by = c->y->rank ? steps[last] : width;
     for (size_t i = 0; i < c->y->size; i += count, from = next_index(c->y, last, steps, at, from))
-        for (const uint8_t *x = c->x_data + from, *end = x + count * by; x != end; x += by, to += width)
-            if (width == 1) *to = *x;
-            else memcpy(to, x, width);
+        for (size_t k = 0; k < count; k++, to += width)
+            if (width == 1) *to = c->x_data[from + k * by];
+            else memcpy(to, c->x_data + from + k * by, width);
 }
 
 void kwsq_slice(const struct kwsq_call *c) {

@@ -12,7 +12,8 @@ from kwsq.ir import ops
 from kwsq.ir.execute import run_float, run_integer
 from kwsq.ir.graph import Graph
 from kwsq.ir.lowered import LoweredGraph
-from kwsq.ir.quant import INT32, Affine
+from kwsq.ir.quant import INT32, Affine, IntRange, PerAxis
+from kwsq.passes import feed_bias_error as feeding
 from kwsq.passes.feed_bias_error import feed_bias_error
 from kwsq.passes.lower import LowerResult, lower
 from kwsq.passes.observe import seeded_inputs
@@ -87,6 +88,35 @@ def test_nearest_codes_stay_where_outputs_are_close(kind: str) -> None:
         assert bias.data is not None
         assert bias.scale is not None
         np.testing.assert_array_equal(bias.data, np.rint(real / bias.scale.astype(np.float64)))
+
+
+def test_an_output_that_is_close_does_not_speak_for_another() -> None:
+    model = Model(3)
+    x = model.input("x", (1, 3, 20, 20), X)
+    large = model.quantize(model.node(ops.Reshape((1, 1200)), x), X)
+    y = model.quantize(model.conv(x, 16, (3, 3), bits=2, strides=(3, 3)), grid(0.04, -128))
+    small = model.quantize(model.dense(model.node(ops.Reshape((1, 576)), y), 6, bits=8), grid(0.003))
+    _, fed, _ = feed(model.graph(small, large))
+    assert fed.notes
+
+
+def test_biases_of_a_graph_with_states_are_fed() -> None:
+    """One step is close with the nearest codes; a shift of 0.1 codes a step ends as one of a whole code."""
+    model = Model(3)
+    x, state = model.input("x", (1, 1, 8), X), model.input("s", (1, 1, 16), grid(0.1))
+    codes = np.concatenate([model.rng.integers(-1, 2, (16, 8)), np.eye(16)], axis=1).astype(np.int8)
+    spec = Affine(np.full(16, 0.9, np.float32), np.zeros(16), IntRange(-2, 1), PerAxis(0))
+    joined = model.node(ops.Concat(2), x, state)
+    held = model.quantize(model.dense(joined, 16, weight=model.constant(codes, spec, "weight")), grid(0.1), output="s2")
+    y = model.quantize(model.dense(held, 6, bits=8), grid(0.1))
+    _, fed, _ = feed(model.graph(y, held, states=(("s", held),)))
+    assert fed.notes
+
+
+def test_a_single_output_far_away_is_reason_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = network(output_scale=0.01)
+    monkeypatch.setattr(feeding, "LARGEST_LSB", 0.5)
+    assert feed(graph)[1].notes
 
 
 def test_is_reproducible() -> None:

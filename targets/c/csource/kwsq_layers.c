@@ -5,7 +5,8 @@
 
 #include "kwsq_fixed.h"
 
-#if defined(__ARM_NEON)
+#if defined(__ARM_NEON) && !defined(__ARM_BIG_ENDIAN) /* lanes are taken to lie as the first byte first */
+#define HAS_NEON
 #include <arm_neon.h>
 #endif
 
@@ -23,7 +24,7 @@
 
 /* Rows of a block, rows and windows of a convolution that are taken together, channels of a depthwise layer. */
 enum { BLOCK = KWSQ_BLOCK, ROWS = 2 * BLOCK, CHANNELS = 8 };
-#if !defined(__ARM_NEON)
+#if !defined(HAS_NEON)
 enum { POSITIONS = 1 };
 #elif defined(__ARM_FEATURE_DOTPROD) && defined(__aarch64__)
 #define HAS_DOTS
@@ -45,7 +46,7 @@ static void add_block(const int8_t *x, const int8_t *codes, uint32_t rows, size_
     }
 }
 
-#if defined(__ARM_NEON)
+#if defined(HAS_NEON)
 /* Four inputs, four times: once for each row of a block. */
 static int8x16_t repeated(const int8_t *x) {
     int32_t four;
@@ -167,13 +168,11 @@ INLINE void add_two_blocks(int positions, const struct kwsq_weights *w, const in
     const int8_t *codes[2] = {blocks[0], blocks[1]}, *x[POSITIONS];
     size_t count = run / BLOCK * BLOCK;
     int32x4_t lanes[POSITIONS][LANES];
-    UNROLLED for (int p = 0; p < positions; p++) {
-        x[p] = seen[p];
+    UNROLLED for (int p = 0; p < positions; p++)
         UNROLLED for (int i = 0; i < LANES; i++) lanes[p][i] = vdupq_n_s32(0);
-    }
-    for (size_t done = 0; done < w->columns; done += run) {
+    for (size_t done = 0, at = 0; done < w->columns; done += run, at += step) {
+        UNROLLED for (int p = 0; p < positions; p++) x[p] = seen[p] + at;
         add_lanes(positions, x, codes, count, w->chunks, lanes);
-        UNROLLED for (int p = 0; p < positions; p++) x[p] += step;
         UNROLLED for (int b = 0; b < 2; b++) codes[b] += run * BLOCK;
     }
     UNROLLED for (int p = 0; p < positions; p++)
@@ -189,7 +188,7 @@ INLINE void add_two_blocks(int positions, const struct kwsq_weights *w, const in
 
 static int8_t as_code(int64_t value, int32_t low, int32_t high) { return (int8_t)kwsq_clamp(value, low, high); }
 
-#if defined(__ARM_NEON)
+#if defined(HAS_NEON)
 /* Equation (7) on four sums, and what it takes to be a code. */
 static int32x4_t requantized(int32x4_t sums, int32x4_t multipliers, int32x4_t shifts, int32_t zero_point,
                              const struct kwsq_weights *w) {
@@ -222,7 +221,7 @@ static void requantize_eight(const struct kwsq_weights *w, uint32_t row, const u
 
 static void requantize(const struct kwsq_weights *w, uint32_t row, uint32_t rows, const uint32_t sums[8],
                        int32_t zero_point, int8_t *out) {
-#if defined(__ARM_NEON)
+#if defined(HAS_NEON)
     if (rows == 8) {
         requantize_eight(w, row, sums, zero_point, out);
         return;
@@ -296,7 +295,7 @@ INLINE void sum_rows(int positions, const struct kwsq_weights *w, const int8_t *
     for (int p = 0; p < positions; p++)
         if (rows == ROWS) memcpy(sums[p], biases, sizeof sums[p]);
         else for (uint32_t r = 0; r < ROWS; r++) sums[p][r] = r < rows ? (uint32_t)biases[r] : 0;
-#if defined(__ARM_NEON)
+#if defined(HAS_NEON)
     if (rows >= BLOCK) {
         const int8_t *blocks[2];
         done = rows / BLOCK * BLOCK; /* of two blocks that are one, the second sum goes where there is no row */
@@ -310,9 +309,9 @@ INLINE void sum_rows(int positions, const struct kwsq_weights *w, const int8_t *
     for (uint32_t rows_left; done < rows; done += rows_left) {
         rows_left = fewer(rows - done, BLOCK);
         for (int p = 0; p < positions; p++) {
-            const int8_t *x = seen[p], *from = codes + (size_t)done * w->columns;
-            for (size_t column = 0; column < w->columns; column += run, x += step, from += run * rows_left)
-                add_block(x, from, rows_left, run, sums[p] + done);
+            const int8_t *from = codes + (size_t)done * w->columns;
+            for (size_t column = 0, at = 0; column < w->columns; column += run, at += step, from += run * rows_left)
+                add_block(seen[p] + at, from, rows_left, run, sums[p] + done);
         }
     }
 }
@@ -365,7 +364,7 @@ void kwsq_conv(const struct kwsq_weights *weights, const struct kwsq_window *win
 
 /* Adds the products of CHANNELS channels at one tap. */
 static void add_tap(const int8_t *x, const int8_t *codes, int32_t zero_point, uint32_t sums[CHANNELS]) {
-#if defined(__ARM_NEON)
+#if defined(HAS_NEON)
     int16x8_t a = vsubq_s16(vmovl_s8(vld1_s8(x)), vdupq_n_s16((int16_t)zero_point)), b = vmovl_s8(vld1_s8(codes));
     int32x4_t low = vreinterpretq_s32_u32(vld1q_u32(sums)), high = vreinterpretq_s32_u32(vld1q_u32(sums + 4));
     low = vmlal_s16(low, vget_low_s16(a), vget_low_s16(b));
