@@ -1,18 +1,29 @@
-"""What the numbers of recipes and protocols may be, and how one that they may not be is refused.
+"""What the values of recipes and protocols may be, and how one that they may not be is refused.
 
 A record checks its own fields, whoever made it, and names them alone; what reads a file adds where the record stands.
+Every number has a largest value: training computes in float32, counts steps in 32 bits and keeps its draws in memory.
 """
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
+from kwsq.converter.safe_text import printable
 from kwsq.ir.errors import Problem, UsageError
 
-_LARGEST = sys.float_info.max
+MOST_WHOLE = 10**9
+LEAST_NUMBER, MOST_NUMBER = 1e-6, 1e6
+"""Where a limit states no other: the largest magnitude, and the smallest number above 0 where 0 is refused."""
+MOST_NAME_BYTES = 200
+"""Of a file name that is made of a recipe's names: with what temporary files add to it, file systems take 255."""
+_SHOWN = 60
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, what is no character, ends of lines and paragraphs
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +34,9 @@ class Limit:
     expected: str
 
 
-def whole(low: int, high: int | None = None) -> Limit:
+def whole(low: int, high: int = MOST_WHOLE) -> Limit:
     """Allow whole numbers within bounds; 2.0 is none."""
-    top = math.inf if high is None else high
-    text = f"a whole number from {low}" + ("" if high is None else f" to {high}")
-    return Limit(lambda value: _is_whole(value) and low <= value <= top, text)
+    return Limit(lambda value: _is_whole(value) and low <= value <= high, f"a whole number from {low} to {high}")
 
 
 def one_of(*values: int) -> Limit:
@@ -36,23 +45,29 @@ def one_of(*values: int) -> Limit:
     return Limit(lambda value: _is_whole(value) and value in values, text)
 
 
-def number(low: float = -_LARGEST, high: float = _LARGEST, *, above: bool = False) -> Limit:
+def named(*names: str) -> Limit:
+    """Allow some names."""
+    return Limit(lambda value: isinstance(value, str) and value in names, f"one of {', '.join(names)}")
+
+
+def number(low: float = -MOST_NUMBER, high: float = MOST_NUMBER, *, above: bool = False) -> Limit:
     """Allow numbers within bounds; infinity only where it is one of them, and never NaN.
 
     Args:
         low: smallest number allowed.
         high: largest number allowed.
-        above: whether `low` itself is refused.
+        above: whether `low` itself is refused; above 0, numbers begin at LEAST_NUMBER.
     """
-    text = "a finite number" if high == _LARGEST else "a number"
-    if low > -_LARGEST:
-        text += f" above {low:g}" if above else f" from {low:g}"
-    if high < _LARGEST:
-        text += f", up to {high:g}" if above else f" to {high:g}"
+    if above and low == 0:
+        low, above = LEAST_NUMBER, False
+    text = f"a number above {low:g}, up to {high:g}" if above else f"a number from {low:g}"
+    if not above and high < math.inf:
+        text += f" to {high:g}"
     return Limit(lambda value: _is_number(value) and low <= value <= high and not (above and value == low), text)
 
 
 FLAG = Limit(lambda value: isinstance(value, bool), "true or false")
+TEXT = Limit(lambda value: isinstance(value, str) and value != "", "text")
 
 
 def _is_whole(value: Any) -> bool:
@@ -60,13 +75,13 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_whole(value) or isinstance(value, float)
+    return isinstance(value, float) or (_is_whole(value) and abs(value) <= sys.float_info.max)
 
 
 def refused(values: Mapping[str, Any], limits: Mapping[str, Limit]) -> list[Problem]:
     """Return a problem for every value that its limit does not allow."""
     return [
-        Problem(name, repr(value), limits[name].expected, "correct it")
+        Problem(name, shown(value), limits[name].expected, "correct it")
         for name, value in values.items()
         if not limits[name].allows(value)
     ]
@@ -75,6 +90,88 @@ def refused(values: Mapping[str, Any], limits: Mapping[str, Limit]) -> list[Prob
 def refused_fields(record: Any, limits: Mapping[str, Limit]) -> list[Problem]:
     """Return a problem for every field of a record that its limit does not allow."""
     return refused({name: getattr(record, name) for name in limits}, limits)
+
+
+def shown(value: Any) -> str:
+    """Return what an error says of a value: short, whatever stands there."""
+    return printable(repr(value), limit=_SHOWN)
+
+
+# ---- names that become those of files ----
+
+
+def is_file_part(text: Any) -> bool:
+    """Return whether text can stand in a file name, wherever in it."""
+    return (
+        isinstance(text, str)
+        and text not in ("", ".", "..")
+        and "/" not in text
+        and not any(unicodedata.category(sign) in _NO_TEXT for sign in text)
+    )
+
+
+def long_names(where: str, files: Sequence[str], remedy: str) -> list[Problem]:
+    """Return a problem for every file name of more than MOST_NAME_BYTES."""
+    sizes = {file: len(file.encode()) for file in files}
+    return [
+        Problem(where, f"a file name of {size} bytes, {printable(file, _SHOWN)}", f"at most {MOST_NAME_BYTES}", remedy)
+        for file, size in sizes.items()
+        if size > MOST_NAME_BYTES
+    ]
+
+
+# ---- tables of a file ----
+
+
+def checked_table(where: str, value: Any, needed: Sequence[str], others: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a copy of a table that has the keys it needs and none that is unknown.
+
+    Args:
+        where: place of the table, empty for the file's own.
+        value: what stands there.
+        needed: keys that must be there.
+        others: keys that may be.
+
+    Raises:
+        UsageError: it is no table, or keys are missing or unknown; all of them at once.
+    """
+    known = (*needed, *others)
+    listed = ", ".join(known)
+    if not isinstance(value, dict):
+        raise UsageError(Problem(where, shown(value), f"a table of {listed}", "write a table with these keys"))
+    prefix, all_of = f"{where}." if where else "", f"all of {', '.join(needed)}"
+    missing = [Problem(prefix + key, "nothing", all_of, f"state {key}") for key in needed if key not in value]
+    unknown = [
+        Problem(prefix + key, "an unknown key", f"one of {listed}", _meant(key, known))
+        for key in value
+        if key not in known
+    ]
+    require_none([*missing, *unknown])
+    return dict(value)
+
+
+def _meant(key: str, known: Sequence[str]) -> str:
+    close = get_close_matches(key, known, n=1)
+    return f"write {close[0]}, if that is meant" if close else "take it out"
+
+
+def record_of(kind: type[Record], where: str, value: Any) -> Record:
+    """Return a record of a table that states every field.
+
+    Args:
+        kind: dataclass.
+        where: place of the table.
+        value: what stands there.
+
+    Raises:
+        UsageError: it is no table, keys are missing or unknown, or values are not allowed.
+    """
+    table = checked_table(where, value, [field.name for field in fields(kind)])  # type: ignore[arg-type]
+    with within(f"{where}."):
+        return kind(**table)
+
+
+# ---- everything at once ----
 
 
 def require_none(problems: list[Problem]) -> None:
@@ -94,3 +191,13 @@ def within(prefix: str) -> Iterator[None]:
         yield
     except UsageError as error:
         raise UsageError([replace(each, where=prefix + each.where) for each in error.problems]) from error
+
+
+@contextmanager
+def noted(problems: list[Problem], prefix: str = "") -> Iterator[None]:
+    """Take down what is refused, with its place, so that it is raised with all the rest."""
+    try:
+        with within(prefix):
+            yield
+    except UsageError as error:
+        problems.extend(error.problems)

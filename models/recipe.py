@@ -4,13 +4,29 @@ import math
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.allowed import number, refused_fields, require_none, whole, within
+from kwsq.models.allowed import (
+    TEXT,
+    checked_table,
+    is_file_part,
+    long_names,
+    named,
+    noted,
+    number,
+    record_of,
+    refused,
+    refused_fields,
+    require_none,
+    shown,
+    whole,
+    within,
+)
 from kwsq.models.data.augmentation import Augmentation
+from kwsq.models.data.clips import FRONT_ENDS, class_names
 from kwsq.models.schemes import ActivationRanges, FixedPoint, NormClips, WeightScheme, choice, weight_scheme
 
 
@@ -24,7 +40,7 @@ class Phase:
 
     def __post_init__(self) -> None:
         """Refuse values without meaning; an infinite rate is one that diverges."""
-        limits = {"epochs": whole(0), "learning_rate": number(0, math.inf), "weight_decay": number(0)}
+        limits = {"epochs": whole(0, 10**6), "learning_rate": number(0, math.inf), "weight_decay": number(0, 100)}
         require_none(refused_fields(self, limits))
 
 
@@ -40,7 +56,7 @@ class Distillation:
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
-        require_none(refused_fields(self, {"weight": number(0, 1), "temperature": number(0, above=True)}))
+        require_none(refused_fields(self, {"weight": number(0, 1), "temperature": number(0.01, 100)}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +71,32 @@ class Start:
     model: str
     sha256: str
 
+    def __post_init__(self) -> None:
+        """Refuse what is no text."""
+        require_none(refused_fields(self, {"model": TEXT, "sha256": TEXT}))
+
 
 NO_DISTILLATION = Distillation(weight=0.0, temperature=1.0)
 FLOAT = "float"
 """Name of the model that every variant starts from; its file lies beside theirs."""
 _FILE_STEM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_PLAIN = {
+    "architecture": TEXT,
+    "dataset": TEXT,
+    "train_split": TEXT,
+    "report_split": TEXT,
+    "batch_size": whole(1, 10**6),
+    "calibration_clips": whole(1),
+    "features": named(*FRONT_ENDS),
+}
+# What a file states: of some tables that is what the record holds, and every field must be there.
+_TABLES = {"float": ("float_phase", Phase), "augmentation": ("augmentation", Augmentation)}
+_OTHER_TABLES = {"distillation": ("distillation", Distillation), "start": ("start", Start)}
+RECIPE_KEYS = (*(key for key in _PLAIN if key != "features"), *_TABLES, "variant")
+OTHER_RECIPE_KEYS = ("features", "keywords", *_OTHER_TABLES)
+STAGES = ("stage1", "stage2")
+VARIANT_KEYS = ("name", "weights", "bits", "activation_percentile", *STAGES)
+OTHER_VARIANT_KEYS = ("options", "layer_bits", "activation_ranges", "distillation", "norm_clips")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +157,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse values without meaning, alone or together, and names that cannot be those of files."""
-        numbers = refused_fields(self, {"batch_size": whole(1), "calibration_clips": whole(1)})
-        require_none([*numbers, *self._wrong_augmentation(), *self._wrong_keywords(), *self._wrong_names()])
+        wrong = [*refused_fields(self, _PLAIN), *self._wrong_augmentation()]
+        names = [*keyword_problems("keywords", self.keywords, "correct the recipe"), *self._wrong_names()]
+        require_none([*wrong, *names] or [*self._long_names()])
 
     def _wrong_augmentation(self) -> Iterator[Problem]:
         if self.features == "mfcc" and self.augmentation.changes_energy:
@@ -129,23 +167,24 @@ class Recipe:
             expected = "0 for both with mfcc, because they act on log energies"
             yield Problem("augmentation", found, expected, "set both to 0, or take lfbe where the architecture does")
 
-    def _wrong_keywords(self) -> Iterator[Problem]:
-        named = [word for word in self.keywords if isinstance(word, str) and word and not word.startswith("_")]
-        if not isinstance(self.keywords, tuple) or len(set(named)) != len(self.keywords):
-            expected = 'a list of different words, such as ["yes"]'
-            yield Problem("keywords", repr(self.keywords), expected, "correct the recipe")
-
     def _wrong_names(self) -> Iterator[Problem]:
         names = [variant.name for variant in self.variants]
         remedy = "rename the variant"
-        for name in dict.fromkeys(names):
+        for name in {repr(name): name for name in names}.values():
             if not (isinstance(name, str) and _FILE_STEM.fullmatch(name)):
                 expected = "part of a file name: letters, digits, '_', '-' and '.', which is not the first"
-                yield Problem("variant.name", repr(name), expected, remedy)
+                yield Problem("variant.name", shown(name), expected, remedy)
             if name == FLOAT:
                 yield Problem("variant.name", repr(name), "another name than the float model's", remedy)
             if names.count(name) > 1:
                 yield Problem("variant.name", f"{name!r} {names.count(name)} times", "different names", remedy)
+
+    def _long_names(self) -> Iterator[Problem]:
+        """Names of score files, the longest that are made: `kwsq.models.scoring.score_shards`."""
+        word = max(class_names(self.keywords), key=lambda name: len(name.encode()))
+        shortest = long_names("keywords", [f"{self.name}_{FLOAT}.onnx.{word}.csv"], "name fewer or shorter words")
+        files = [f"{self.name}_{variant.name}.onnx.{word}.csv" for variant in self.variants]
+        yield from shortest or long_names("variant.name", files, "shorten the name")
 
     @property
     def name(self) -> str:
@@ -153,59 +192,150 @@ class Recipe:
         return "_".join((self.architecture, *self.keywords))
 
 
+def keyword_problems(where: str, keywords: Any, remedy: str) -> Iterator[Problem]:
+    """Give what is wrong with the words of a task; they become parts of the names of its files.
+
+    Args:
+        where: key or option that names them.
+        keywords: what stands there.
+        remedy: what to do.
+    """
+    if not isinstance(keywords, tuple):
+        yield Problem(where, shown(keywords), 'a list of different words, such as ["yes"]', remedy)
+        return
+    for word in keywords:
+        if not is_file_part(word) or word.startswith("_"):
+            expected = (
+                "a word that can stand in a file name: no '/', no control character, not '.' or '..', and not first '_'"
+            )
+            yield Problem(where, shown(word), expected, remedy)
+    words = [word for word in keywords if isinstance(word, str)]
+    for word in dict.fromkeys(words):
+        if words.count(word) > 1:
+            yield Problem(where, f"{shown(word)} {words.count(word)} times", "different words", remedy)
+
+
+# ---- the file ----
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe file.
 
     Raises:
-        UsageError: no such file, not TOML, or keys missing or unknown.
+        UsageError: no such file, not TOML, keys missing or unknown, or values that are not allowed; all of it at once.
     """
     if not path.is_file():
         raise UsageError(Problem(str(path), "no such file", "a recipe", "name a recipe.toml"))
+    table = _parsed(path)
     try:
         with within("recipe: "):
-            return _recipe(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
-        remedy = "compare with models/kws_ff/recipe.toml"
-        raise UsageError(Problem(str(path), str(error), "the keys of a recipe", remedy)) from error
+            return _recipe(table)
+    except UsageError as error:
+        raise UsageError(error.problems, summary=f"{error.headline} in {path}") from error
 
 
-def _recipe(table: dict[str, Any]) -> Recipe:
-    variants = tuple(_variant(dict(entry)) for entry in table.pop("variant"))
-    with within("float."):
-        float_phase = Phase(**table.pop("float"))
-    with within("augmentation."):
-        augmentation = _augmentation(table.pop("augmentation"))
-    with within("distillation."):
-        distillation = Distillation(**table.pop("distillation", asdict(NO_DISTILLATION)))
-    start = Start(**table.pop("start")) if "start" in table else None
-    keywords = table.pop("keywords", ())
-    return Recipe(
-        float_phase=float_phase,
-        augmentation=augmentation,
-        distillation=distillation,
-        variants=variants,
-        start=start,
-        keywords=tuple(keywords) if isinstance(keywords, list) else keywords,
-        **table,
-    )
+def _parsed(path: Path) -> dict[str, Any]:
+    """Return what a TOML file states.
+
+    Raises:
+        UsageError: it is none, or holds numbers that TOML does not have.
+    """
+    expected, remedy = "TOML", "compare with models/kws_ff/recipe.toml"
+    try:
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # with the mark that some editors put first
+        large = list(_large_numbers("", table))
+    except UnicodeDecodeError as error:
+        raise UsageError(Problem(str(path), str(error), "text in UTF-8", "save it in this encoding")) from error
+    except RecursionError as error:
+        raise UsageError(Problem(str(path), "tables or lists nested too deeply", expected, remedy)) from error
+    except ValueError as error:  # also of numbers of thousands of digits
+        raise UsageError(Problem(str(path), str(error), expected, remedy)) from error
+    require_none([Problem(f"{path}: {where}", "more than 64 bits", "a 64-bit number", "correct it") for where in large])
+    return table
 
 
-def _augmentation(table: dict[str, Any]) -> Augmentation:
-    missing = {field.name for field in fields(Augmentation)} - table.keys()
-    if missing:
-        raise KeyError(f"augmentation.{min(missing)}")
-    return Augmentation(**table)
+def _large_numbers(where: str, value: Any) -> Iterator[str]:
+    """Give the places of whole numbers that do not fit 64 bits."""
+    if isinstance(value, dict | list):
+        entries = value.items() if isinstance(value, dict) else enumerate(value, start=1)
+        for key, entry in entries:
+            yield from _large_numbers(f"{where}.{key}" if where else str(key), entry)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield where
 
 
-def _variant(entry: dict[str, Any]) -> Variant:
-    weights, options = entry.pop("weights"), entry.pop("options", {})
-    with within(f"variant {entry.get('name', '')}."):
-        scheme = weight_scheme(weights, entry.pop("bits"), **options)
+def _recipe(file: dict[str, Any]) -> Recipe:
+    problems: list[Problem] = []
+    with noted(problems):
+        checked_table("", file, RECIPE_KEYS, OTHER_RECIPE_KEYS)
+    plain = {key: file[key] for key in _PLAIN if key in file}
+    problems += refused(plain, _PLAIN)
+    records: dict[str, Any] = {}
+    for key, (field, kind) in (_TABLES | _OTHER_TABLES).items():
+        with noted(problems):
+            if key in file:
+                records[field] = record_of(kind, key, file[key])
+    keywords = file.get("keywords", [])
+    keywords = tuple(keywords) if isinstance(keywords, list) else keywords
+    problems += keyword_problems("keywords", keywords, "correct the recipe")
+    with noted(problems):
+        variants = _variants(file.get("variant", []))
+    require_none(problems)
+    return Recipe(variants=variants, keywords=keywords, **records, **plain)
+
+
+def _variants(entries: Any) -> tuple[Variant, ...]:
+    if not isinstance(entries, list):
+        raise UsageError(Problem("variant", shown(entries), "tables [[variant]], in two brackets", "add the brackets"))
+    problems: list[Problem] = []
+    variants = []
+    for position, entry in enumerate(entries, start=1):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        with noted(problems):
+            variants.append(_variant(f"variant {name if is_file_part(name) else f'number {position}'}", entry))
+    require_none(problems)
+    return tuple(variants)
+
+
+def _variant(where: str, entry: Any) -> Variant:
+    table = checked_table(where, entry, VARIANT_KEYS, OTHER_VARIANT_KEYS)
+    problems: list[Problem] = []
+    with noted(problems, f"{where}."):
+        weights, bits, options = (table.pop(key, {}) for key in ("weights", "bits", "options"))
+        scheme = _scheme(weights, bits, options)
         layers = []
-        for name, bits in entry.pop("layer_bits", {}).items():
-            with within(f"layer_bits.{name}."):
-                layers.append((name, weight_scheme(weights, bits, **options)))
-        return Variant(scheme=scheme, layers=tuple(layers), **pop_schedule(entry), **entry)
+        for name, width in _layer_bits(table.pop("layer_bits", {})):
+            with noted(problems, f"{where}.layer_bits.{name}."):
+                layers.append((name, _scheme(weights, width, options)))
+    with noted(problems, f"{where}."):
+        schedule = pop_schedule(table)
+    require_none(problems)
+    with within(f"{where}."):
+        return Variant(scheme=scheme, layers=tuple(layers), **schedule, **table)
+
+
+def _scheme(weights: Any, bits: Any, options: Any) -> WeightScheme:
+    if not isinstance(weights, str):
+        raise UsageError(Problem("weights", shown(weights), "the name of a scheme, as text", "correct it"))
+    if not isinstance(options, dict):
+        expected = "a table, such as { cosine = 1e-4 }"
+        raise UsageError(Problem("options", shown(options), expected, "correct it"))
+    arguments = ("name", "bits")  # of the function: no scheme has options of these names
+    require_none(
+        [
+            Problem(f"options.{key}", "an unknown key", f"options of {weights}", "take it out")
+            for key in arguments
+            if key in options
+        ]
+    )
+    return weight_scheme(weights, bits, **options)
+
+
+def _layer_bits(table: Any) -> list[tuple[str, Any]]:
+    if not isinstance(table, dict):
+        expected = "a table of widths by layer, such as { classifier = 8 }"
+        raise UsageError(Problem("layer_bits", shown(table), expected, "correct it"))
+    return list(table.items())
 
 
 def pop_schedule(entry: dict[str, Any]) -> dict[str, Any]:
@@ -213,15 +343,21 @@ def pop_schedule(entry: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         entry: table of one model; stages are needed, all else is taken where it stands.
+
+    Raises:
+        UsageError: values are not allowed, or keys of these tables missing or unknown; all of it at once.
     """
     schedule: dict[str, Any] = {}
-    for key in ("stage1", "stage2"):
-        with within(f"{key}."):
-            schedule[key] = Phase(**entry.pop(key))
+    problems: list[Problem] = []
+    for key in STAGES:
+        with noted(problems):
+            schedule[key] = record_of(Phase, key, entry.pop(key))
     for key, kind in (("activation_ranges", ActivationRanges), ("norm_clips", NormClips)):
-        if key in entry:
-            schedule[key] = choice(kind, key, entry.pop(key))
-    if "distillation" in entry:
-        with within("distillation."):
-            schedule["distillation"] = Distillation(**entry.pop("distillation"))
+        with noted(problems):
+            if key in entry:
+                schedule[key] = choice(kind, key, entry.pop(key))
+    with noted(problems):
+        if "distillation" in entry:
+            schedule["distillation"] = record_of(Distillation, "distillation", entry.pop("distillation"))
+    require_none(problems)
     return schedule

@@ -26,14 +26,14 @@ from kwsq.models.data.share import WHOLE, Share
 # Augmentation works on blocks that stay in the processor's cache; whole epochs at once are twice as slow.
 BLOCK_CLIPS = 64
 _LIMITS = {
-    "max_shift_frames": whole(0),
-    "max_gain_db": number(0),
+    "max_shift_frames": whole(0, 10**4),
+    "max_gain_db": number(0, 100),
     "noise_share": number(0, 1),
-    "lowest_snr_db": number(),
-    "highest_snr_db": number(),
-    "time_mask_frames": whole(0),
-    "band_mask_bands": whole(0),
-    "masks": whole(0),
+    "lowest_snr_db": number(-100, 100),
+    "highest_snr_db": number(-100, 100),
+    "time_mask_frames": whole(0, 10**4),
+    "band_mask_bands": whole(0, 10**4),
+    "masks": whole(0, 100),
 }
 
 

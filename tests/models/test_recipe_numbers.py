@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kwsq.ir.errors import UsageError
-from kwsq.models.allowed import Limit, number, one_of, whole
+from kwsq.models.allowed import TEXT, Limit, named, number, one_of, whole
 from kwsq.models.data.augmentation import Augmentation
 from kwsq.models.recipe import Phase, read_recipe
 from kwsq.models.schemes import SoftToHard, weight_scheme
@@ -46,7 +46,11 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
         ("activation_percentile = 100.0", "activation_percentile = 101", "found 101; expected a number above 50"),
         ("activation_percentile = 100.0", "activation_percentile = 50", "found 50; expected a number above 50"),
         ("noise_share = 0.5", "noise_share = 50", r"recipe: augmentation\.noise_share: found 50"),
-        ("max_gain_db = 6.0", "max_gain_db = inf", r"augmentation\.max_gain_db: found inf; expected a finite number"),
+        (
+            "max_gain_db = 6.0",
+            "max_gain_db = inf",
+            r"augmentation\.max_gain_db: found inf; expected a number from 0 to 100",
+        ),
         ("lowest_snr_db = 5.0", "lowest_snr_db = 31.0", r"augmentation\.highest_snr_db: .* at least lowest_snr_db"),
         ("masks = 2", "masks = -1", r"augmentation\.masks: found -1"),
         ("temperature = 2.0", 'temperature = "2"', r"recipe: distillation\.temperature: found '2'"),
@@ -119,12 +123,16 @@ def test_what_has_a_meaning_at_the_edge_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("limit", "allowed", "refused"),
     [
-        (whole(1), (1, 10**400), (0, 1.0, True, "1", None, [1], math.nan)),
+        (whole(1), (1, 10**9), (0, 10**9 + 1, 10**400, 1.0, True, "1", None, [1], math.nan)),
         (whole(1, 3), (1, 3), (0, 4)),
         (one_of(0, 16), (0, 16), (False, 16.0, 8, [])),
-        (number(), (-1e308, 0), (math.inf, -math.inf, math.nan, 10**400, "1", True)),
+        (number(), (-1e6, 0), (1e308, -1e308, math.inf, -math.inf, math.nan, 10**400, "1", True)),
         (number(0, 1), (0, 1.0), (-1e-9, 1.1)),
-        (number(0, 1, above=True), (1e-300, 1), (0, 0.0)),
+        (number(0, math.inf), (0, 1e308, math.inf), (-1, math.nan, 10**400)),
+        (number(0, 1, above=True), (1e-6, 1), (0, 0.0, 1e-300)),
+        (number(50, 100, above=True), (50.1, 100), (50, 101)),
+        (named("lfbe", "mfcc"), ("lfbe",), ("LFBE", "", ["lfbe"], 1)),
+        (TEXT, ("a",), ("", 1, ["a"], None)),
     ],
 )
 def test_a_limit_allows_what_its_words_say(limit: Limit, allowed: tuple[object], refused: tuple[object]) -> None:
