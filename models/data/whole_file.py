@@ -5,9 +5,11 @@ Source: common practice.
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from kwsq.ir.errors import Problem, UsageError
 
 
 @contextmanager
@@ -16,14 +18,22 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     Args:
         path: of the file; its folder is created.
+
+    Raises:
+        UsageError: the file or its folder cannot be written; what stood under the name before stands there still.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+        finally:
+            with suppress(OSError):  # what kept it from being written, a name too long, keeps it from this
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        found, remedy = error.strerror or str(error), "make room, or name another folder"
+        raise UsageError(Problem(str(path), found, "a file that can be written", remedy)) from error

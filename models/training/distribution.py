@@ -14,6 +14,8 @@ Source: TensorFlow's guide "Distributed training"; the division of rows is ours.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,19 +27,61 @@ from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.share import WHOLE, Share
+from kwsq.models.training.cluster import read_cluster, wait_for_others
 
 
-def chosen_strategy() -> Any:
+def chosen_strategy(show: Callable[[str], None] = lambda _: None) -> Any:
     """Return the strategy that the environment asks for; call once, before anything else uses TensorFlow.
+
+    Args:
+        show: called before workers are waited for.
 
     Returns:
         MultiWorkerMirroredStrategy where TF_CONFIG is set, MirroredStrategy on several GPUs, else the default.
+
+    Raises:
+        UsageError: TF_CONFIG does not say which workers there are and which this one is, or they cannot be joined.
     """
     if os.environ.get("TF_CONFIG"):
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _joined(show)
     if len(tf.config.list_logical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def _joined(show: Callable[[str], None]) -> Any:
+    cluster = read_cluster(os.environ["TF_CONFIG"])
+    if len(cluster.addresses) > 1:
+        show(f"waiting for {len(cluster.addresses)} workers: {', '.join(cluster.addresses)}")
+    wait_for_others(cluster)
+    try:
+        with ended_by_signals():
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        found, remedy = (
+            (str(error) or type(error).__name__).splitlines()[0],
+            "see that the address of this worker is its own, and free",
+        )
+        raise UsageError(Problem("TF_CONFIG", found, "workers that can be joined", remedy)) from error
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let interruption end the process at once while it is in C++, where it has written nothing; then put all back.
+
+    A handler in Python would run when C++ returns. TensorFlow puts one of its own in place of that for termination,
+    which would keep the process from ending ever after. Signals that are ignored stay so.
+    """
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def synchronize_norms(model: Any) -> None:

@@ -10,7 +10,10 @@ hold the same variables and generator; those behind therefore take the file of t
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.whole_file import whole_file
 from kwsq.models.training.distribution import copied_from, gathered
+from kwsq.models.training.run_facts import differences
 
 DIGEST_BYTES = 16
 
@@ -33,37 +37,50 @@ class TrainingState:
         path: the file, `.npz`.
         key: everything that decides the phase, as text; a state of another key is refused.
         every_epochs: epochs between two writes; the end of the phase is always written.
+        facts: what the key is made of, by name; kept beside it, so that a refusal can say what differs.
     """
 
     path: Path
     key: str
     every_epochs: int = 1
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, model: Any, optimizer: Any, rng: np.random.Generator, *, epochs_done: int, last: bool) -> None:
-        """Write the state after an epoch, where one is due."""
+        """Write the state after an epoch, where one is due.
+
+        Raises:
+            UsageError: a state of another key, or a damaged one, has come to stand there; or it cannot be written.
+        """
         if not last and epochs_done % self.every_epochs:
             return
+        if self.path.exists() and (kept := self._facts())["key"] != self.key:
+            raise UsageError(self._foreign(kept))
         arrays = {f"model{i}": value for i, value in enumerate(model.get_weights())}
         arrays |= {f"optimizer{i}": variable.numpy() for i, variable in enumerate(optimizer.variables)}
-        facts = {"key": self.key, "epochs_done": epochs_done, "generator": rng.bit_generator.state}
+        facts = {
+            "key": self.key,
+            "epochs_done": epochs_done,
+            "generator": rng.bit_generator.state,
+            "made_of": dict(self.facts),
+        }
         write_arrays(self.path, arrays | {"facts": np.array(json.dumps(facts))})
 
     def restore(self, model: Any, optimizer: Any, rng: np.random.Generator) -> int:
         """Set model, optimizer and generator to the state on disk; return the epochs it stands for, 0 without one.
 
         Raises:
-            UsageError: the file is of another recipe, seed, stage or set of clips.
+            UsageError: the file is of another recipe, seed, stage or set of clips, or damaged.
         """
         if not self.path.exists():
             return 0
         facts = self._facts()
         if facts["key"] != self.key:
             raise UsageError(self._foreign(facts))
-        with np.load(self.path) as arrays:
+        with self._damage_named(self.path.read_bytes()) as arrays:
             model.set_weights([arrays[f"model{i}"] for i in range(len(model.weights))])
             for i, variable in enumerate(optimizer.variables):
                 variable.assign(arrays[f"optimizer{i}"])
-        rng.bit_generator.state = facts["generator"]
+            rng.bit_generator.state = facts["generator"]
         return int(facts["epochs_done"])
 
     def share(self) -> None:
@@ -73,17 +90,16 @@ class TrainingState:
 
         Raises:
             UsageError: on every worker, where the state of one is of another recipe, seed, stage or set of clips, or
-                the workers differ in these.
+                damaged, or the workers differ in these.
         """
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return
-        facts = self._facts() if self.path.exists() else {"key": self.key, "epochs_done": 0}
+        epochs_done, refusal = self._stands_for()
         content = self.path.read_bytes() if self.path.exists() else b""
-        is_own = facts["key"] == self.key
-        own = [float(is_own), facts["epochs_done"], *_digest(self.key.encode()), *_digest(content)]
+        own = [float(refusal is None), epochs_done, *_digest(self.key.encode()), *_digest(content)]
         rows, mine = gathered(np.array(own, np.float32))
-        if not is_own:
-            raise UsageError(self._foreign(facts))
+        if refusal is not None:
+            raise refusal
         self._check_alike(rows, len(mine))
         furthest = int(rows[:, 1].argmax())
         if (rows == rows[furthest]).all():
@@ -105,7 +121,10 @@ class TrainingState:
         other = np.flatnonzero((workers != workers[0]).any(axis=1)).tolist()
         problems = []
         if foreign:
-            found, remedy = f"the states of another run on workers {foreign}", "see what these workers say"
+            found, remedy = (
+                f"states of another run, or damaged ones, on workers {foreign}",
+                "see what these workers say",
+            )
             problems.append(Problem(str(self.path), found, "states of this run on all workers", remedy))
         if other:
             found, remedy = f"workers {other} train something else than worker 0", "start all workers alike"
@@ -113,14 +132,48 @@ class TrainingState:
         if problems:
             raise UsageError(problems)
 
+    def _stands_for(self) -> tuple[int, UsageError | None]:
+        """Return the epochs of the file, 0 without one, and why it cannot be used, None where it can."""
+        if not self.path.exists():
+            return 0, None
+        try:
+            facts = self._facts()
+        except UsageError as error:
+            return 0, error
+        return facts["epochs_done"], None if facts["key"] == self.key else UsageError(self._foreign(facts))
+
     def _facts(self) -> dict[str, Any]:
-        with np.load(self.path) as arrays:
-            facts: dict[str, Any] = json.loads(str(arrays["facts"]))
-        return facts
+        """Return what the file says of itself.
+
+        Raises:
+            UsageError: it is damaged.
+        """
+        with self._damage_named(self.path.read_bytes()) as arrays:
+            facts = json.loads(str(arrays["facts"]))
+            known = {
+                "key": str(facts["key"]),
+                "epochs_done": int(facts["epochs_done"]),
+                "generator": facts["generator"],
+            }
+            return known | {"made_of": dict(facts.get("made_of", {}))}  # states of before say nothing of it
+
+    @contextmanager
+    def _damage_named(self, content: bytes) -> Iterator[Any]:
+        """Give the arrays that a file holds; say that it is damaged where what is done with them fails."""
+        try:
+            with np.load(BytesIO(content)) as arrays:
+                yield arrays
+        except Exception as error:  # of archives, arrays, JSON or Keras, whatever the damage makes of them
+            found = f"a damaged state ({type(error).__name__}: {error})"
+            remedy = "bring back a whole copy, or remove this file: the stage begins again and ends in the same weights"
+            raise UsageError(Problem(str(self.path), found, "the state of a stage", remedy)) from error
 
     def _foreign(self, facts: dict[str, Any]) -> Problem:
+        found, expected = differences(facts["made_of"], self.facts) if facts["made_of"] and self.facts else ("", "")
         remedy = "name another output folder, or remove this file"
-        return Problem(str(self.path), f"the state of another run: {facts['key']}", self.key, remedy)
+        return Problem(
+            str(self.path), f"the state of another run: {found or facts['key']}", expected or self.key, remedy
+        )
 
 
 def _digest(content: bytes) -> bytes:

@@ -20,6 +20,7 @@ from kwsq.models.data.folds import subset
 from kwsq.models.data.record_shards import reads_all
 from kwsq.models.data.shard_index import Part
 from kwsq.models.data.split_shards import open_split, shard_split
+from kwsq.models.data.whole_file import whole_file
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.layers.accumulator_biases import round_biases
 from kwsq.models.layers.calibration import calibrate
@@ -34,6 +35,7 @@ from kwsq.models.training.feasible import require_feasible
 from kwsq.models.training.fitting import fit
 from kwsq.models.training.published_start import adopt_published
 from kwsq.models.training.published_weights import PublishedLayer, published_layers
+from kwsq.models.training.run_lock import held_folder
 from kwsq.models.training.watching import UNWATCHED, RunFolder, Show, Watch, ignore_line
 
 
@@ -77,11 +79,19 @@ def train(
         One entry per exported file, the float model first.
 
     Raises:
-        UsageError: recipe or data cannot be used, or not together, training diverged, or `out` holds the state of
-            another recipe, seed or set of clips.
+        UsageError: recipe or data cannot be used, or not together, training diverged, or `out` cannot be written,
+            is another run's at work, or holds the state of another recipe, seed or set of clips.
     """
-    strategy = chosen_strategy()
     plan = read_recipe(recipe)
+    with held_folder(out, show):
+        return _carried_out(plan, data, out, seed, weights=weights, shards=shards, show=show)
+
+
+def _carried_out(
+    plan: Recipe, data: Path, out: Path, seed: int, *, weights: Path | None, shards: Path | None, show: Show
+) -> list[TrainedModel]:
+    """Arguments as in `train`, in a folder that is held."""
+    strategy = chosen_strategy(show)
     build = architecture(plan.architecture, len(class_names(plan.keywords)))
     start = published_layers(plan, weights)
     report_clips = load_split(data, out / "cache", split=plan.report_split, **_clips_of(plan))
@@ -95,7 +105,7 @@ def train(
     watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show)
     with strategy.scope():
         models = trained_models(plan, build, train_clips, seed=seed, start=start, watch=watch)
-    return _export_all(models, plan, report_clips, out)
+    return export_all(models, plan, report_clips, out)
 
 
 def shard(recipe: Path, data: Path, folder: Path, shards: int, part: Part = (1, 1)) -> int:
@@ -284,12 +294,25 @@ def _drawn(examples: LabelledFeatures, most: int, rng: np.random.Generator) -> N
     return chosen
 
 
-def _export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures, out: Path) -> list[TrainedModel]:
+def export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures, out: Path) -> list[TrainedModel]:
+    """Write an annotated ONNX file per model, then `metrics.json`, each of them whole.
+
+    Args:
+        models: Keras models by name.
+        plan: names the files.
+        held_out: clips that accuracy is measured on.
+        out: folder.
+
+    Raises:
+        UsageError: a file cannot be written.
+    """
     results = []
     for name, model in models.items():
         path = out / f"{plan.name}_{name}.onnx"
-        path.write_bytes(export_onnx(layer_records(model), model.input_shape[1:], name=path.stem))
+        with whole_file(path) as stream:
+            stream.write(export_onnx(layer_records(model), model.input_shape[1:], name=path.stem))
         results.append(TrainedModel(path.name, accuracy(path, held_out), len(held_out.labels)))
     facts = [asdict(result) for result in results]
-    (out / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    with whole_file(out / "metrics.json") as stream:
+        stream.write((json.dumps(facts, indent=2) + "\n").encode())
     return results

@@ -10,11 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import LabelledFeatures
 from kwsq.models.data.whole_file import whole_file
 from kwsq.models.recipe import Recipe
 from kwsq.models.schemes import NormClips
 from kwsq.models.training.fitting import Epoch
+from kwsq.models.training.run_facts import run_facts
 from kwsq.models.training.state import TrainingState
 
 Show = Callable[[str], None]
@@ -76,11 +78,17 @@ class RunFolder:
     _writers: dict[str, Any] = field(default_factory=dict)
 
     def state(self, stage: str) -> TrainingState:
-        """Return where the stage keeps its state."""
-        return TrainingState(self.out / "state" / f"{stage}.npz", self._key(stage))
+        """Return where the stage keeps its state.
 
-    def _key(self, stage: str) -> str:
-        """Everything that decides a stage: variants enter by their own stages only, so that one may be added.
+        Raises:
+            UsageError: `stages.json` is damaged, which is better said before the stage is trained.
+        """
+        self._measured()
+        facts = run_facts(self._deciding(stage), self.seed, self.clips, stage)
+        return TrainingState(self.out / "state" / f"{stage}.npz", self._key(stage), facts=facts)
+
+    def _deciding(self, stage: str) -> Recipe:
+        """What of the recipe decides a stage: variants enter by their own stages only, so that one may be added.
 
         What comes after the last stage stays out, so that it may be changed.
         """
@@ -89,8 +97,12 @@ class RunFolder:
             for each in self.plan.variants
             if stage in (f"{each.name}-stage1", f"{each.name}-stage2")
         )
-        schemes = [repr(variant.scheme) for variant in own]
-        facts = [_stated(replace(self.plan, variants=own)), schemes, self.seed, stage]
+        return replace(self.plan, variants=own)
+
+    def _key(self, stage: str) -> str:
+        plan = self._deciding(stage)
+        schemes = [repr(variant.scheme) for variant in plan.variants]
+        facts = [_stated(plan), schemes, self.seed, stage]
         recipe = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return f"{stage} of recipe and seed {recipe} on clips {self.clips}"
 
@@ -103,21 +115,39 @@ class RunFolder:
         """Measure the accuracy and write it to `stages.json`."""
         predicted = model(self.held_out.features, training=False).numpy().argmax(axis=1)
         accuracy = float(np.mean(predicted == self.held_out.labels))
-        path = self.out / "stages.json"
-        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        known[stage] = {"accuracy": accuracy, "clips": len(self.held_out.labels)}
-        with whole_file(path) as stream:
+        known = self._measured() | {stage: {"accuracy": accuracy, "clips": len(self.held_out.labels)}}
+        with whole_file(self.out / "stages.json") as stream:
             stream.write((json.dumps(known, indent=2) + "\n").encode())
         self._scalar(stage, "accuracy", accuracy, 0)
         self.show(f"{stage}: done, accuracy {100 * accuracy:.2f} % of {len(self.held_out.labels)} clips")
 
+    def _measured(self) -> dict[str, Any]:
+        """Return what `stages.json` holds so far."""
+        path = self.out / "stages.json"
+        try:
+            known = json.loads(path.read_bytes()) if path.exists() else {}
+        except (ValueError, RecursionError):
+            known = None
+        if not isinstance(known, dict):
+            remedy = "remove it: every stage of the recipe is measured again"
+            raise UsageError(Problem(str(path), "a damaged file", "what kwsq train writes", remedy))
+        return known
+
     def _scalar(self, stage: str, name: str, value: float, step: int) -> None:
-        if stage not in self._writers:
-            self._writers[stage] = tf.summary.create_file_writer(str(self.out / "tensorboard" / stage))
-        with self._writers[stage].as_default():
-            # `tf.summary.scalar` needs the package tensorboard; the record it would write does not.
-            tf.summary.write(name, np.float32(value), step=step, metadata=_scalar_metadata())
-        self._writers[stage].flush()
+        folder = self.out / "tensorboard" / stage
+        try:
+            if stage not in self._writers:
+                self._writers[stage] = tf.summary.create_file_writer(str(folder))
+            with self._writers[stage].as_default():
+                # `tf.summary.scalar` needs the package tensorboard; the record it would write does not.
+                tf.summary.write(name, np.float32(value), step=step, metadata=_scalar_metadata())
+            self._writers[stage].flush()
+        except tf.errors.OpError as error:
+            found, remedy = (
+                (error.message or type(error).__name__).rpartition("}} ")[2],
+                "make room, or name another folder",
+            )
+            raise UsageError(Problem(str(folder), found, "a folder that can be written", remedy)) from error
 
 
 def _stated(value: Any) -> Any:

@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ import training_program
 from keyword_cases import synthetic_keywords
 
 from kwsq.ir.errors import UsageError
-from kwsq.models.schemes import NormClips
+from kwsq.models.recipe import Recipe
+from kwsq.models.schemes import LearnedStep, NormClips
+from kwsq.models.training.fitting import Epoch
 from kwsq.models.training.state import TrainingState
 from kwsq.models.training.watching import RunFolder, ignore_line
 
@@ -100,6 +104,18 @@ def one_bit_of_a_weight(facts: dict[str, object], arrays: dict[str, np.ndarray])
     arrays["model3"].view(np.uint32).flat[0] ^= 1
 
 
+class Empty:
+    """A model and an optimizer without variables."""
+
+    variables = weights = ()
+
+    def get_weights(self) -> list[np.ndarray]:
+        return []
+
+    def set_weights(self, _: list[np.ndarray]) -> None:
+        pass
+
+
 class InterruptedRunError(Exception):
     """Ends a run in the middle of a stage."""
 
@@ -164,19 +180,116 @@ def test_the_state_of_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
     folders = [RunFolder(tmp_path, replace(plan, variants=(v,)), 1, "a", held_out, ignore_line) for v in late]
     assert len({folder.state(f"{late[0].name}-stage1").key for folder in folders}) == 2  # a name that ends as a stage
 
-    class Empty:
-        variables = weights = ()
-
-        def get_weights(self) -> list[np.ndarray]:
-            return []
-
     rng = np.random.default_rng(0)
     mine.save(Empty(), Empty(), rng, epochs_done=1, last=True)
     with pytest.raises(UsageError, match="state of another run"):
         TrainingState(mine.path, others[0].state("float").key).restore(Empty(), Empty(), rng)
 
+    state = others[0].state("float")
+    before = mine.path.read_bytes()
+    with pytest.raises(UsageError, match="state of another run"):
+        state.save(Empty(), Empty(), rng, epochs_done=2, last=True)
+    assert mine.path.read_bytes() == before
+
+
+def test_a_refusal_says_what_differs(tmp_path: Path) -> None:
+    held_out, plan = synthetic_keywords(12, seed=2), training_program.PLAN
+    first = plan.variants[0]
+
+    def state(plan: Recipe, seed: int = 1, clips: str = "a") -> TrainingState:
+        return RunFolder(tmp_path, plan, seed, clips, held_out, ignore_line).state("w4-stage1")
+
+    def refusal(other: TrainingState) -> tuple[str, str]:
+        with pytest.raises(UsageError) as caught:
+            other.restore(Empty(), Empty(), np.random.default_rng(0))
+        (problem,) = caught.value.problems
+        return problem.found.removeprefix("the state of another run: "), problem.expected
+
+    mine = state(plan)
+    mine.save(Empty(), Empty(), np.random.default_rng(0), epochs_done=1, last=False)
+    assert refusal(state(plan, seed=2)) == ("seed 1", "seed 2")
+    longer = replace(plan, batch_size=8, float_phase=replace(plan.float_phase, epochs=9))
+    assert refusal(state(longer, clips="b")) == (
+        "training clips a, batch_size 16, float.epochs 4", "training clips b, batch_size 8, float.epochs 9",
+    )  # fmt: skip
+    wider = replace(first, scheme=LearnedStep(8), stage2=replace(first.stage2, epochs=9))
+    assert refusal(state(replace(plan, variants=(wider,), distillation=replace(plan.distillation, weight=0.1)))) == (
+        "variant w4.scheme TwoStage, variant w4.scheme.bits 4, variant w4.stage2.epochs 3, distillation.weight 0.5",
+        "variant w4.scheme LearnedStep, variant w4.scheme.bits 8, variant w4.stage2.epochs 9, distillation.weight 0.1",
+    )
+    assert refusal(replace(mine, key="other")) == (mine.key, "other")  # what no fact tells is told by the keys
+    replace(mine, facts={}).save(Empty(), Empty(), np.random.default_rng(0), epochs_done=1, last=False)
+    assert refusal(state(plan, seed=2)) == (mine.key, state(plan, seed=2).key)  # as are states of before
+    assert mine.restore(Empty(), Empty(), np.random.default_rng(0)) == 1
+
+
+def test_a_damaged_state_is_named_whatever_the_damage(interrupted: Path, tmp_path: Path) -> None:
+    """Cut anywhere, or with bytes that were changed; where the archive does not notice, the state is as it was."""
+    path = tmp_path / "state.npz"
+    whole = (interrupted / "state" / "float.npz").read_bytes()
+    with np.load(interrupted / "state" / "float.npz") as arrays:
+        key = json.loads(str(arrays["facts"]))["key"]
+        models = [name for name in arrays.files if name.startswith("model")]
+    rng = np.random.default_rng(1)
+    cut = [whole[: len(whole) * part // 16] for part in range(16)]
+    changed = [bytearray(whole) for _ in range(40)]
+    for content in changed:
+        content[int(rng.integers(len(whole)))] ^= int(rng.integers(1, 256))
+    array = BytesIO()
+    np.save(array, np.zeros(3))
+    taken = []
+    for content in [*cut, array.getvalue(), b"PK\x03\x04", b"{}", *map(bytes, changed)]:
+        path.write_bytes(content)
+        with suppress(UsageError):
+            TrainingState(path, key).restore(Stored(len(models)), Empty(), np.random.default_rng(0))
+            taken.append(content)
+    assert all(content in changed for content in taken)
+    path.write_bytes(cut[8])
+    with pytest.raises(UsageError, match=rf"{path}: found a damaged state .* or remove this file"):
+        TrainingState(path, key).save(Empty(), Empty(), np.random.default_rng(0), epochs_done=1, last=True)
+
+
+class Stored(Empty):
+    """A model with as many variables as a file has."""
+
+    def __init__(self, count: int) -> None:
+        self.weights = (None,) * count
+
+
+def test_the_stage_of_a_damaged_state_that_is_removed_ends_in_the_same_bits(interrupted: Path, tmp_path: Path) -> None:
+    """That is what the refusal says of it."""
+    out = tmp_path / "out"
+    shutil.copytree(interrupted, out)
+    state = out / "state" / "w4-stage1.npz"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=r"w4-stage1\.npz: found a damaged state .* remove this file"):
+        training_program.main(out, ignore_line)
+    for stage in ("w4-stage1", "w4-stage2"):
+        (out / "state" / f"{stage}.npz").unlink()
+    training_program.main(out, ignore_line)
+    training_program.main(tmp_path / "whole", ignore_line)
+    assert differing(final_weights(out), final_weights(tmp_path / "whole")) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff", b"[" * 100_000])
+def test_a_damaged_report_is_refused_before_the_stage_is_trained(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "stages.json").write_bytes(content)
+    watch = RunFolder(tmp_path, training_program.PLAN, 1, "a", synthetic_keywords(12, seed=2), ignore_line)
+    with pytest.raises(UsageError, match=r"stages\.json: found a damaged file"):
+        watch.state("float")
+
+
+def test_events_that_cannot_be_written_are_said(tmp_path: Path) -> None:
+    (tmp_path / "tensorboard").write_text("a file", encoding="utf-8")
+    watch = RunFolder(tmp_path, training_program.PLAN, 1, "a", synthetic_keywords(12, seed=2), ignore_line)
+    with pytest.raises(UsageError, match=r"tensorboard/float: found /.* is not a directory .* expected a folder"):
+        watch.epoch("float", Epoch(1, 2, 0.5))
+
 
 def test_a_run_does_not_go_on_with_other_clips(interrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(UsageError, match=r"float\.npz.*on clips .*expected .* on clips "):
+    with pytest.raises(
+        UsageError,
+        match=r"float\.npz: found the state of another run: training clips \w+; expected training clips \w+;",
+    ):
         training_program.main(tmp_path, ignore_line, clips=synthetic_keywords(96, seed=3))

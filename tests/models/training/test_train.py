@@ -1,11 +1,14 @@
 """Training on seeded synthetic features with a small network: it learns, keeps its widths, and repeats."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tf_keras
+from full_disk import room_for
 from keyword_cases import BANDS, FRAMES, synthetic_keywords
 
 from kwsq.ir.errors import UsageError
@@ -21,7 +24,7 @@ from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.recipe import Distillation, Phase, Recipe, Variant
 from kwsq.models.records import DenseRecord, FakeQuantizeRecord, SplicedDenseRecord
 from kwsq.models.schemes import FloatWeights, LloydMax, NormClips, TwoStage, WeightScheme
-from kwsq.models.training.train import norm_features, train_variant, trained_models
+from kwsq.models.training.train import export_all, norm_features, train_variant, trained_models
 
 STEP = Phase(epochs=1, learning_rate=2e-3, weight_decay=0.0)
 PLAN = Recipe(
@@ -114,6 +117,17 @@ def test_a_variant_may_have_a_teacher_of_its_own(models: dict[str, Any]) -> None
     own = weights(PLAN, replace(first, distillation=teacher))
     assert own == weights(replace(PLAN, distillation=teacher), first)
     assert own != exported(models)["w4"]
+
+
+def test_files_are_exported_whole_or_not_at_all(models: dict[str, Any], tmp_path: Path) -> None:
+    held_out = synthetic_keywords(12, seed=2)
+    (result,) = export_all({"float": models["float"]}, PLAN, held_out, tmp_path)
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert written.keys() == {result.file, "metrics.json"}
+    assert [each["file"] for each in json.loads(written["metrics.json"])] == [result.file] == ["small_float.onnx"]
+    with room_for(1000), pytest.raises(UsageError, match=r"small_float\.onnx: found File too large"):
+        export_all({"float": models["w4"]}, PLAN, held_out, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written
 
 
 def norm_of(model: Any) -> list[Any]:

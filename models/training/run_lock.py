@@ -1,0 +1,41 @@
+"""One run at a time in an output folder: two would mix their files, and each would replace what the other goes on from.
+
+Source: common practice.
+"""
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kwsq.ir.errors import Problem, UsageError
+
+LOCK = "run.lock"
+
+
+@contextmanager
+def held_folder(folder: Path, show: Callable[[str], None]) -> Iterator[None]:
+    """Hold a folder; the system lets go of it when the process ends, however it ends.
+
+    Args:
+        folder: created; keeps an empty file LOCK, which says nothing by being there.
+        show: called where the file system has no locks: the run goes on, and other runs are not kept out.
+
+    Raises:
+        UsageError: it cannot be written, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / LOCK).open("ab")
+    except OSError as error:
+        found, expected = error.strerror or str(error), "a folder that can be written"
+        raise UsageError(Problem(str(folder), found, expected, "name another folder with --out")) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            remedy = "wait until it has ended, or name another folder with --out"
+            raise UsageError(Problem(str(folder), "another run at work", "one run in a folder", remedy)) from error
+        except OSError as error:  # some network file systems
+            show(f"{folder}: no locks here ({error.strerror}); see to it that no other run writes to this folder")
+        yield
