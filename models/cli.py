@@ -32,18 +32,21 @@ Data = Annotated[
 
 
 def train(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipe files; models/*/recipe.toml is the whole zoo.")],
+    recipes: Annotated[list[Path], typer.Argument(help="Recipe files.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Output folder; each recipe gets a folder of its own in it.")],
-    weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's [start] names.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's section start names.")] = None,
     shards: Annotated[Path | None, typer.Option(help="Clips to train on, as `kwsq shard` wrote them.")] = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
     """Train recipes: float, then every quantized variant; write annotated ONNX files and metrics.json.
 
-    A run that was killed goes on from its last finished epoch and ends in the same files. A line per epoch goes to
-    stderr; where that is a terminal, a bar shows how far the stage is (not with CI set or TERM=dumb).
+    Several recipes train one after the other: models/*/recipe.toml is the whole zoo.
+
+    A run that was killed goes on from its last finished epoch and ends in the same files.
+
+    On a terminal, a bar below the lines of epochs shows how far a stage is; with CI set or TERM=dumb there is none.
     """
     run = _training("train", threads).train
     for recipe in recipes:
