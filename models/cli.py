@@ -7,8 +7,9 @@ Also run as `python -m kwsq.models.cli train RECIPE --data DIR --out DIR --seed 
 
 import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kwsq.models.data.clips import LabelledFeatures
+    from kwsq.models.live_bar import Display
 
 Data = Annotated[
     Path,
@@ -30,22 +32,27 @@ Data = Annotated[
 
 
 def train(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipe files; models/*/recipe.toml is the whole zoo.")],
+    recipes: Annotated[list[Path], typer.Argument(help="Recipe files.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Output folder; each recipe gets a folder of its own in it.")],
-    weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's [start] names.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's section start names.")] = None,
     shards: Annotated[Path | None, typer.Option(help="Clips to train on, as `kwsq shard` wrote them.")] = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
     """Train recipes: float, then every quantized variant; write annotated ONNX files and metrics.json.
 
+    Several recipes train one after the other: models/*/recipe.toml is the whole zoo.
+
     A run that was killed goes on from its last finished epoch and ends in the same files.
+
+    On a terminal, a bar below the lines of epochs shows how far a stage is; with CI set or TERM=dumb there is none.
     """
     run = _training("train", threads).train
     for recipe in recipes:
-        with _reported():
-            results = run(recipe, data, _folder(out, recipe), seed, weights=weights, shards=shards, show=_show)
+        with _reported(), _shown() as display:
+            sinks = {"show": display.line, "told": display.count}
+            results = run(recipe, data, _folder(out, recipe), seed, weights=weights, shards=shards, **sinks)
         for result in results:
             typer.echo(_line(result.file, result.accuracy, result.clips))
 
@@ -66,8 +73,8 @@ def shard(
     with _reported():
         number, parts = _part(part)
     run = _training("shard", 1).shard
-    with _reported():
-        count = run(recipe, data, out, shards, (number, parts))
+    with _reported(), _shown() as display:
+        count = run(recipe, data, out, shards, (number, parts), told=display.count)
     typer.echo(f"{count} clips in {len(range(number - 1, shards, parts))} shards in {out}")
 
 
@@ -97,8 +104,10 @@ def _folder(out: Path, recipe: Path) -> Path:
     return folder if recipe.stem == "recipe" else folder / recipe.stem
 
 
-def _show(line: str) -> None:
-    typer.echo(line, err=True)
+def _shown() -> "AbstractContextManager[Display]":
+    from kwsq.models.live_bar import shown
+
+    return shown(sys.stderr)
 
 
 def prepare_tensorflow(threads: int) -> None:
@@ -134,7 +143,11 @@ def evaluate(
             raise UsageError(Problem("--part", part, "--scores as well", "name the folder for this part's score files"))
         if scores is not None:
             _make_folder(scores, models)
-        clips = load_split(data, cache, dataset=dataset, split=split, features=features, keywords=keywords, part=share)
+        with _shown() as display:
+            clips = load_split(
+                data, cache, dataset=dataset, split=split, features=features, keywords=keywords, part=share,
+                told=display.count,
+            )  # fmt: skip
         for path in models:
             found = _logits(path, clips, keywords)
             typer.echo(_line(path.name, float((found.argmax(axis=1) == clips.labels).mean()), clips.clips))

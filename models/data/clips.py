@@ -27,6 +27,7 @@ from kwsq.models.data.speech_commands import (
     read_recordings,
 )
 from kwsq.models.data.whole_file import whole_file
+from kwsq.models.progress import Told, counted, ignore_count
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -262,6 +263,7 @@ def load_split(
     features: str = "lfbe",
     keywords: tuple[str, ...] = (),
     part: tuple[int, int] = (1, 1),
+    told: Told = ignore_count,
 ) -> LabelledFeatures:
     """Load one split, or all clips, as features; from the cache where it holds these clips in this format.
 
@@ -273,6 +275,7 @@ def load_split(
         features: one of FRONT_ENDS.
         keywords: of the task, none for the twelve classes.
         part: (i, n), every n-th clip from the i-th on, for n machines that share the clips.
+        told: called with how many clips are read, where the cache does not hold them.
 
     Returns:
         The split in manifest order (sorted by file name).
@@ -289,7 +292,8 @@ def load_split(
     compute, constants = front_end(features)
     path = cache / f"{dataset}-{split or 'all'}-{_cache_key(data, clips, constants)}.npy"
     if not path.exists():
-        _store(path, np.stack([compute(read_clip(data / clip.file, clip.start_sample)) for clip in clips]))
+        listed = counted(clips, f"reading {split or 'all'} clips", told)
+        _store(path, np.stack([compute(read_clip(data / clip.file, clip.start_sample)) for clip in listed]))
     labels = np.array([clip.label for clip in clips], dtype=np.int64)
     noise = np.array([clip.is_noise for clip in clips])
     speakers, names = (tuple(values) for values in zip(*((clip.speaker, clip.name) for clip in clips), strict=True))

@@ -15,6 +15,7 @@ from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import Clip, front_end, read_clip, split_clips
 from kwsq.models.data.record_shards import LabelledClip, ShardedFeatures, of_part, open_shards, write_shards
 from kwsq.models.data.shard_index import Origin, Part
+from kwsq.models.progress import Told, counted, ignore_count
 
 ORDER_SEED = 0
 """Of the order in which clips are written: that of their names would put a class, or a speaker, into one place."""
@@ -38,6 +39,7 @@ def shard_split(
     keywords: tuple[str, ...],
     shards: int,
     part: Part = (1, 1),
+    told: Told = ignore_count,
 ) -> int:
     """Write the clips of a split, or of a part of its shards; arguments as in `load_split` and `write_shards`.
 
@@ -52,7 +54,7 @@ def shard_split(
     clips = of_part([listed[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(listed))], shards, part)
 
     def labelled() -> Iterator[LabelledClip]:
-        for clip in clips:
+        for clip in counted(clips, f"writing {split} clips", told):
             yield compute(read_clip(data / clip.file, clip.start_sample)), clip.label, clip.speaker, clip.is_noise
 
     facts = origin_of(dataset=dataset, split=split, features=features, keywords=keywords)

@@ -1,7 +1,10 @@
 """Keras layers over time and frequency: convolution, depthwise convolution and their mean.
 
 Feature maps are (N, T, F, C): frames, bands (or coefficients), channels. Convolutions pad as TensorFlow's SAME
-does, with zeros, the odd one at the end; they have no bias, because a batch norm follows each.
+does, with zeros, the odd one at the end; they have no bias, because a batch norm follows each. Everything is float32 in
+real units.
+
+Source: common practice; weights start with the variance of He et al. 2015.
 """
 
 from typing import Any
@@ -22,6 +25,9 @@ def same_pads(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int,
         size: (T, F) of the input.
         kernel: taps along both.
         stride: steps along both.
+
+    Returns:
+        Zeros before T, before F, behind T, behind F.
 
     Source: output size ceil(size / stride); the total is split in halves, the end taking the odd one
         (TensorFlow, "Notes on padding").

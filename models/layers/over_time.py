@@ -1,4 +1,9 @@
-"""Keras layers over time whose weights pass through a quantizer: spliced and plain dense layers, their mean."""
+"""Keras layers over time whose weights pass through a quantizer: spliced and plain dense layers, their mean.
+
+Everything is float32 in real units; N clips, T frames, C channels.
+
+Source: a spliced dense layer is the time-delay layer of Waibel et al. 1989; the rest is common practice.
+"""
 
 from typing import Any
 
@@ -75,7 +80,7 @@ class QuantizedDense(tf_keras.layers.Layer):
             self.quantized.assign(1.0)
 
     def used_bias(self) -> Any:
-        """Return the bias as the layer adds it."""
+        """Return the bias as the layer adds it, (units,) in the unit of its outputs."""
         if not self.bias_bits:
             return self.bias
         return tf.where(self.quantized > 0.0, on_linear_grid(self.bias, self.bias_bits), self.bias)
@@ -95,6 +100,9 @@ def batch_norm(scheme: WeightScheme, name: str) -> Any:
     Args:
         scheme: says how many bits gain and bias have.
         name: of the layer.
+
+    Returns:
+        A Keras layer over the last axis of its inputs.
     """
     bits = parameter_bits(scheme)
     return QuantizedBatchNorm(bits, name=name) if bits else tf_keras.layers.BatchNormalization(name=name)

@@ -32,6 +32,9 @@ from kwsq.models.schemes import WeightScheme
 def layer_records(model: Any) -> tuple[LayerRecord, ...]:
     """Read a Sequential model into records, in order; layers that compute nothing leave none.
 
+    Args:
+        model: built, its quantizers as they are to be exported.
+
     Raises:
         InternalError: a layer of a kind that has no record.
     """

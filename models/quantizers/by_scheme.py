@@ -59,6 +59,12 @@ class FloatWeightQuantizer(WeightQuantizer):
 def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
     """Return the Keras layer that realises a weight scheme.
 
+    Args:
+        scheme: of weights.
+
+    Returns:
+        The layer; `build` it with the shape of the weight.
+
     Raises:
         UsageError: the scheme has layers of its own.
     """
@@ -92,7 +98,16 @@ def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
 
 
 def trained_weight(quantizer: WeightQuantizer, parameter: Any, training: bool | None) -> Any:
-    """Return the weight of a free parameter; a training step is counted first."""
+    """Return the weight of a free parameter; a training step is counted first.
+
+    Args:
+        quantizer: built for the shape of the parameter.
+        parameter: float32 variable of a layer.
+        training: as Keras passes it.
+
+    Returns:
+        Float32 of the parameter's shape, in real units.
+    """
     if training:
         quantizer.advance(parameter)
     return quantizer(parameter, training=training)

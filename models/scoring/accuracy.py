@@ -40,11 +40,22 @@ def model_layout(features: NDArray[np.float32], *, rank: int) -> NDArray[np.floa
     Args:
         features: (N, frames, bands) float32.
         rank: 3 for (N, bands, frames), 4 for (N, 1, frames, bands).
+
+    Returns:
+        Float32 of that shape.
     """
     return np.ascontiguousarray(features.transpose(0, 2, 1)) if rank == 3 else features[:, np.newaxis]
 
 
 def accuracy(path: Path, examples: LabelledFeatures) -> float:
-    """Return the share of clips, 0..1, whose largest logit is at the label."""
+    """Return the share of clips, 0..1, whose largest logit is at the label.
+
+    Args:
+        path: ONNX file, as in `logits`.
+        examples: N clips, at least one.
+
+    Raises:
+        ModelError: the file cannot be read or run.
+    """
     predicted = logits(path, examples.features).argmax(axis=1)
     return float((predicted == examples.labels).mean())

@@ -25,11 +25,12 @@ from kwsq.models.layers.accumulator_biases import round_biases
 from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.layers.sequential import adopt_weights, layer_records, set_schemes
+from kwsq.models.progress import Told, ignore_count
 from kwsq.models.quantizers.activation import use_ranges
 from kwsq.models.recipe import FLOAT, Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, NormClips
 from kwsq.models.scoring.accuracy import accuracy
-from kwsq.models.training.distribution import chosen_strategy, ended_workers_named, synchronize_norms
+from kwsq.models.training.distribution import chosen_strategy, ended_workers_named, is_chief, synchronize_norms
 from kwsq.models.training.feasible import require_feasible
 from kwsq.models.training.fitting import fit
 from kwsq.models.training.published_start import adopt_published
@@ -55,6 +56,7 @@ def train(
     weights: Path | None = None,
     shards: Path | None = None,
     show: Show = ignore_line,
+    told: Told = ignore_count,
 ) -> list[TrainedModel]:
     """Train a recipe and write the annotated ONNX files, `metrics.json` and `stages.json`.
 
@@ -72,6 +74,7 @@ def train(
         shards: folder that `shard` wrote; the clips to train on are read from it as they are needed, those of the
             report split from `data`.
         show: called with one line per epoch and per finished stage.
+        told: called with how far clips are read and each stage is trained; of several workers by the chief alone.
 
     Returns:
         One entry per exported file, the float model first.
@@ -81,24 +84,27 @@ def train(
             another recipe, seed or set of clips.
     """
     strategy = chosen_strategy()
+    told = told if is_chief(strategy) else ignore_count
     plan = read_recipe(recipe)
     build = architecture(plan.architecture, len(class_names(plan.keywords)))
     start = published_layers(plan, weights)
-    report_clips = load_split(data, out / "cache", split=plan.report_split, **_clips_of(plan))
+    report_clips = load_split(data, out / "cache", split=plan.report_split, told=told, **_clips_of(plan))
     if shards is None:
-        train_clips = load_split(data, out / "cache", split=plan.train_split, **_clips_of(plan))
+        train_clips = load_split(data, out / "cache", split=plan.train_split, told=told, **_clips_of(plan))
     else:
         train_clips = open_split(shards, split=plan.train_split, **_clips_of(plan))
         if reads_all(shards, plan.batch_size, strategy.num_replicas_in_sync):
             show(f"{shards}: every worker reads all shards; a number that the replicas divide would share them")
     require_feasible(plan, build, train_clips)
-    watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show)
+    watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show, told)
     with strategy.scope():
         models = trained_models(plan, build, train_clips, seed=seed, start=start, watch=watch)
     return _export_all(models, plan, report_clips, out)
 
 
-def shard(recipe: Path, data: Path, folder: Path, shards: int, part: Part = (1, 1)) -> int:
+def shard(
+    recipe: Path, data: Path, folder: Path, shards: int, part: Part = (1, 1), *, told: Told = ignore_count
+) -> int:
     """Write the clips that a recipe trains on into shards, or those of a part of the shards; return their number.
 
     Args:
@@ -107,12 +113,14 @@ def shard(recipe: Path, data: Path, folder: Path, shards: int, part: Part = (1, 
         folder: created; must not hold the part.
         shards: number of files in all.
         part: (i, n), every n-th shard from the i-th on, for n machines.
+        told: called with how many clips are written.
 
     Raises:
         UsageError: recipe or data cannot be used, or the folder holds the part.
     """
     plan = read_recipe(recipe)
-    return shard_split(data, folder, split=plan.train_split, shards=shards, part=part, **_clips_of(plan))
+    clips = _clips_of(plan)
+    return shard_split(data, folder, split=plan.train_split, shards=shards, part=part, told=told, **clips)
 
 
 def _clips_of(plan: Recipe) -> dict[str, Any]:
@@ -243,6 +251,7 @@ class Stage:
             teacher=self.teacher,
             state=self.watch.state(name),
             observe=lambda epoch: self.watch.epoch(name, epoch),
+            follow=lambda steps: self.watch.steps(name, steps),
         )
         self.watch.boundary(name, self.model)
 

@@ -12,6 +12,7 @@ import soundfile
 
 from kwsq.ir.errors import UsageError
 from kwsq.models.data.clips import LABELS, SILENCE, load_split, read_manifest
+from kwsq.models.progress import Count
 
 ROWS = [
     ("c.flac", "own", "yes", "anna", "train"),
@@ -79,6 +80,13 @@ def test_features_are_computed_once_and_ignored_by_git(tmp_path: Path) -> None:
     again = load_split(data, cache, dataset="own", split="train")
     np.testing.assert_array_equal(again.features, first.features + 1)
     assert (cache / ".gitignore").read_text(encoding="utf-8") == "*\n"
+
+
+def test_clips_are_counted_while_they_are_read_and_not_where_they_are_cached(tmp_path: Path) -> None:
+    data, told = write_data(tmp_path / "data"), list[Count]()
+    for _ in range(2):
+        load_split(data, tmp_path / "cache", dataset="own", split="train", told=told.append)
+    assert told == [Count("reading train clips", done, 3) for done in range(4)]
 
 
 def test_two_processes_may_fill_one_cache_at_once(tmp_path: Path) -> None:
