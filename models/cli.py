@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kwsq.converter.cli_commands import new_app
 from kwsq.ir.errors import KwsqError, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def _line(name: str, accuracy: float, clips: int) -> str:
     return f"{name}  accuracy {100 * accuracy:.2f} % of {clips} clips"
 
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = new_app(no_args_is_help=True)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(shard)
