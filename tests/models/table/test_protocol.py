@@ -152,6 +152,15 @@ def test_clips_of_norms_are_in_the_digest_where_they_are_not_the_clean_ones(ship
     assert set(same.rows()) == set(shipped.rows())
 
 
+@pytest.mark.parametrize(("method", "option"), [("learned_step", "per_channel = true")])
+def test_an_option_that_came_later_is_in_the_digest_where_it_is_set(
+    shipped: Protocol, tmp_path: Path, method: str, option: str
+) -> None:
+    line = f'name = "{method}"\n'
+    other = changed(tmp_path, line, f"{line}options = {{ {option} }}\n")
+    assert {row.method for row in set(other.rows()) - set(shipped.rows())} == {method}
+
+
 def test_options_that_came_later_leave_finished_rows_their_digest(shipped: Protocol) -> None:
     """Of a row of each scheme, as it was written into the results file."""
     digests = {(row.method, row.bits): row.digest for row in shipped.rows() if (row.seed, row.fold) == (0, 0)}
