@@ -124,11 +124,15 @@ class FixedPoint:
         bits: width of the weights, 3..8; everything else has 8 bits.
         accumulator_bits: 16 or 32.
         group: products summed exactly before they reach the accumulator.
+        cosine: weight of the absolute cosine penalty (ACosR) per weight, 0 for none.
+        ramp_steps: steps over which the penalty grows to its weight.
     """
 
     bits: int
     accumulator_bits: int = 16
     group: int = 32
+    cosine: float = field(default=0.0, repr=False)
+    ramp_steps: int = field(default=500, repr=False)
 
     @property
     def accumulator(self) -> Accumulator:
@@ -236,7 +240,7 @@ def schedules(scheme: WeightScheme) -> dict[str, int]:
     match scheme:
         case SoftToHard():
             return {"anneal_steps": scheme.anneal_steps}
-        case Compressed() | TwoStage() | LearnedStep():
+        case Compressed() | TwoStage() | LearnedStep() | FixedPoint():
             ramp = {"ramp_steps": scheme.ramp_steps} if scheme.cosine > 0 else {}
             return ramp | ({"snap_steps": scheme.snap_steps} if isinstance(scheme, Compressed) else {})
     return {}
