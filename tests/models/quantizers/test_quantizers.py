@@ -12,7 +12,7 @@ from kwsq.ir.quant import Affine, Codebook, Unquantized, dequantize
 from kwsq.ir.uniform_grid import UniformGrid
 from kwsq.models.quantizers.by_scheme import FloatWeightQuantizer, weight_quantizer
 from kwsq.models.quantizers.codebook import CodebookQuantizer
-from kwsq.models.quantizers.uniform import LearnedStepQuantizer, TwoStageQuantizer, nearest_code
+from kwsq.models.quantizers.uniform import DorefaQuantizer, LearnedStepQuantizer, TwoStageQuantizer, nearest_code
 from kwsq.models.schemes import weight_scheme
 
 SHAPE = (5, 7, 3)
@@ -62,6 +62,28 @@ def test_the_gradient_check_notices_a_missing_squash_derivative() -> None:
     parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
     without_squash = numeric_gradient(lambda p: 0.7 * p, parameter, upstream(), STEP)
     assert np.abs(gradient(layer, parameter, None) - without_squash).max() > NUMERIC_ERROR
+
+
+def dorefa(values: Floats) -> Floats:
+    """Equation (3) without its rounding, at a gain of 0.7."""
+    squashed = np.tanh(values)
+    return np.asarray(0.7 * squashed / np.abs(squashed).max())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 7])
+def test_dorefa_gradient_is_that_of_tanh_over_its_maximum(bits: int) -> None:
+    layer = built(lambda dtype: DorefaQuantizer(UniformGrid(bits, mid_rise=True), dtype=dtype), "float64")
+    layer.gain.assign(0.7)
+    parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
+    found = gradient(layer, parameter, None)
+    # As above, over a maximum of more than 0.9, which moves all terms where the largest weight moves.
+    np.testing.assert_allclose(
+        found, numeric_gradient(dorefa, parameter, upstream(), STEP), rtol=0, atol=10 * NUMERIC_ERROR
+    )
+    largest, maximum = np.abs(parameter).argmax(), np.abs(np.tanh(parameter)).max()
+    for wrong in (lambda p: 0.7 * np.tanh(p) / maximum, lambda p: 0.7 * p / np.abs(p).max()):
+        distance = np.abs(found - numeric_gradient(wrong, parameter, upstream(), STEP))
+        assert distance.flat[largest] > 1e3 * NUMERIC_ERROR
 
 
 def test_two_stage_gain_gradient_is_the_quantized_unit_weight() -> None:
