@@ -20,6 +20,7 @@ Source: ONNX operator specification, opset 17; QCDQ is Brevitas' name for the cl
 BipolarQuant; the codebook dialect is ours.
 """
 
+from dataclasses import replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -187,7 +188,7 @@ def _emit(writer: GraphWriter, record: LayerRecord, tensor: str) -> str:
 
 def _emit_spliced_dense(writer: GraphWriter, record: SplicedDenseRecord, tensor: str) -> str:
     """(K, C_in, C_out) becomes the (C_out, C_in, K) of ONNX."""
-    stored = WeightTensor(record.weight.values.transpose(2, 1, 0), record.weight.spec)
+    stored = _transposed(record.weight, 2, 1, 0)
     weight = emit_weight(writer, f"{record.name}.weight", stored)
     taps = int(stored.values.shape[2])
     bias = [] if record.bias is None else [_emit_bias(writer, f"{record.name}.bias", record.bias)]
@@ -200,7 +201,7 @@ def _emit_spliced_dense(writer: GraphWriter, record: SplicedDenseRecord, tensor:
 def _emit_conv_2d(writer: GraphWriter, record: Conv2DRecord, tensor: str) -> str:
     """(K_t, K_f, C_in, C_out) becomes (C_out, C_in, K_t, K_f); a depthwise weight has one group per channel."""
     axes = (2, 3, 0, 1) if record.is_depthwise else (3, 2, 0, 1)
-    stored = WeightTensor(record.weight.values.transpose(axes), record.weight.spec)
+    stored = _transposed(record.weight, *axes)
     weight = emit_weight(writer, f"{record.name}.weight", stored)
     bias = [] if record.bias is None else [_emit_bias(writer, f"{record.name}.bias", record.bias)]
     _state_accumulator(writer, record.accumulator)
@@ -217,7 +218,7 @@ def _emit_conv_2d(writer: GraphWriter, record: Conv2DRecord, tensor: str) -> str
 
 def _emit_dense(writer: GraphWriter, record: DenseRecord, tensor: str) -> str:
     """(C_in, C_out) becomes the (C_out, C_in) of Gemm with transB."""
-    weight = emit_weight(writer, f"{record.name}.weight", _transposed(record.weight))
+    weight = emit_weight(writer, f"{record.name}.weight", _transposed(record.weight, 1, 0))
     bias = _emit_bias(writer, f"{record.name}.bias", record.bias)
     _state_accumulator(writer, record.accumulator)
     return writer.node("Gemm", [tensor, weight, bias], record.name, transB=1)
@@ -255,17 +256,21 @@ def _emit_recurrent(writer: GraphWriter, record: RecurrentRecord, tensor: str) -
     writer.states.append((held, f"{name}.next_state", int(record.bias.size)))
     if record.state is not None:
         held = _emit_fake_quantize(writer, f"{name}.held", record.state, held)
-    weight = emit_weight(writer, f"{name}.input_weight", _transposed(record.input_weight))
+    weight = emit_weight(writer, f"{name}.input_weight", _transposed(record.input_weight, 1, 0))
     bias = writer.constant(f"{name}.bias", record.bias)
     driven = on_grid(f"{name}.driven", record.driven, "Gemm", [tensor, weight, bias], transB=1)
-    weight = emit_weight(writer, f"{name}.state_weight", _transposed(record.state_weight))
+    weight = emit_weight(writer, f"{name}.state_weight", _transposed(record.state_weight, 1, 0))
     recalled = on_grid(f"{name}.recalled", record.recalled, "Gemm", [held, weight], transB=1)
     total = on_grid(f"{name}.total", record.total, "Add", [driven, recalled])
     return on_grid(f"{name}.next_state", record.state, "Tanh", [total])
 
 
-def _transposed(weight: WeightTensor) -> WeightTensor:
-    return WeightTensor(weight.values.transpose(), weight.spec)
+def _transposed(weight: WeightTensor, *axes: int) -> WeightTensor:
+    """Return a weight with its axes in another order, and with them the one that its scales run along."""
+    spec = weight.spec
+    if not isinstance(spec, Unquantized) and isinstance(spec.granularity, PerAxis):
+        spec = replace(spec, granularity=PerAxis(axes.index(spec.granularity.axis)))
+    return WeightTensor(weight.values.transpose(axes), spec)
 
 
 def _emit_fake_quantize(writer: GraphWriter, name: str, grid: Affine, tensor: str) -> str:

@@ -69,12 +69,17 @@ class QuantizedConv2D(tf_keras.layers.Layer):
     ) -> None:
         super().__init__(**options)
         self.units, self.kernel, self.stride = units, kernel, stride
-        self.quantizer = weight_quantizer(scheme)
+        self.quantizer = weight_quantizer(scheme, channel_axis=self.channel_axis)
 
     @property
     def is_depthwise(self) -> bool:
         """Whether every input channel has its own single filter."""
         return self.units is None
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the weight along which output channels lie: a depthwise one has a filter per input channel."""
+        return 2 if self.is_depthwise else 3
 
     def build(self, input_shape: Any) -> None:
         """Create the free parameter behind the weight."""

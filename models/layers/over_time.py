@@ -25,10 +25,12 @@ class SplicedDense(tf_keras.layers.Layer):
         scheme: representation of the (taps, C_in, units) weight.
     """
 
+    channel_axis = -1
+
     def __init__(self, units: int, *, taps: int, stride: int, scheme: WeightScheme, **options: Any) -> None:
         super().__init__(**options)
         self.units, self.taps, self.stride = units, taps, stride
-        self.quantizer = weight_quantizer(scheme)
+        self.quantizer = weight_quantizer(scheme, channel_axis=self.channel_axis)
 
     def build(self, input_shape: Any) -> None:
         """Create the free parameter behind the weight."""
@@ -55,10 +57,12 @@ class QuantizedDense(tf_keras.layers.Layer):
         scheme: representation of the (C_in, units) weight.
     """
 
+    channel_axis = -1
+
     def __init__(self, units: int, *, scheme: WeightScheme, **options: Any) -> None:
         super().__init__(**options)
         self.units, self.bias_bits = units, parameter_bits(scheme)
-        self.quantizer = weight_quantizer(scheme)
+        self.quantizer = weight_quantizer(scheme, channel_axis=self.channel_axis)
 
     def build(self, input_shape: Any) -> None:
         """Create the free parameter behind the weight, and the bias."""

@@ -15,6 +15,7 @@ FIRST_DIGESTS = {
     ("two_stage", 4): "b93e3e552197",
     ("learned_step", 4): "db744802918d",
     ("two_stage_acosr", 4): "04777e8e98f7",
+    ("fxp", 4): "33be0339d507",
 }
 SHIPPED = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "table.toml"
 
@@ -173,6 +174,15 @@ def test_clips_of_norms_are_in_the_digest_where_they_are_not_the_clean_ones(ship
     assert {row.method for row in set(other.rows()) - set(shipped.rows())} == {"dorefa"}
     same = changed(tmp_path, line, line + 'norm_clips = "clean"\n')
     assert set(same.rows()) == set(shipped.rows())
+
+
+@pytest.mark.parametrize(("method", "option"), [("learned_step", "per_channel = true"), ("fxp", "cosine = 1e-4")])
+def test_an_option_that_came_later_is_in_the_digest_where_it_is_set(
+    shipped: Protocol, tmp_path: Path, method: str, option: str
+) -> None:
+    line = f'name = "{method}"\n'
+    other = changed(tmp_path, line, f"{line}options = {{ {option} }}\n")
+    assert {row.method for row in set(other.rows()) - set(shipped.rows())} == {method}
 
 
 def test_options_that_came_later_leave_finished_rows_their_digest(shipped: Protocol) -> None:

@@ -87,6 +87,7 @@ def test_every_variant_that_cannot_be_built_is_named(plan: Recipe) -> None:
         (Compressed(4, cosine=0.0, snap_steps=6), 6, ["snap_steps"]),
         (TwoStage(4, cosine=1e-4, ramp_steps=8), 8, ["ramp_steps"]),
         (LearnedStep(2, cosine=1e-4, ramp_steps=8), 8, ["ramp_steps"]),
+        (FixedPoint(4, cosine=1e-4, ramp_steps=8), 8, ["ramp_steps"]),
     ],
     ids=str,
 )
@@ -109,6 +110,7 @@ def test_a_schedule_longer_than_both_stages_is_refused(
 
 def test_a_penalty_that_is_off_has_no_schedule() -> None:
     assert schedules(TwoStage(4, ramp_steps=10**6)) == schedules(LearnedStep(4)) == schedules(FloatWeights()) == {}
+    assert schedules(FixedPoint(4, ramp_steps=10**6)) == {}
 
 
 def test_names_and_weights_of_what_is_trained_afterwards_stay_as_they_are(plan: Recipe) -> None:
