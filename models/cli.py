@@ -75,7 +75,7 @@ def shard(
         number, parts = _part(part)
     run = _training("shard", 1).shard
     with _reported(), _shown() as display:
-        count = run(recipe, data, out, shards, (number, parts), told=display.count)
+        count = run(recipe, data, out, shards, (number, parts), show=display.line, told=display.count)
     typer.echo(f"{count} clips in {len(range(number - 1, shards, parts))} shards in {out}")
 
 
@@ -123,8 +123,12 @@ def evaluate(
     data: Data,
     dataset: Annotated[str, typer.Option(help="Value of the manifest's set column.")] = "gsc12",
     split: Annotated[str, typer.Option(help="Value of the manifest's split column.")] = "val",
-    features: Annotated[str, typer.Option(help="What the models take: lfbe or mfcc.")] = "lfbe",
-    keyword: Annotated[list[str] | None, typer.Option(help="Word of a wake-word model's recipe, in its order.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="What the models take, lfbe or mfcc; as they state, else lfbe.")
+    ] = None,
+    keyword: Annotated[
+        list[str] | None, typer.Option(help="Word of a wake-word model's recipe, in its order; as the models state.")
+    ] = None,
     false_accept_rate: Annotated[float, typer.Option(help="Rate at which keywords missed are counted.")] = 0.01,
     scores: Annotated[Path | None, typer.Option(help="Folder for score files, one per model and word.")] = None,
     part: Annotated[str, typer.Option(help="I/N: every N-th clip from the I-th on, for N machines.")] = "1/1",
@@ -136,18 +140,19 @@ def evaluate(
     """
     from kwsq.models.data.clips import load_split
     from kwsq.models.scoring.score_shards import write_keywords
+    from kwsq.models.scoring.task import task_of
 
-    keywords = tuple(keyword or ())
     with _reported():
-        share = _part(part)
+        share, task = _part(part), task_of(models, keyword or (), features)
+        keywords = task.keywords
         if share[1] > 1 and scores is None:
             raise UsageError(Problem("--part", part, "--scores as well", "name the folder for this part's score files"))
         if scores is not None:
             _make_folder(scores, models)
         with _shown() as display:
             clips = load_split(
-                data, cache, dataset=dataset, split=split, features=features, keywords=keywords, part=share,
-                told=display.count,
+                data, cache, dataset=dataset, split=split, features=task.features, keywords=keywords, part=share,
+                show=display.line, told=display.count,
             )  # fmt: skip
         for path in models:
             found = _logits(path, clips, keywords)

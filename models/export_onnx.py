@@ -16,10 +16,13 @@ the records alone: no time, host or library version enters. 4-bit codes keep the
 A recurrent network is written as one step: it takes one frame (N, C) and the state of every recurrent layer, and gives
 the next states behind the logits: `<layer>.state`, `<layer>.next_state`. States start at zero.
 
+The metadata `kwsq.classes` and `kwsq.features` say what the outputs mean and what the input is, see docs/data.md.
+
 Source: ONNX operator specification, opset 17; QCDQ is Brevitas' name for the clip form; QONNX operator document
 BipolarQuant; the codebook dialect is ours.
 """
 
+import json
 from dataclasses import replace
 from typing import Any, assert_never
 
@@ -32,6 +35,8 @@ from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.quant import Affine, Codebook, PerAxis, Unquantized
 from kwsq.models.records import (
+    CLASSES_KEY,
+    FEATURES_KEY,
     BatchNormRecord,
     BiasTensor,
     Conv2DRecord,
@@ -84,13 +89,22 @@ class GraphWriter:
         return [standard, helper.make_opsetid(QONNX_DOMAIN, QONNX_VERSION)] if is_qonnx else [standard]
 
 
-def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], *, name: str) -> bytes:
+def export_onnx(
+    records: tuple[LayerRecord, ...],
+    input_shape: tuple[int, int],
+    *,
+    name: str,
+    classes: tuple[str, ...] = (),
+    features: str = "",
+) -> bytes:
     """Write a trained network as an annotated ONNX model.
 
     Args:
         records: layers in order; the last one gives the logits.
         input_shape: (T, C) frames and channels of the features.
         name: graph name.
+        classes: names in the order of the logits, stated in the file; none where the caller does not know them.
+        features: what computes the features, such as "lfbe"; stated likewise.
 
     Returns:
         The serialised model, checked by onnx.checker with full shape inference.
@@ -104,6 +118,10 @@ def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], 
     for record in records:
         tensor = _emit(writer, record, tensor)
     writer.nodes[-1].output[0] = OUTPUT
+    if classes:
+        writer.metadata[CLASSES_KEY] = json.dumps(classes, ensure_ascii=False)
+    if features:
+        writer.metadata[FEATURES_KEY] = features
     model = _model(writer, _input_dims(writer, records, input_shape), _classes(records), name)
     onnx.checker.check_model(model)
     onnx.checker.check_model(standard_twin(model), full_check=True)

@@ -73,7 +73,7 @@ def train(
         weights: the published model of a recipe that starts from one.
         shards: folder that `shard` wrote; the clips to train on are read from it as they are needed, those of the
             report split from `data`.
-        show: called with one line per epoch and per finished stage.
+        show: called with one line per epoch and per finished stage, and where recordings are cut.
         told: called with how far clips are read and each stage is trained; of several workers by the chief alone.
 
     Returns:
@@ -88,9 +88,9 @@ def train(
     plan = read_recipe(recipe)
     build = architecture(plan.architecture, len(class_names(plan.keywords)))
     start = published_layers(plan, weights)
-    report_clips = load_split(data, out / "cache", split=plan.report_split, told=told, **_clips_of(plan))
+    report_clips = load_split(data, out / "cache", split=plan.report_split, show=show, told=told, **_clips_of(plan))
     if shards is None:
-        train_clips = load_split(data, out / "cache", split=plan.train_split, told=told, **_clips_of(plan))
+        train_clips = load_split(data, out / "cache", split=plan.train_split, show=show, told=told, **_clips_of(plan))
     else:
         train_clips = open_split(shards, split=plan.train_split, **_clips_of(plan))
         if reads_all(shards, plan.batch_size, strategy.num_replicas_in_sync):
@@ -103,7 +103,14 @@ def train(
 
 
 def shard(
-    recipe: Path, data: Path, folder: Path, shards: int, part: Part = (1, 1), *, told: Told = ignore_count
+    recipe: Path,
+    data: Path,
+    folder: Path,
+    shards: int,
+    part: Part = (1, 1),
+    *,
+    show: Show = ignore_line,
+    told: Told = ignore_count,
 ) -> int:
     """Write the clips that a recipe trains on into shards, or those of a part of the shards; return their number.
 
@@ -113,6 +120,7 @@ def shard(
         folder: created; must not hold the part.
         shards: number of files in all.
         part: (i, n), every n-th shard from the i-th on, for n machines.
+        show: told, in one line, of recordings that are cut.
         told: called with how many clips are written.
 
     Raises:
@@ -120,7 +128,7 @@ def shard(
     """
     plan = read_recipe(recipe)
     clips = _clips_of(plan)
-    return shard_split(data, folder, split=plan.train_split, shards=shards, part=part, told=told, **clips)
+    return shard_split(data, folder, split=plan.train_split, shards=shards, part=part, show=show, told=told, **clips)
 
 
 def _clips_of(plan: Recipe) -> dict[str, Any]:
@@ -297,7 +305,9 @@ def _export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures
     results = []
     for name, model in models.items():
         path = out / f"{plan.name}_{name}.onnx"
-        path.write_bytes(export_onnx(layer_records(model), model.input_shape[1:], name=path.stem))
+        classes, shape = class_names(plan.keywords), model.input_shape[1:]
+        records = layer_records(model)
+        path.write_bytes(export_onnx(records, shape, name=path.stem, classes=classes, features=plan.features))
         results.append(TrainedModel(path.name, accuracy(path, held_out), len(held_out.labels)))
     facts = [asdict(result) for result in results]
     (out / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -7,11 +7,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conversion import convert
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from kwsq.ir.quant import UNQUANTIZED, Affine, Codebook, IntRange, PerAxis, dequantize
 from kwsq.ir.uniform_grid import UniformGrid
+from kwsq.models.data.clips import LABELS
 from kwsq.models.export_onnx import QONNX_DOMAIN, GraphWriter, emit_weight, export_onnx, standard_twin
 from kwsq.models.records import (
     BatchNormRecord,
@@ -230,6 +232,23 @@ def test_the_documented_example_runs() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     x = np.array([1.0, 10.0], dtype=np.float32)
     np.testing.assert_array_equal(run(model.SerializeToString(), {"x": x}), [-3.5, 1.5 - 35.0])
+
+
+def test_classes_and_features_are_stated_where_they_are_known() -> None:
+    classes = ("_other_", "no", "s\u00ed", "yes", "up")
+
+    def stated(file: bytes) -> dict[str, str]:
+        return {entry.key: entry.value for entry in onnx.load_from_string(file).metadata_props}
+
+    assert stated(export_onnx(network(), (9, 4), name="small")) == {}
+    file = export_onnx(network(), (9, 4), name="small", classes=classes, features="lfbe")
+    assert stated(file) == {"kwsq.classes": '["_other_", "no", "s\u00ed", "yes", "up"]', "kwsq.features": "lfbe"}
+
+
+def test_what_a_file_states_of_its_task_changes_nothing_of_its_conversion() -> None:
+    plain = onnx.load_from_string(export_onnx(network(), (9, 4), name="small"))
+    stating = onnx.load_from_string(export_onnx(network(), (9, 4), name="small", classes=LABELS[:5], features="mfcc"))
+    assert convert(plain, None).artefact == convert(stating, None).artefact
 
 
 def network(seed: int = 11) -> tuple[LayerRecord, ...]:
