@@ -22,8 +22,9 @@ import numpy as np
 import soundfile
 
 from kwsq.models.cli import prepare_tensorflow
+from kwsq.models.data.audio import CLIP_SAMPLES, read_clip
 from kwsq.models.data.augmentation import Augmentation, augment
-from kwsq.models.data.clips import CLIP_SAMPLES, LabelledFeatures, front_end, read_clip
+from kwsq.models.data.clips import LabelledFeatures, front_end
 from kwsq.models.data.folds import clip_groups, speaker_folds, subset
 from kwsq.models.table.protocol import read_protocol
 

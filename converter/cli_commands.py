@@ -266,10 +266,10 @@ def ops(
 def application(name: Literal["kwsq", "kwsq-convert"]) -> typer.Typer:
     """Returns the commands of a program."""
     if name == "kwsq-convert":
-        app = _app(epilog=EXIT_CODES)
+        app = new_app(epilog=EXIT_CODES)
         app.command("kwsq-convert", epilog=EXIT_CODES)(convert)
         return app
-    app = _app(help="Convert keyword-spotting models and look into them.", no_args_is_help=True)
+    app = new_app(help="Convert keyword-spotting models and look into them.", no_args_is_help=True)
     app.command(epilog=EXIT_CODES)(convert)
     app.command()(inspect)
     app.command()(footprint)
@@ -278,7 +278,7 @@ def application(name: Literal["kwsq", "kwsq-convert"]) -> typer.Typer:
     app.command()(ops)
     app.command(epilog=EXIT_CODES)(lint)
     app.command()(attest)
-    gates = _app(help="Judge whether a candidate detects as well as its reference.", epilog=EXIT_CODES)
+    gates = new_app(help="Judge whether a candidate detects as well as its reference.", epilog=EXIT_CODES)
     gates.callback(invoke_without_command=True)(gate)
     gates.command("judge")(gate_judge)
     gates.command("plan")(gate_plan)
@@ -294,7 +294,8 @@ def _zoo(context: typer.Context) -> None:
     importlib.import_module(ZOO).app([str(context.info_name), *context.args], prog_name="kwsq")
 
 
-def _app(**settings: Any) -> typer.Typer:
+def new_app(**settings: Any) -> typer.Typer:
+    """Returns a program without commands, as all of kwsq's are: settings as `typer.Typer` takes them."""
     # Boxes and colours only where somebody looks; rich costs as much as everything else in --help.
     markup: Literal["rich"] | None = "rich" if sys.stdout.isatty() and sys.stderr.isatty() else None
     return typer.Typer(add_completion=False, rich_markup_mode=markup, pretty_exceptions_enable=False, **settings)

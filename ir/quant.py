@@ -112,6 +112,7 @@ class PerAxis:
 
 
 Granularity = PerTensor | PerAxis
+PER_TENSOR = PerTensor()
 
 
 def read_only(array: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from kwsq.ir.quant import Affine, Codebook, FloatArray, IntArray, IntRange
+from kwsq.ir.quant import PER_TENSOR, Affine, Codebook, FloatArray, Granularity, IntArray, IntRange
 
 WIDEST_MID_RISE = 7
 """Bits; the odd codes of eight bits do not fit int8."""
@@ -75,9 +75,9 @@ class UniformGrid:
         code = 2.0 * np.floor(ratio / 2.0) + 1.0 if self.mid_rise else np.rint(ratio)
         return np.asarray(np.clip(code, -self.top, self.top), np.int8)
 
-    def spec(self, scale: float | FloatArray) -> Affine | Codebook:
-        """Returns the per-tensor grid with a scale."""
-        step = np.asarray(scale, np.float32).reshape(1)
+    def spec(self, scale: float | FloatArray, granularity: Granularity = PER_TENSOR) -> Affine | Codebook:
+        """Returns the grid with a scale, or with one per slice of an axis: those of any shape, in order."""
+        step = np.asarray(scale, np.float32).reshape(-1)
         if self.mid_rise:
-            return Codebook(self.codes, step, self.bits)
-        return Affine(step, np.zeros(1, np.int32), IntRange(-self.top, self.top))
+            return Codebook(self.codes, step, self.bits, granularity)
+        return Affine(step, np.zeros(step.size, np.int32), IntRange(-self.top, self.top), granularity)

@@ -7,14 +7,16 @@ Also run as `python -m kwsq.models.cli train RECIPE --data DIR --out DIR --seed 
 
 import os
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kwsq.converter.cli_commands import new_app
 from kwsq.ir.errors import KwsqError, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kwsq.models.data.clips import LabelledFeatures
+    from kwsq.models.live_bar import Display
 
 Data = Annotated[
     Path,
@@ -30,22 +33,27 @@ Data = Annotated[
 
 
 def train(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipe files; models/*/recipe.toml is the whole zoo.")],
+    recipes: Annotated[list[Path], typer.Argument(help="Recipe files.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Output folder; each recipe gets a folder of its own in it.")],
-    weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's [start] names.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Published model that the recipe's section start names.")] = None,
     shards: Annotated[Path | None, typer.Option(help="Clips to train on, as `kwsq shard` wrote them.")] = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads of one operation.")] = 1,
 ) -> None:
     """Train recipes: float, then every quantized variant; write annotated ONNX files and metrics.json.
 
+    Several recipes train one after the other: models/*/recipe.toml is the whole zoo.
+
     A run that was killed goes on from its last finished epoch and ends in the same files.
+
+    On a terminal, a bar below the lines of epochs shows how far a stage is; with CI set or TERM=dumb there is none.
     """
     run = _training("train", threads).train
     for recipe in recipes:
-        with _reported():
-            results = run(recipe, data, _folder(out, recipe), seed, weights=weights, shards=shards, show=_show)
+        with _reported(), _shown() as display:
+            sinks = {"show": display.line, "told": display.count}
+            results = run(recipe, data, _folder(out, recipe), seed, weights=weights, shards=shards, **sinks)
         for result in results:
             typer.echo(_line(result.file, result.accuracy, result.clips))
 
@@ -66,8 +74,8 @@ def shard(
     with _reported():
         number, parts = _part(part)
     run = _training("shard", 1).shard
-    with _reported():
-        count = run(recipe, data, out, shards, (number, parts))
+    with _reported(), _shown() as display:
+        count = run(recipe, data, out, shards, (number, parts), show=display.line, told=display.count)
     typer.echo(f"{count} clips in {len(range(number - 1, shards, parts))} shards in {out}")
 
 
@@ -97,8 +105,10 @@ def _folder(out: Path, recipe: Path) -> Path:
     return folder if recipe.stem == "recipe" else folder / recipe.stem
 
 
-def _show(line: str) -> None:
-    typer.echo(line, err=True)
+def _shown() -> "AbstractContextManager[Display]":
+    from kwsq.models.live_bar import shown
+
+    return shown(sys.stderr)
 
 
 def prepare_tensorflow(threads: int) -> None:
@@ -113,8 +123,12 @@ def evaluate(
     data: Data,
     dataset: Annotated[str, typer.Option(help="Value of the manifest's set column.")] = "gsc12",
     split: Annotated[str, typer.Option(help="Value of the manifest's split column.")] = "val",
-    features: Annotated[str, typer.Option(help="What the models take: lfbe or mfcc.")] = "lfbe",
-    keyword: Annotated[list[str] | None, typer.Option(help="Word of a wake-word model's recipe, in its order.")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="What the models take, lfbe or mfcc; as they state, else lfbe.")
+    ] = None,
+    keyword: Annotated[
+        list[str] | None, typer.Option(help="Word of a wake-word model's recipe, in its order; as the models state.")
+    ] = None,
     false_accept_rate: Annotated[float, typer.Option(help="Rate at which keywords missed are counted.")] = 0.01,
     scores: Annotated[Path | None, typer.Option(help="Folder for score files, one per model and word.")] = None,
     part: Annotated[str, typer.Option(help="I/N: every N-th clip from the I-th on, for N machines.")] = "1/1",
@@ -126,15 +140,20 @@ def evaluate(
     """
     from kwsq.models.data.clips import load_split
     from kwsq.models.scoring.score_shards import write_keywords
+    from kwsq.models.scoring.task import task_of
 
-    keywords = tuple(keyword or ())
     with _reported():
-        share = _part(part)
+        share, task = _part(part), task_of(models, keyword or (), features)
+        keywords = task.keywords
         if share[1] > 1 and scores is None:
             raise UsageError(Problem("--part", part, "--scores as well", "name the folder for this part's score files"))
         if scores is not None:
             _make_folder(scores, models)
-        clips = load_split(data, cache, dataset=dataset, split=split, features=features, keywords=keywords, part=share)
+        with _shown() as display:
+            clips = load_split(
+                data, cache, dataset=dataset, split=split, features=task.features, keywords=keywords, part=share,
+                show=display.line, told=display.count,
+            )  # fmt: skip
         for path in models:
             found = _logits(path, clips, keywords)
             typer.echo(_line(path.name, float((found.argmax(axis=1) == clips.labels).mean()), clips.clips))
@@ -207,7 +226,7 @@ def _line(name: str, accuracy: float, clips: int) -> str:
     return f"{name}  accuracy {100 * accuracy:.2f} % of {clips} clips"
 
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = new_app(no_args_is_help=True)
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(shard)

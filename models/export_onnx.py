@@ -16,10 +16,14 @@ the records alone: no time, host or library version enters. 4-bit codes keep the
 A recurrent network is written as one step: it takes one frame (N, C) and the state of every recurrent layer, and gives
 the next states behind the logits: `<layer>.state`, `<layer>.next_state`. States start at zero.
 
+The metadata `kwsq.classes` and `kwsq.features` say what the outputs mean and what the input is, see docs/data.md.
+
 Source: ONNX operator specification, opset 17; QCDQ is Brevitas' name for the clip form; QONNX operator document
 BipolarQuant; the codebook dialect is ours.
 """
 
+import json
+from dataclasses import replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -31,6 +35,8 @@ from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.quant import Affine, Codebook, PerAxis, Unquantized
 from kwsq.models.records import (
+    CLASSES_KEY,
+    FEATURES_KEY,
     BatchNormRecord,
     BiasTensor,
     Conv2DRecord,
@@ -83,13 +89,22 @@ class GraphWriter:
         return [standard, helper.make_opsetid(QONNX_DOMAIN, QONNX_VERSION)] if is_qonnx else [standard]
 
 
-def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], *, name: str) -> bytes:
+def export_onnx(
+    records: tuple[LayerRecord, ...],
+    input_shape: tuple[int, int],
+    *,
+    name: str,
+    classes: tuple[str, ...] = (),
+    features: str = "",
+) -> bytes:
     """Write a trained network as an annotated ONNX model.
 
     Args:
         records: layers in order; the last one gives the logits.
         input_shape: (T, C) frames and channels of the features.
         name: graph name.
+        classes: names in the order of the logits, stated in the file; none where the caller does not know them.
+        features: what computes the features, such as "lfbe"; stated likewise.
 
     Returns:
         The serialised model, checked by onnx.checker with full shape inference.
@@ -103,6 +118,10 @@ def export_onnx(records: tuple[LayerRecord, ...], input_shape: tuple[int, int], 
     for record in records:
         tensor = _emit(writer, record, tensor)
     writer.nodes[-1].output[0] = OUTPUT
+    if classes:
+        writer.metadata[CLASSES_KEY] = json.dumps(classes, ensure_ascii=False)
+    if features:
+        writer.metadata[FEATURES_KEY] = features
     model = _model(writer, _input_dims(writer, records, input_shape), _classes(records), name)
     onnx.checker.check_model(model)
     onnx.checker.check_model(standard_twin(model), full_check=True)
@@ -187,7 +206,7 @@ def _emit(writer: GraphWriter, record: LayerRecord, tensor: str) -> str:
 
 def _emit_spliced_dense(writer: GraphWriter, record: SplicedDenseRecord, tensor: str) -> str:
     """(K, C_in, C_out) becomes the (C_out, C_in, K) of ONNX."""
-    stored = WeightTensor(record.weight.values.transpose(2, 1, 0), record.weight.spec)
+    stored = _transposed(record.weight, 2, 1, 0)
     weight = emit_weight(writer, f"{record.name}.weight", stored)
     taps = int(stored.values.shape[2])
     bias = [] if record.bias is None else [_emit_bias(writer, f"{record.name}.bias", record.bias)]
@@ -200,7 +219,7 @@ def _emit_spliced_dense(writer: GraphWriter, record: SplicedDenseRecord, tensor:
 def _emit_conv_2d(writer: GraphWriter, record: Conv2DRecord, tensor: str) -> str:
     """(K_t, K_f, C_in, C_out) becomes (C_out, C_in, K_t, K_f); a depthwise weight has one group per channel."""
     axes = (2, 3, 0, 1) if record.is_depthwise else (3, 2, 0, 1)
-    stored = WeightTensor(record.weight.values.transpose(axes), record.weight.spec)
+    stored = _transposed(record.weight, *axes)
     weight = emit_weight(writer, f"{record.name}.weight", stored)
     bias = [] if record.bias is None else [_emit_bias(writer, f"{record.name}.bias", record.bias)]
     _state_accumulator(writer, record.accumulator)
@@ -217,7 +236,7 @@ def _emit_conv_2d(writer: GraphWriter, record: Conv2DRecord, tensor: str) -> str
 
 def _emit_dense(writer: GraphWriter, record: DenseRecord, tensor: str) -> str:
     """(C_in, C_out) becomes the (C_out, C_in) of Gemm with transB."""
-    weight = emit_weight(writer, f"{record.name}.weight", _transposed(record.weight))
+    weight = emit_weight(writer, f"{record.name}.weight", _transposed(record.weight, 1, 0))
     bias = _emit_bias(writer, f"{record.name}.bias", record.bias)
     _state_accumulator(writer, record.accumulator)
     return writer.node("Gemm", [tensor, weight, bias], record.name, transB=1)
@@ -255,17 +274,21 @@ def _emit_recurrent(writer: GraphWriter, record: RecurrentRecord, tensor: str) -
     writer.states.append((held, f"{name}.next_state", int(record.bias.size)))
     if record.state is not None:
         held = _emit_fake_quantize(writer, f"{name}.held", record.state, held)
-    weight = emit_weight(writer, f"{name}.input_weight", _transposed(record.input_weight))
+    weight = emit_weight(writer, f"{name}.input_weight", _transposed(record.input_weight, 1, 0))
     bias = writer.constant(f"{name}.bias", record.bias)
     driven = on_grid(f"{name}.driven", record.driven, "Gemm", [tensor, weight, bias], transB=1)
-    weight = emit_weight(writer, f"{name}.state_weight", _transposed(record.state_weight))
+    weight = emit_weight(writer, f"{name}.state_weight", _transposed(record.state_weight, 1, 0))
     recalled = on_grid(f"{name}.recalled", record.recalled, "Gemm", [held, weight], transB=1)
     total = on_grid(f"{name}.total", record.total, "Add", [driven, recalled])
     return on_grid(f"{name}.next_state", record.state, "Tanh", [total])
 
 
-def _transposed(weight: WeightTensor) -> WeightTensor:
-    return WeightTensor(weight.values.transpose(), weight.spec)
+def _transposed(weight: WeightTensor, *axes: int) -> WeightTensor:
+    """Return a weight with its axes in another order, and with them the one that its scales run along."""
+    spec = weight.spec
+    if not isinstance(spec, Unquantized) and isinstance(spec.granularity, PerAxis):
+        spec = replace(spec, granularity=PerAxis(axes.index(spec.granularity.axis)))
+    return WeightTensor(weight.values.transpose(axes), spec)
 
 
 def _emit_fake_quantize(writer: GraphWriter, name: str, grid: Affine, tensor: str) -> str:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from kwsq.ir.numerics.accumulator import Accumulator
 from kwsq.ir.quant import Affine, QuantSpec
 
+CLASSES_KEY, FEATURES_KEY = "kwsq.classes", "kwsq.features"
+"""Metadata of an exported file: its classes as a JSON list, in the order of its outputs, and what it takes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightTensor:

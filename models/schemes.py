@@ -30,6 +30,7 @@ class MaxAbs:
     bits: int
     parameter_bits: int = 0
     power_of_two: bool = field(default=False, repr=False)
+    per_channel: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class TwoStage:
         ramp_steps: steps over which the penalty grows to its weight.
         parameter_bits: width of biases and batch norms in stage 2, 0 for float: `kwsq.models.layers.linear_parameters`.
         power_of_two: whether the scale of the weight is a power of two.
+        per_channel: whether every output channel of the weight has a scale of its own.
     """
 
     bits: int
@@ -56,6 +58,7 @@ class TwoStage:
     ramp_steps: int = 500
     parameter_bits: int = 0
     power_of_two: bool = field(default=False, repr=False)
+    per_channel: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class LearnedStep:
     ramp_steps: int = 500
     parameter_bits: int = 0
     power_of_two: bool = field(default=False, repr=False)
+    per_channel: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +124,15 @@ class FixedPoint:
         bits: width of the weights, 3..8; everything else has 8 bits.
         accumulator_bits: 16 or 32.
         group: products summed exactly before they reach the accumulator.
+        cosine: weight of the absolute cosine penalty (ACosR) per weight, 0 for none.
+        ramp_steps: steps over which the penalty grows to its weight.
     """
 
     bits: int
     accumulator_bits: int = 16
     group: int = 32
+    cosine: float = field(default=0.0, repr=False)
+    ramp_steps: int = field(default=500, repr=False)
 
     @property
     def accumulator(self) -> Accumulator:
@@ -157,6 +165,7 @@ _OPTIONS = {
     "anneal_steps": whole(0),
     "parameter_bits": one_of(0, *range(2, 9)),
     "power_of_two": FLAG,
+    "per_channel": FLAG,
     "accumulator_bits": one_of(16, 32),
     "group": whole(1),
 }
@@ -231,7 +240,7 @@ def schedules(scheme: WeightScheme) -> dict[str, int]:
     match scheme:
         case SoftToHard():
             return {"anneal_steps": scheme.anneal_steps}
-        case Compressed() | TwoStage() | LearnedStep():
+        case Compressed() | TwoStage() | LearnedStep() | FixedPoint():
             ramp = {"ramp_steps": scheme.ramp_steps} if scheme.cosine > 0 else {}
             return ramp | ({"snap_steps": scheme.snap_steps} if isinstance(scheme, Compressed) else {})
     return {}

@@ -10,6 +10,28 @@ from numpy.typing import NDArray
 from kwsq.models.data.clips import LABELS, LabelledFeatures
 
 FRAMES, BANDS = 98, 64
+RECIPE = """
+architecture = "kws_ff"
+dataset = "own"
+train_split = "train"
+report_split = "val"
+batch_size = 8
+calibration_clips = 16
+[float]
+epochs = 1
+learning_rate = 1e-3
+weight_decay = 0.0
+[augmentation]
+max_shift_frames = 4
+max_gain_db = 6.0
+noise_share = 0.5
+lowest_snr_db = 5.0
+highest_snr_db = 30.0
+time_mask_frames = 4
+band_mask_bands = 4
+masks = 1
+"""
+"""Of clips in a set named own: one epoch of the float network, and no variant."""
 VARIANT = """
 [[variant]]
 name = "w4"

@@ -1,22 +1,23 @@
 """Labelled keyword clips as features: a manifest or the Speech Commands layout, and a cache.
 
-The data folder holds `manifest.csv` with the columns file, set, label12, speaker and split, or the layout that
-`kwsq.models.data.speech_commands` reads; its path is always an argument. Features are computed once by
-`kwsq.models.data.features` or `kwsq.models.data.mfcc` and kept in a cache folder that ignores itself in git.
+The data folder holds `manifest.csv`, which `kwsq.models.data.manifest` reads, or the layout of
+`kwsq.models.data.speech_commands`; its path is always an argument. docs/data.md describes both. Features are computed
+once by `kwsq.models.data.features` or `kwsq.models.data.mfcc`, see `kwsq.models.data.feature_cache`.
 """
 
-import csv
 import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data.features import SAMPLE_RATE_HZ, FeatureFormat, lfbe
+from kwsq.models.data.audio import CLIP_SAMPLES, longer_than_a_clip, of_readable, read_clip
+from kwsq.models.data.feature_cache import cache_key, cached
+from kwsq.models.data.features import FeatureFormat, lfbe
+from kwsq.models.data.manifest import Row, read_rows
 from kwsq.models.data.mfcc import MfccFormat, mfcc
 from kwsq.models.data.speech_commands import (
     LISTS,
@@ -26,10 +27,12 @@ from kwsq.models.data.speech_commands import (
     hash_order,
     read_recordings,
 )
-from kwsq.models.data.whole_file import whole_file
+from kwsq.models.data.text_files import capped, lookalike
+from kwsq.models.progress import Told, counted, ignore_count
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Show = Callable[[str], None]
 
 LABELS = (
     "down", "go", "left", "no", "off", "on", "right", "stop", "up", "yes", "_silence_", "_unknown_",
@@ -37,10 +40,9 @@ LABELS = (
 OTHER = "_other_"
 SILENCE = LABELS.index("_silence_")
 UNKNOWN = LABELS.index("_unknown_")
-CLIP_SAMPLES = 16_000
-COLUMNS = ("file", "set", "label12", "speaker", "split")
 
-FrontEnd = tuple[Callable[[NDArray[np.floating]], NDArray[np.float32]], FeatureFormat | MfccFormat]
+Compute = Callable[[NDArray[np.floating]], Features]
+FrontEnd = tuple[Compute, FeatureFormat | MfccFormat]
 FRONT_ENDS: dict[str, FrontEnd] = {"lfbe": (lfbe, FeatureFormat()), "mfcc": (mfcc, MfccFormat())}
 
 
@@ -131,54 +133,50 @@ def class_of(word: str, label: int, keywords: tuple[str, ...]) -> int:
     return 1 + keywords.index(word) if word in keywords else 0
 
 
-def read_manifest(data: Path, *, dataset: str) -> tuple[Clip, ...]:
+def read_manifest(data: Path, *, dataset: str, keywords: tuple[str, ...] = ()) -> tuple[Clip, ...]:
     """Read the clips of one data set, ordered by file name.
 
     Args:
         data: folder that holds `manifest.csv`.
         dataset: value of the manifest's `set` column, such as "gsc12".
+        keywords: of the task; only whether they are written alike is looked at.
 
     Returns:
-        The clips whose `label12` is one of LABELS.
+        The clip of every row. Where `label12` is empty, the word decides as in the Speech Commands layout.
 
     Raises:
-        UsageError: there is no manifest, it lacks a column or holds no such data set, or a speaker is in two splits.
+        UsageError: there is no manifest, `kwsq.models.data.manifest.read_rows` refuses it, or a speaker is in two
+            splits.
     """
     path = data / "manifest.csv"
     if not path.is_file():
         expected = f"manifest.csv, or {' and '.join(LISTS)} of the Speech Commands layout"
         remedy = "name the folder that holds them and the audio"
         raise UsageError(Problem(str(data), "none of the files that list clips", expected, remedy))
-    with path.open(newline="", encoding="utf-8") as stream:
-        table = csv.DictReader(stream)
-        if missing := [name for name in COLUMNS if name not in (table.fieldnames or ())]:
-            found, expected = f"no column {', '.join(missing)}", f"the columns {', '.join(COLUMNS)}"
-            raise UsageError(Problem(str(path), found, expected, "complete the header and its rows"))
-        rows = [row for row in table if row["set"] == dataset and row["label12"] in LABELS]
-    if not rows:
-        expected = f"rows whose label12 is one of {', '.join(LABELS)}"
-        remedy = "name a set that stands in the manifest's set column"
-        raise UsageError(Problem(str(path), f"no labelled clip of set {dataset!r}", expected, remedy))
-    clips = [_clip(row) for row in rows]
+    clips = [_clip(row) for row in read_rows(path, dataset=dataset, labels=LABELS, keywords=keywords)]
     _require_disjoint_speakers(clips, path)
     return tuple(sorted(clips, key=lambda clip: clip.file))
 
 
-def _clip(row: dict[str, str]) -> Clip:
+def _clip(row: Row) -> Clip:
     """A manifest need not say what is spoken; the labels of ten words and of silence do."""
-    label = LABELS.index(row["label12"])
-    word = row["label12"] if label != UNKNOWN else row.get("word") or row["label12"]
-    return Clip(row["file"], label, row["speaker"], row["split"], word=word)
+    if row.is_noise:
+        return Clip(row.file, SILENCE, row.speaker, row.split, word=LABELS[SILENCE])
+    label = LABELS.index(row.label) if row.label else label_of(row.word)
+    word = LABELS[label] if label != UNKNOWN else row.word or LABELS[UNKNOWN]
+    return Clip(row.file, label, row.speaker, row.split, word=word)
 
 
 def _require_disjoint_speakers(clips: list[Clip], path: Path) -> None:
     """Refuse a split that shares a voice; silence has no voice."""
-    split_of: dict[str, str] = {}
+    splits_of: dict[str, dict[str, None]] = {}
     for clip in clips:
-        if clip.label != SILENCE and split_of.setdefault(clip.speaker, clip.split) != clip.split:
-            found = f"speaker {clip.speaker!r} in splits {split_of[clip.speaker]!r} and {clip.split!r}"
-            remedy = "move all clips of the speaker to one split"
-            raise UsageError(Problem(str(path), found, "each speaker in one split", remedy))
+        if clip.label != SILENCE:
+            splits_of.setdefault(clip.speaker, {})[clip.split] = None
+    several = {speaker: " and ".join(map(repr, splits)) for speaker, splits in splits_of.items() if len(splits) > 1}
+    if found := [f"speaker {speaker!r} in splits {splits}" for speaker, splits in several.items()]:
+        remedy = "move all clips of the speaker to one split"
+        raise UsageError(Problem(str(path), capped(found), "each speaker in one split", remedy))
 
 
 def read_clips(data: Path, *, dataset: str, keywords: tuple[str, ...] = ()) -> tuple[Clip, ...]:
@@ -193,23 +191,33 @@ def read_clips(data: Path, *, dataset: str, keywords: tuple[str, ...] = ()) -> t
         UsageError: the folder is neither, a speaker stands in two splits, or nobody says a keyword.
     """
     if (data / "manifest.csv").is_file() or not has_layout(data):
-        clips = read_manifest(data, dataset=dataset)
+        clips = read_manifest(data, dataset=dataset, keywords=keywords)
     else:
         clips = _read_layout(data, keywords)
-    if missing := sorted(set(keywords) - {clip.word for clip in clips}):
-        expected, remedy = "clips of every keyword", "name words that the data set holds"
-        raise UsageError(Problem(str(data), f"no clip that says {missing[0]!r}", expected, remedy))
+    said = {clip.word for clip in clips}
+    if missing := [repr(word) for word in keywords if word not in said]:
+        expected = f"one of {capped(sorted(word for word in said if not word.startswith('_')), most=20)}"
+        remedy = "name words that the data set holds"
+        raise UsageError(Problem(str(data), f"no clip that says {', '.join(missing)}", expected, remedy))
     return tuple(replace(clip, label=class_of(clip.word, clip.label, keywords)) for clip in clips)
 
 
 def _read_layout(data: Path, keywords: tuple[str, ...]) -> tuple[Clip, ...]:
     recordings = read_recordings(data)
+    _require_as_written(data, sorted({str(said.word) for said in recordings}), keywords or LABELS[:SILENCE])
     clips = [clip for split in ("train", "val", "test") for clip in _drawn(data, recordings, split, keywords)]
     if not clips:
         found, expected = "recordings, but none of the ten words", f"folders named {', '.join(LABELS[:SILENCE])}"
         raise UsageError(Problem(str(data), found, expected, "name words of your own as keywords in the recipe"))
     _require_disjoint_speakers(clips, data)
     return tuple(sorted(clips, key=lambda clip: (clip.file, clip.start_sample)))
+
+
+def _require_as_written(data: Path, folders: list[str], task: tuple[str, ...]) -> None:
+    """Refuse folders that are words of the task but for case or blanks: their clips would be other words."""
+    if found := [repr(word) for word in folders if lookalike(word, task)]:
+        expected, remedy = f"{', '.join(task)} as written here", "rename the folders, or name the keywords as they are"
+        raise UsageError(Problem(f"{data}: folders", capped(found), expected, remedy))
 
 
 def _drawn(data: Path, recordings: tuple[Recording, ...], split: str, keywords: tuple[str, ...]) -> list[Clip]:
@@ -262,6 +270,8 @@ def load_split(
     features: str = "lfbe",
     keywords: tuple[str, ...] = (),
     part: tuple[int, int] = (1, 1),
+    show: Show | None = None,
+    told: Told = ignore_count,
 ) -> LabelledFeatures:
     """Load one split, or all clips, as features; from the cache where it holds these clips in this format.
 
@@ -273,12 +283,15 @@ def load_split(
         features: one of FRONT_ENDS.
         keywords: of the task, none for the twelve classes.
         part: (i, n), every n-th clip from the i-th on, for n machines that share the clips.
+        show: told, in one line, of recordings that are longer than a clip.
+        told: called with how many clips are read, where the cache does not hold them.
 
     Returns:
         The split in manifest order (sorted by file name).
 
     Raises:
-        UsageError: the split is empty or has fewer clips than parts, or a file is missing or not 16 kHz mono.
+        UsageError: the split is empty or has fewer clips than parts, or files are missing or cannot be used; see
+            `kwsq.models.data.audio.read_clip`.
     """
     whole = split_clips(data, dataset=dataset, split=split, keywords=keywords)
     number, parts = part
@@ -287,13 +300,35 @@ def load_split(
         raise UsageError(Problem("--part", f"{number}/{parts}", expected, remedy))
     clips = whole[number - 1 :: parts]
     compute, constants = front_end(features)
-    path = cache / f"{dataset}-{split or 'all'}-{_cache_key(data, clips, constants)}.npy"
-    if not path.exists():
-        _store(path, np.stack([compute(read_clip(data / clip.file, clip.start_sample)) for clip in clips]))
+    key = cache_key(data, [(clip.file, clip.start_sample) for clip in clips], constants)
+    tell_cut(data, clips, show)
+    path = cache / f"{dataset}-{split or 'all'}-{key}.npy"
+    listed = counted(clips, f"reading {split or 'all'} clips", told)
+    found = cached(path, len(clips), lambda: np.stack([each for _, each in clip_features(data, listed, compute)]))
     labels = np.array([clip.label for clip in clips], dtype=np.int64)
     noise = np.array([clip.is_noise for clip in clips])
     speakers, names = (tuple(values) for values in zip(*((clip.speaker, clip.name) for clip in clips), strict=True))
-    return LabelledFeatures(np.load(path), labels, speakers, noise, names)
+    return LabelledFeatures(found, labels, speakers, noise, names)
+
+
+def clip_features(data: Path, clips: Iterable[Clip], compute: Compute) -> Iterator[tuple[Clip, Features]]:
+    """Give every clip with its features, one by one.
+
+    Raises:
+        UsageError: after the last clip, files that cannot be used.
+    """
+    return of_readable(clips, lambda clip: read_clip(data / clip.file, clip.start_sample), compute)
+
+
+def tell_cut(data: Path, clips: Iterable[Clip], show: Show | None) -> None:
+    """Say in one line how many recordings are longer than a clip; background noise is, on purpose."""
+    spoken = [clip for clip in clips if not clip.is_noise]
+    if show is not None and (lengths := longer_than_a_clip(data / clip.file for clip in spoken)):
+        splits = " and ".join(sorted({clip.split for clip in spoken}))
+        show(
+            f"{data}, split {splits}: {len(lengths)} of {len(spoken)} recordings are longer than a second, up to "
+            f"{max(lengths):.2f} s; only the first one is taken: cut them where the word lies later or goes on"
+        )
 
 
 def front_end(name: str) -> FrontEnd:
@@ -306,47 +341,3 @@ def front_end(name: str) -> FrontEnd:
         expected = f"one of {', '.join(FRONT_ENDS)}"
         raise UsageError(Problem("recipe: features", repr(name), expected, "correct the recipe"))
     return FRONT_ENDS[name]
-
-
-def _cache_key(data: Path, clips: list[Clip], constants: FeatureFormat | MfccFormat) -> str:
-    """Identify the clips by what the files hold: names, sizes and dates stay where audio is replaced.
-
-    Raises:
-        UsageError: files are missing.
-    """
-    names = dict.fromkeys(clip.file for clip in clips)
-    if missing := [name for name in names if not (data / name).is_file()]:
-        found, remedy = f"no file {', '.join(missing[:3])}", "bring the audio, or take the clips out of the list"
-        raise UsageError(Problem(str(data), f"{found} ({len(missing)} in all)", "every file that is listed", remedy))
-    content = {name: hashlib.blake2b((data / name).read_bytes(), digest_size=16).hexdigest() for name in names}
-    files = [(clip.file, clip.start_sample, content[clip.file]) for clip in clips]
-    facts = {"format": asdict(constants), "files": files}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _store(path: Path, features: Features) -> None:
-    """Write features into a folder that git ignores; two processes may do so at once."""
-    with whole_file(path) as stream:
-        (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
-        np.save(stream, features)
-
-
-def read_clip(path: Path, start_sample: int = 0) -> NDArray[np.float32]:
-    """Read exactly one second of a file from `start_sample` on: cut at the end or padded with zeros.
-
-    Returns:
-        (16000,) float32 in [-1, 1].
-
-    Raises:
-        UsageError: the file cannot be read or is not 16 kHz mono.
-    """
-    import soundfile  # of the train extra: everything else here must import without it
-
-    try:
-        samples, rate_hz = soundfile.read(path, frames=CLIP_SAMPLES, start=start_sample, dtype="float32")
-    except (OSError, RuntimeError) as error:  # soundfile's own errors are RuntimeErrors
-        raise UsageError(Problem(str(path), str(error), "an audio file", "replace the file")) from error
-    if rate_hz != SAMPLE_RATE_HZ or samples.ndim != 1:
-        found = f"{rate_hz} Hz, shape {samples.shape}"
-        raise UsageError(Problem(str(path), found, f"{SAMPLE_RATE_HZ} Hz mono", "convert the file first"))
-    return np.pad(samples, (0, CLIP_SAMPLES - samples.shape[0]))

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data.clips import Clip, front_end, read_clip, split_clips
+from kwsq.models.data.clips import Clip, Show, clip_features, front_end, split_clips, tell_cut
 from kwsq.models.data.record_shards import LabelledClip, ShardedFeatures, of_part, open_shards, write_shards
 from kwsq.models.data.shard_index import Origin, Part
+from kwsq.models.progress import Told, counted, ignore_count
 
 ORDER_SEED = 0
 """Of the order in which clips are written: that of their names would put a class, or a speaker, into one place."""
@@ -38,6 +39,8 @@ def shard_split(
     keywords: tuple[str, ...],
     shards: int,
     part: Part = (1, 1),
+    show: Show | None = None,
+    told: Told = ignore_count,
 ) -> int:
     """Write the clips of a split, or of a part of its shards; arguments as in `load_split` and `write_shards`.
 
@@ -45,15 +48,17 @@ def shard_split(
         The number of clips.
 
     Raises:
-        UsageError: the split is empty, an audio file cannot be used, or the folder holds the part.
+        UsageError: the split is empty, audio files cannot be used, or the folder holds the part.
     """
     compute, _ = front_end(features)
     listed = split_clips(data, dataset=dataset, split=split, keywords=keywords)
     clips = of_part([listed[i] for i in np.random.default_rng(ORDER_SEED).permutation(len(listed))], shards, part)
 
+    tell_cut(data, clips, show)
+
     def labelled() -> Iterator[LabelledClip]:
-        for clip in clips:
-            yield compute(read_clip(data / clip.file, clip.start_sample)), clip.label, clip.speaker, clip.is_noise
+        for clip, found in clip_features(data, counted(clips, f"writing {split} clips", told), compute):
+            yield found, clip.label, clip.speaker, clip.is_noise
 
     facts = origin_of(dataset=dataset, split=split, features=features, keywords=keywords)
     origin = {**facts, "clips": _digest(listed)}  # machines that list other clips do not write parts of one corpus

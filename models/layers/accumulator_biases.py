@@ -8,9 +8,10 @@ A layer of integers adds its bias to sums of products, in steps of
 Once (2) holds, the Keras model, its ONNX file and the artefact add the same numbers. Without it they part where a step
 is coarse: a depthwise filter of 4-bit codes sums nine products only, and half a step is several output codes.
 
-Biases on a power-of-two grid of their own (`linear_parameters`) stand before the gain, so that u_c = s_x s_w,c. Where
-it is a power of two as well, (2) keeps them on few bits: either every code is a whole number of steps already, or the
-steps are the coarser grid. (With one step for the layer, that is, as every scheme with such biases has.)
+Biases on a power-of-two grid s_b of their own (`linear_parameters`) stand before the gain, so that u_c = s_x s_w,c.
+Where all of these are powers of two as well, (2) keeps the biases on few bits: where u_c <= s_b, a bias is a whole
+number of steps already; where u_c > s_b, the steps lie on the grid. One that (2) carries beyond the top code doubles
+s_b, and both hold again.
 
 Source: (1) Jacob et al. 2018, section 2.4; rounding before export is ours.
 """

@@ -9,12 +9,16 @@ shift and (46) to (46c) of docs/quantization.md:
   (4) output    q_y = clip(round(z 2^-(s - r))), >= 0 behind ReLU (46b)
   (5) input     q_x = clip(round(128 k x)), k a constant power of two
   (6) mean      (46c)
+  (7) penalty   a / B sum |sin(pi r)|, r = clip(B tanh P, -(B - 1), B - 1), where the scheme asks for one
 
 round() takes ties to even, as source runtimes do: with scales that are powers of two, ties are frequent.
 
 Forward values are exactly these integers; gradients pass every rounding unchanged and stop where a clip cuts, in a sum
 (`kwsq.models.layers.ordered_sums`) or at the output. There is no batch norm: it is folded, with one factor per channel
 and ReLU's homogeneity, when a float model is adopted.
+
+(7) is ACosR (`kwsq.models.quantizers.regularizers`) on the grid of (1): the distance of codes is 1 / B of a weight in
+(-1, 1), whatever the layer's shift, and a grows over the first training steps.
 
 Source: our reconstruction in the manner of Macha et al. 2023, whose equations we have not seen.
 """
@@ -27,8 +31,10 @@ import tensorflow as tf
 import tf_keras
 
 from kwsq.ir.quant import INT8, Affine, IntRange
+from kwsq.ir.uniform_grid import UniformGrid
 from kwsq.models.layers.ordered_sums import Window, counted_sums, plain_sums, trained_sums
 from kwsq.models.layers.over_maps import same_pads
+from kwsq.models.quantizers.regularizers import absolute_cosine, ramp
 from kwsq.models.quantizers.straight_through import rounded_within, straight_through
 from kwsq.models.records import (
     BiasTensor,
@@ -92,10 +98,14 @@ class FixedPointLayer(tf_keras.layers.Layer):
         self.units, self.scheme, self.relu, self.input_gain = units, scheme, relu, input_gain
         self.window = Window(kernel, stride)
         self.accumulator = scheme.accumulator
-        self.top = float(2 ** (scheme.bits - 1) - 1)
+        self.grid = UniformGrid(scheme.bits, mid_rise=False)
+        self.top = float(self.grid.top)
 
     def build(self, input_shape: Any) -> None:
-        """Create P, the bias, the output shift (as 2^s), the gain of the outputs and the count of saturations."""
+        """Create P, the bias, the output shift (as 2^s), the gain of the outputs and the count of saturations.
+
+        Training steps are counted where a penalty grows with them: models without one keep the variables they had.
+        """
         shape = (*self.window.taps, int(input_shape[-1]), self.units)
         self.window = _padded(self.window, input_shape)
         self.parameter = self.add_weight(name="parameter", shape=shape, initializer="glorot_uniform")
@@ -106,6 +116,10 @@ class FixedPointLayer(tf_keras.layers.Layer):
         self.saturated = self.add_weight(
             name="saturated", shape=(), dtype="int64", trainable=False, initializer="zeros"
         )
+        if self.scheme.cosine > 0.0:
+            self.trained_steps = self.add_weight(
+                name="trained_steps", shape=(), dtype="int64", trainable=False, initializer="zeros"
+            )
         super().build(input_shape)
 
     def adopt(self, codes: Any, bias: Any) -> None:
@@ -116,6 +130,9 @@ class FixedPointLayer(tf_keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Map (N, positions along each axis, C_in) to (N, outputs along each, units)."""
+        if training and self.scheme.cosine > 0.0:
+            self.trained_steps.assign_add(1)
+            self.add_loss(self._penalty())
         codes = inputs * (UNIT / self.input_gain)
         sums = self._sums(codes) if training else self._counted_sums(codes)
         low = 0.0 if self.relu else float(INT8.low)
@@ -123,7 +140,17 @@ class FixedPointLayer(tf_keras.layers.Layer):
 
     def weight_codes(self) -> Any:
         """Equation (1), (*kernel, C_in, units)."""
-        return rounded_within(tf.tanh(self.parameter) * (self.top + 1.0), -self.top, self.top)
+        return rounded_within(self._real_codes(), -self.top, self.top)
+
+    def _real_codes(self) -> Any:
+        """Return weights in units of codes, before they are rounded."""
+        return tf.tanh(self.parameter) * (self.top + 1.0)
+
+    def _penalty(self) -> Any:
+        """Equation (7)."""
+        waves = absolute_cosine(self._real_codes(), self.grid) / (self.top + 1.0)
+        factor = self.scheme.cosine * ramp(self.trained_steps, self.scheme.ramp_steps)
+        return tf.cast(factor, waves.dtype) * tf.reduce_sum(waves)
 
     def bias_codes(self) -> Any:
         """Equation (2), before its shift."""

@@ -23,7 +23,16 @@ from kwsq.models.records import BatchNormRecord, LayerRecord
 
 
 def on_linear_grid(values: Any, bits: int, *, has_zero: bool = True) -> Any:
-    """Return (1): values of any shape on one power-of-two grid of `bits` symmetric bits, of codes but 0 if so asked."""
+    """Return values on one power-of-two grid, equation (1), with straight-through gradient.
+
+    Args:
+        values: any shape, float32, in real units.
+        bits: width b of the symmetric codes, at least 2.
+        has_zero: whether 0 is a code; else what would round to it becomes 1 or, below zero, -1.
+
+    Returns:
+        Shape, type and unit of the values.
+    """
     top = float(2 ** (bits - 1) - 1)
     scale = power_at_least(tf.reduce_max(tf.abs(values)) / top)
     ratio = tf.clip_by_value(values / scale, -top, top)
@@ -34,7 +43,11 @@ def on_linear_grid(values: Any, bits: int, *, has_zero: bool = True) -> Any:
 
 
 class QuantizedBatchNorm(tf_keras.layers.BatchNormalization):
-    """A batch norm that `quantize` turns into a few-bit bias and gain, equation (2)."""
+    """A batch norm that `quantize` turns into a few-bit bias and gain, equation (2).
+
+    Args:
+        bits: width of both, at least 2.
+    """
 
     def __init__(self, bits: int, **options: Any) -> None:
         super().__init__(**options)
@@ -76,7 +89,7 @@ class QuantizedBatchNorm(tf_keras.layers.BatchNormalization):
         return gain * (inputs + bias)
 
     def gain_and_bias(self) -> tuple[Any, Any]:
-        """Return g' and b', (C,)."""
+        """Return g' and b', (C,) float32 each; b' in units of the inputs."""
         gain = on_linear_grid(self.gamma / tf.sqrt(self.moving_variance + self.epsilon), self.bits, has_zero=False)
         return gain, on_linear_grid(self.beta / gain - self.moving_mean, self.bits)
 

@@ -1,7 +1,10 @@
 """Keras layers over time and frequency: convolution, depthwise convolution and their mean.
 
 Feature maps are (N, T, F, C): frames, bands (or coefficients), channels. Convolutions pad as TensorFlow's SAME
-does, with zeros, the odd one at the end; they have no bias, because a batch norm follows each.
+does, with zeros, the odd one at the end; they have no bias, because a batch norm follows each. Everything is float32 in
+real units.
+
+Source: common practice; weights start with the variance of He et al. 2015.
 """
 
 from typing import Any
@@ -22,6 +25,9 @@ def same_pads(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int,
         size: (T, F) of the input.
         kernel: taps along both.
         stride: steps along both.
+
+    Returns:
+        Zeros before T, before F, behind T, behind F.
 
     Source: output size ceil(size / stride); the total is split in halves, the end taking the odd one
         (TensorFlow, "Notes on padding").
@@ -63,12 +69,17 @@ class QuantizedConv2D(tf_keras.layers.Layer):
     ) -> None:
         super().__init__(**options)
         self.units, self.kernel, self.stride = units, kernel, stride
-        self.quantizer = weight_quantizer(scheme)
+        self.quantizer = weight_quantizer(scheme, channel_axis=self.channel_axis)
 
     @property
     def is_depthwise(self) -> bool:
         """Whether every input channel has its own single filter."""
         return self.units is None
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the weight along which output channels lie: a depthwise one has a filter per input channel."""
+        return 2 if self.is_depthwise else 3
 
     def build(self, input_shape: Any) -> None:
         """Create the free parameter behind the weight."""

@@ -1,4 +1,9 @@
-"""Keras layers over time whose weights pass through a quantizer: spliced and plain dense layers, their mean."""
+"""Keras layers over time whose weights pass through a quantizer: spliced and plain dense layers, their mean.
+
+Everything is float32 in real units; N clips, T frames, C channels.
+
+Source: a spliced dense layer is the time-delay layer of Waibel et al. 1989; the rest is common practice.
+"""
 
 from typing import Any
 
@@ -20,10 +25,12 @@ class SplicedDense(tf_keras.layers.Layer):
         scheme: representation of the (taps, C_in, units) weight.
     """
 
+    channel_axis = -1
+
     def __init__(self, units: int, *, taps: int, stride: int, scheme: WeightScheme, **options: Any) -> None:
         super().__init__(**options)
         self.units, self.taps, self.stride = units, taps, stride
-        self.quantizer = weight_quantizer(scheme)
+        self.quantizer = weight_quantizer(scheme, channel_axis=self.channel_axis)
 
     def build(self, input_shape: Any) -> None:
         """Create the free parameter behind the weight."""
@@ -50,10 +57,12 @@ class QuantizedDense(tf_keras.layers.Layer):
         scheme: representation of the (C_in, units) weight.
     """
 
+    channel_axis = -1
+
     def __init__(self, units: int, *, scheme: WeightScheme, **options: Any) -> None:
         super().__init__(**options)
         self.units, self.bias_bits = units, parameter_bits(scheme)
-        self.quantizer = weight_quantizer(scheme)
+        self.quantizer = weight_quantizer(scheme, channel_axis=self.channel_axis)
 
     def build(self, input_shape: Any) -> None:
         """Create the free parameter behind the weight, and the bias."""
@@ -75,7 +84,7 @@ class QuantizedDense(tf_keras.layers.Layer):
             self.quantized.assign(1.0)
 
     def used_bias(self) -> Any:
-        """Return the bias as the layer adds it."""
+        """Return the bias as the layer adds it, (units,) in the unit of its outputs."""
         if not self.bias_bits:
             return self.bias
         return tf.where(self.quantized > 0.0, on_linear_grid(self.bias, self.bias_bits), self.bias)
@@ -95,6 +104,9 @@ def batch_norm(scheme: WeightScheme, name: str) -> Any:
     Args:
         scheme: says how many bits gain and bias have.
         name: of the layer.
+
+    Returns:
+        A Keras layer over the last axis of its inputs.
     """
     bits = parameter_bits(scheme)
     return QuantizedBatchNorm(bits, name=name) if bits else tf_keras.layers.BatchNormalization(name=name)

@@ -41,11 +41,11 @@ class QuantizedKernel(tf_keras.layers.Layer):
         self.quantizer.build(shape)
 
     def adopt(self, weight: Any) -> None:
-        """Start from a float weight."""
+        """Start from a float weight, float32 of the layer's shape."""
         self.parameter.assign(self.quantizer.adopt(weight))
 
     def weight(self, training: bool | None = None) -> Any:
-        """Return the weight; a layer without inputs is not called."""
+        """Return the weight, float32 of the layer's shape; a layer without inputs is not called."""
         return trained_weight(self.quantizer, self.parameter, training)
 
     def weight_tensor(self) -> WeightTensor:
@@ -111,14 +111,19 @@ class QuantizedRecurrent(tf_keras.layers.Layer):
         self.bias.assign(source.bias)
 
     def calibrate(self, inputs: Any, percentile: float) -> None:
-        """Set the grids of sums and state from what inputs (N, T, C) cause there, and switch them on."""
+        """Set the grids of sums and state from what inputs cause there, and switch them on.
+
+        Args:
+            inputs: (N, T, C) float32.
+            percentile: share in percent kept at each end of the sums.
+        """
         driven, recalled, total, _ = self._unrolled(inputs, training=False)
         for quantizer, values in zip(self._sums(), (driven, tf.stack(recalled), tf.stack(total)), strict=True):
             quantizer.calibrate(values.numpy(), percentile)
         self.held.calibrate(TANH_RANGE, 100.0)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return the state after the last frame, or after each."""
+        """Map (N, T, C) to the state after the last frame, (N, units), or after each, (N, T, units)."""
         *_, states = self._unrolled(inputs, training)
         return tf.stack(states, axis=1) if self.every_frame else states[-1]
 

@@ -32,6 +32,9 @@ from kwsq.models.schemes import WeightScheme
 def layer_records(model: Any) -> tuple[LayerRecord, ...]:
     """Read a Sequential model into records, in order; layers that compute nothing leave none.
 
+    Args:
+        model: built, its quantizers as they are to be exported.
+
     Raises:
         InternalError: a layer of a kind that has no record.
     """
@@ -94,8 +97,9 @@ def set_schemes(model: Any, schemes: Mapping[str, WeightScheme]) -> None:
         if name not in named:
             expected = f"one of {', '.join(named)}"
             raise UsageError(Problem("layer_bits", repr(name), expected, "correct it"))
-        named[name].quantizer = weight_quantizer(scheme)
-        named[name].quantizer.build(named[name].parameter.shape)
+        layer = named[name]
+        layer.quantizer = weight_quantizer(scheme, channel_axis=layer.channel_axis)
+        layer.quantizer.build(layer.parameter.shape)
 
 
 def adopt_weights(target: Any, source: Any) -> None:

@@ -35,6 +35,9 @@ class ActivationQuantizer(tf_keras.layers.Layer):
 
     The range is set by `calibrate`; calibrated with all values, and unless its step is learned, it then follows the
     batches' minima and maxima where `momentum` < 1. Zero is always a grid value.
+
+    Args:
+        momentum: share of the range that a training step keeps, 0 to 1.
     """
 
     def __init__(self, momentum: float = 0.99, **options: Any) -> None:
@@ -71,7 +74,7 @@ class ActivationQuantizer(tf_keras.layers.Layer):
         self.enabled.assign(FIXED if percentile < 100.0 else FOLLOWING)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return inputs on the int8 grid, or unchanged before calibration."""
+        """Return inputs, float32 of any shape in real units, on the int8 grid, or unchanged before calibration."""
         if training:
             self.follow(inputs)
         return tf.cond(self.enabled > OFF, lambda: self._on_grid(inputs), lambda: tf.identity(inputs))
@@ -98,7 +101,7 @@ class ActivationQuantizer(tf_keras.layers.Layer):
         return scale, tf.clip_by_value(zero_point, INT8.low, INT8.high)
 
     def spec(self) -> Affine | None:
-        """Return the grid, or None before calibration."""
+        """Return the grid, one scale and zero point per tensor, or None before calibration."""
         if self.enabled.numpy() == OFF:
             return None
         scale, zero_point = self._grid()
@@ -106,7 +109,12 @@ class ActivationQuantizer(tf_keras.layers.Layer):
 
 
 def use_ranges(model: Any, ranges: ActivationRanges) -> None:
-    """Choose how every activation scale of a built model comes about; call before anything is trained."""
+    """Choose how every activation scale of a built model comes about; call before anything is trained.
+
+    Args:
+        model: any Keras model.
+        ranges: for all its activation quantizers.
+    """
     for layer in model.submodules:
         if isinstance(layer, ActivationQuantizer):
             layer.use(ranges)

@@ -56,8 +56,15 @@ class FloatWeightQuantizer(WeightQuantizer):
         return WeightTensor(np.asarray(parameter, dtype=np.float32), UNQUANTIZED)
 
 
-def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
+def weight_quantizer(scheme: WeightScheme, *, channel_axis: int = -1) -> WeightQuantizer:
     """Return the Keras layer that realises a weight scheme.
+
+    Args:
+        scheme: of weights.
+        channel_axis: of the weight, along which its output channels lie.
+
+    Returns:
+        The layer; `build` it with the shape of the weight.
 
     Raises:
         UsageError: the scheme has layers of its own.
@@ -72,10 +79,13 @@ def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
                 cosine=scheme.cosine,
                 ramp_steps=scheme.ramp_steps,
                 power_of_two=scheme.power_of_two,
+                channel_axis=channel_axis if scheme.per_channel else None,
             )
-        case MaxAbs() | Dorefa(1):
-            power_of_two = isinstance(scheme, MaxAbs) and scheme.power_of_two
-            return MaxAbsQuantizer(uniform_grid(scheme), power_of_two=power_of_two)
+        case MaxAbs():
+            axis = channel_axis if scheme.per_channel else None
+            return MaxAbsQuantizer(uniform_grid(scheme), power_of_two=scheme.power_of_two, channel_axis=axis)
+        case Dorefa(1):
+            return MaxAbsQuantizer(uniform_grid(scheme))
         case Dorefa():
             return DorefaQuantizer(uniform_grid(scheme))
         case LloydMax(bits):
@@ -92,7 +102,16 @@ def weight_quantizer(scheme: WeightScheme) -> WeightQuantizer:
 
 
 def trained_weight(quantizer: WeightQuantizer, parameter: Any, training: bool | None) -> Any:
-    """Return the weight of a free parameter; a training step is counted first."""
+    """Return the weight of a free parameter; a training step is counted first.
+
+    Args:
+        quantizer: built for the shape of the parameter.
+        parameter: float32 variable of a layer.
+        training: as Keras passes it.
+
+    Returns:
+        Float32 of the parameter's shape, in real units.
+    """
     if training:
         quantizer.advance(parameter)
     return quantizer(parameter, training=training)

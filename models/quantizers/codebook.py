@@ -54,7 +54,14 @@ class CodebookQuantizer(WeightQuantizer):
         return straight_through(self.nearest(parameter), inside)
 
     def nearest(self, parameter: Any) -> Any:
-        """Return the level nearest to every weight, in real units, equation (3)."""
+        """Return the level nearest to every weight, equation (3), without gradient.
+
+        Args:
+            parameter: float32 of any shape, in real units.
+
+        Returns:
+            Float32 of that shape, in real units.
+        """
         reach = 2.0 * HIGHEST_LEVEL + 1.0
         index = edges_below(tf.range(-reach, reach + 1.0, dtype=self.levels.dtype), self.levels[:-1] + self.levels[1:])
         table = tf.gather(self.levels * self.scale, index)

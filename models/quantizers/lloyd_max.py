@@ -63,7 +63,7 @@ def _cell_means(
 
 
 def thresholds(centroids: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the decision thresholds between neighbouring centroids, equation (1)."""
+    """Return the decision thresholds between neighbouring centroids, equation (1): (L,) to (L - 1,) float64."""
     wide = centroids.astype(np.float64)
     return np.asarray((wide[:-1] + wide[1:]) / 2.0)
 
@@ -85,7 +85,14 @@ def snapped_codebook(weights: NDArray[np.floating], bits: int) -> Codebook:
 
 
 def strictly_increasing(levels: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Separate equal neighbours: up from the left, then down from the top where that left the int8 range."""
+    """Separate equal neighbours: up from the left, then down from the top where that left the int8 range.
+
+    Args:
+        levels: (L,) from -127 to 127, non-decreasing, L at most 255.
+
+    Returns:
+        (L,) strictly increasing, from -127 to 127.
+    """
     step = np.arange(levels.size, dtype=np.int16)
     raised = np.maximum.accumulate(levels - step) + step
     ceiling = HIGHEST_LEVEL - step[::-1]
@@ -98,6 +105,9 @@ def nearest_index(weights: NDArray[np.floating], codebook: Codebook) -> NDArray[
     Args:
         weights: any shape, in real units.
         codebook: per-tensor levels and scale.
+
+    Returns:
+        Shape of the weights, in 0..levels - 1.
     """
     real = codebook.levels.astype(np.float64) * float(codebook.scale[0])
     return np.searchsorted(thresholds(real), weights.astype(np.float64), side="left").astype(np.uint8)

@@ -30,6 +30,9 @@ def absolute_cosine(ratio: Any, grid: UniformGrid) -> Any:
     Args:
         ratio: weights over scale, any shape; beyond the outermost code counts as on it.
         grid: the codes.
+
+    Returns:
+        Shape and type of the ratio, 0 to 1.
     """
     inside = tf.clip_by_value(ratio, -float(grid.top), float(grid.top))
     return tf.abs(tf.sin(np.pi / grid.spacing * (inside - float(grid.top))))
@@ -39,8 +42,11 @@ def multi_regional_cosine(weights: Any, centroids: Any) -> tuple[Any, Any]:
     """Return (3) for every weight, and the distance d of its cell.
 
     Args:
-        weights: any shape.
-        centroids: (L,) strictly increasing, in the unit of the weights.
+        weights: any shape, floating point.
+        centroids: (L,) of the same type, L >= 2, strictly increasing, in the unit of the weights.
+
+    Returns:
+        Two of the weights' shape and type: the penalty, 0 to 1 between the outermost centroids, and d in their unit.
     """
     cell = tf.reshape(edges_below(tf.reshape(weights, [-1]), centroids[1:-1]), tf.shape(weights))
     lower, upper = tf.gather(centroids, cell), tf.gather(centroids, cell + 1)
@@ -51,5 +57,13 @@ def multi_regional_cosine(weights: Any, centroids: Any) -> tuple[Any, Any]:
 
 
 def ramp(step: Any, steps: int) -> Any:
-    """Return how much of a penalty is on after `step` steps: linear from 0 to 1."""
+    """Return how much of a penalty is on: linear from 0 to 1.
+
+    Args:
+        step: number of training steps done, integer scalar.
+        steps: number after which all of it is on.
+
+    Returns:
+        Float32 scalar.
+    """
     return tf.minimum(tf.cast(step, tf.float32) / float(max(steps, 1)), 1.0)

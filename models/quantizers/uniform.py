@@ -15,16 +15,26 @@ largest one:
 The scale of (1) and (2) is the magnitude of what trains. Where scales are to be powers of two, that of (1) and (2) is
 the nearest one, straight-through, that of (4) the next one up, for 1 bit the nearest.
 
+A scale is that of the tensor or, per channel, that of an output channel's weights: maxima, means, sizes and gradients
+of scales are then taken over these alone. No channel's scale is below
+
+  (5) s_c >= 2^-16 max s
+
+because a channel that training has emptied would else have one in which no bias can be counted: it counts as nothing.
+
 Source: (1) our reconstruction, in the manner of Zeng et al. 2022 (tanh squashing after Strom et al. 2022); (2) Esser
 et al. 2020, on symmetric grids; (3) Zhou et al. 2016, whose grid spans [-1, 1]: the fixed gain is ours, so that a
-float model can be adopted; (4) common practice, its 1-bit case Rastegari et al. 2016.
+float model can be adopted; (4) common practice, its 1-bit case Rastegari et al. 2016, which has a scale per channel;
+scales per channel otherwise after Krishnamoorthi 2018; (5) as quantization after training has it (`kwsq.passes.ptq`).
 """
 
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
+from kwsq.ir.quant import PER_TENSOR, PerAxis
 from kwsq.ir.uniform_grid import UniformGrid
 from kwsq.models.quantizers.powers_of_two import nearest_power, power_at_least
 from kwsq.models.quantizers.regularizers import absolute_cosine, ramp
@@ -33,6 +43,7 @@ from kwsq.models.records import WeightTensor
 
 SQUASH_LIMIT = 0.995
 SMALLEST_SCALE = 1e-8
+SMALLEST_CHANNEL = 2.0**-16
 _SQUASH_SIGMAS = {1: 1.5, 2: 1.5, 3: 2.0}
 _WIDE_SQUASH_SIGMAS = 3.0
 
@@ -50,7 +61,8 @@ class UniformQuantizer(WeightQuantizer):
         grid: codes.
         cosine: weight of the penalty per weight.
         ramp_steps: steps over which it grows to that weight.
-        power_of_two: whether the scale is a power of two.
+        power_of_two: whether scales are powers of two.
+        channel_axis: of the weight, where each slice along it has a scale; None for one scale.
     """
 
     def __init__(
@@ -60,10 +72,12 @@ class UniformQuantizer(WeightQuantizer):
         cosine: float = 0.0,
         ramp_steps: int = 1,
         power_of_two: bool = False,
+        channel_axis: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.grid, self.cosine, self.ramp_steps, self.power_of_two = grid, cosine, ramp_steps, power_of_two
+        self.channel_axis = channel_axis
 
     def ratio_and_scale(self, parameter: Any) -> tuple[Any, Any]:
         """Return r and scale of the weights, with the gradients that training is to see."""
@@ -77,28 +91,49 @@ class UniformQuantizer(WeightQuantizer):
         return straight_through(nearest_code(ratio, self.grid), ratio) * scale
 
     def _trained_scale(self, trained: Any) -> Any:
-        """Return a trained variable as the scale that is used: a large step may carry the variable below zero."""
-        scale = tf.maximum(tf.abs(trained), SMALLEST_SCALE)
+        """Return a trained variable as the scale that is used, at least (5): a large step may carry it below zero."""
+        magnitude = tf.abs(trained)
+        scale = tf.maximum(magnitude, _floor(tf.reduce_max(tf.stop_gradient(magnitude))))
         return straight_through(nearest_power(scale), scale) if self.power_of_two else scale
+
+    def _scale_shape(self, weight_shape: Any) -> tuple[int, ...]:
+        """Return the shape of scales that broadcast against the weight."""
+        if self.channel_axis is None:
+            return ()
+        channel = self.channel_axis % len(weight_shape)
+        return tuple(int(size) if axis == channel else 1 for axis, size in enumerate(weight_shape))
+
+    def _shared(self, rank: int) -> dict[str, Any]:
+        """Return how NumPy and TensorFlow reduce over the weights that share a scale, to the shape of scales."""
+        if self.channel_axis is None:
+            return {"axis": None, "keepdims": False}
+        return {"axis": tuple(axis for axis in range(rank) if axis != self.channel_axis % rank), "keepdims": True}
 
     def _penalty(self, ratio: Any, scale: Any) -> Any:
         factor = tf.cast(self.cosine * ramp(self.steps, self.ramp_steps), ratio.dtype)
         distance = tf.stop_gradient(scale) * self.grid.spacing
-        return factor * distance * tf.reduce_sum(absolute_cosine(ratio, self.grid))
+        of_scales = tf.reduce_sum(absolute_cosine(ratio, self.grid), **self._shared(len(ratio.shape)))
+        return tf.reduce_sum(factor * distance * of_scales)
 
     def weight_tensor(self, parameter: Any) -> WeightTensor:
         """Return codes and grid; the codes come from the same TensorFlow operations as in `call`."""
         ratio, scale = self.ratio_and_scale(tf.convert_to_tensor(parameter))
         codes = nearest_code(ratio, self.grid).numpy().astype(np.int8)
-        return WeightTensor(codes, self.grid.spec(np.asarray(scale)))
+        granularity = PER_TENSOR if self.channel_axis is None else PerAxis(self.channel_axis % codes.ndim)
+        return WeightTensor(codes, self.grid.spec(np.asarray(scale), granularity))
+
+
+def _floor(largest: Any) -> Any:
+    """Return what no scale is below where this one is the largest, equation (5)."""
+    return tf.maximum(largest * SMALLEST_CHANNEL, SMALLEST_SCALE)
 
 
 class TwoStageQuantizer(UniformQuantizer):
-    """Squashed weights, equation (1); the gain is per tensor and trained."""
+    """Squashed weights, equation (1); gains are trained."""
 
     def build(self, input_shape: Any) -> None:
-        """Create the gain."""
-        self.gain = self.add_weight(name="gain", shape=(), initializer="ones")
+        """Create the gain, or one per channel."""
+        self.gain = self.add_weight(name="gain", shape=self._scale_shape(input_shape), initializer="ones")
         super().build(input_shape)
 
     def adopt(self, weight: Floats) -> Floats:
@@ -107,12 +142,15 @@ class TwoStageQuantizer(UniformQuantizer):
         The gain is the span, so that a fine grid starts from the same weight; a mid-rise grid, too coarse for that,
         starts from the gain with the least squared error.
         """
+        shared = self._shared(weight.ndim)
         sigmas = _SQUASH_SIGMAS.get(self.grid.bits, _WIDE_SQUASH_SIGMAS)
-        span = np.float32(max(sigmas * float(weight.std()), SMALLEST_SCALE))
+        # The few weights of a channel may all have one sign: around their mean they would seem to be small.
+        spread = weight.std() if self.channel_axis is None else np.sqrt(np.square(weight).mean(**shared))
+        span = _with_floor(sigmas * spread.astype(np.float64))
         if self.power_of_two:  # a gain rounded afterwards would change the weight
-            span = np.float32(nearest_power(span / np.float32(self.grid.top)).numpy() * self.grid.top)
+            span = (nearest_power(span / np.float32(self.grid.top)).numpy() * self.grid.top).astype(np.float32)
         squashed = np.clip(weight / span, -SQUASH_LIMIT, SQUASH_LIMIT)
-        self.gain.assign(_fitted_gain(weight, squashed, self.grid) if self.grid.mid_rise else span)
+        self.gain.assign(_fitted_gain(weight, squashed, self.grid, shared) if self.grid.mid_rise else span)
         return np.asarray(np.arctanh(squashed), dtype=np.float32)
 
     def ratio_and_scale(self, parameter: Any) -> tuple[Any, Any]:
@@ -121,29 +159,35 @@ class TwoStageQuantizer(UniformQuantizer):
         return tf.tanh(parameter) * self.grid.top, scale
 
 
-def _fitted_gain(weight: Floats, squashed: Floats, grid: UniformGrid) -> np.float32:
-    """Return the g that minimises sum (w - g code / top)^2."""
+def _fitted_gain(weight: Floats, squashed: Floats, grid: UniformGrid, shared: dict[str, Any]) -> Floats:
+    """Return the g that minimises sum (w - g code / top)^2 over the weights that share it."""
     unit = grid.nearest(squashed * grid.top).astype(np.float64) / grid.top
-    return np.float32(max(float((weight * unit).sum() / np.square(unit).sum()), SMALLEST_SCALE))
+    return _with_floor((weight * unit).sum(**shared) / np.square(unit).sum(**shared))
+
+
+def _with_floor(scales: NDArray[np.float64]) -> Floats:
+    """Return scales to start from, raised to what (5) lets them be."""
+    return np.maximum(scales, max(float(scales.max()) * SMALLEST_CHANNEL, SMALLEST_SCALE)).astype(np.float32)
 
 
 class LearnedStepQuantizer(UniformQuantizer):
-    """Uniform weights with a trained per-tensor step, equation (2)."""
+    """Uniform weights with trained steps, equation (2)."""
 
     def build(self, input_shape: Any) -> None:
-        """Create the step."""
-        self.step = self.add_weight(name="step", shape=(), initializer="ones")
+        """Create the step, or one per channel."""
+        self.step = self.add_weight(name="step", shape=self._scale_shape(input_shape), initializer="ones")
         super().build(input_shape)
 
     def adopt(self, weight: Floats) -> Floats:
         """Set the distance of codes to 2 mean|w| / sqrt(top), as the LSQ paper starts; half of it between odd codes."""
-        start = 2.0 * np.abs(weight).mean() / (self.grid.spacing * np.sqrt(self.grid.top))
-        self.step.assign(np.float32(max(float(start), SMALLEST_SCALE)))
+        mean = np.abs(weight).mean(**self._shared(weight.ndim))
+        self.step.assign(_with_floor(2.0 * mean / (self.grid.spacing * np.sqrt(self.grid.top))))
         return weight
 
     def ratio_and_scale(self, parameter: Any) -> tuple[Any, Any]:
         """Equation (2)."""
-        shrink = 1.0 / np.sqrt(float(np.prod(parameter.shape)) * self.grid.top)
+        size = float(np.prod(parameter.shape)) / self.step.shape.num_elements()
+        shrink = 1.0 / np.sqrt(size * self.grid.top)
         step = self._trained_scale(straight_through(self.step, self.step * shrink))
         return tf.clip_by_value(parameter / step, -float(self.grid.top), float(self.grid.top)), step
 
@@ -153,9 +197,10 @@ class MaxAbsQuantizer(UniformQuantizer):
 
     def ratio_and_scale(self, parameter: Any) -> tuple[Any, Any]:
         """Equation (4)."""
-        magnitude = tf.stop_gradient(tf.abs(parameter))
-        reach = tf.reduce_mean(magnitude) if self.grid.bits == 1 else tf.reduce_max(magnitude)
-        scale = tf.maximum(reach / tf.cast(self.grid.top, reach.dtype), SMALLEST_SCALE)
+        magnitude, shared = tf.stop_gradient(tf.abs(parameter)), self._shared(len(parameter.shape))
+        reach = tf.reduce_mean(magnitude, **shared) if self.grid.bits == 1 else tf.reduce_max(magnitude, **shared)
+        scale = reach / tf.cast(self.grid.top, reach.dtype)
+        scale = tf.maximum(scale, _floor(tf.reduce_max(scale)))
         if self.power_of_two:
             scale = nearest_power(scale) if self.grid.bits == 1 else power_at_least(scale)
         return parameter / scale, scale
@@ -173,7 +218,8 @@ class DorefaQuantizer(UniformQuantizer):
         """Set the gain with the least squared error and return the weight."""
         squashed = np.tanh(weight)
         largest = np.float32(max(float(np.abs(squashed).max()), SMALLEST_SCALE))
-        self.gain.assign(_fitted_gain(weight, np.asarray(squashed / largest, np.float32), self.grid))
+        unit = np.asarray(squashed / largest, np.float32)
+        self.gain.assign(_fitted_gain(weight, unit, self.grid, self._shared(weight.ndim)))
         return weight
 
     def ratio_and_scale(self, parameter: Any) -> tuple[Any, Any]:

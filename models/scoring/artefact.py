@@ -54,6 +54,9 @@ def scored_artefact(model: Path, features: NDArray[np.float32], *, weight_bits: 
         features: (n, frames, bands) float32.
         weight_bits: width it declares; None for a float model.
 
+    Returns:
+        Logits of artefact and source, (n, classes) each.
+
     Raises:
         ParityError: the artefact does not compute what its integer reference says.
     """

@@ -35,7 +35,7 @@ class MissRate:
     """FRR at a rate of false accepts, equation (1), with its 95 % interval.
 
     Args:
-        false_accept_rate: f asked for.
+        false_accept_rate: f asked for, a fraction as FRR and its bounds are.
         value: FRR.
         low: lower bound.
         high: upper bound.
@@ -59,6 +59,9 @@ def keyword_trials(logits: NDArray[np.floating], clips: LabelledFeatures, keywor
         clips: N clips.
         keyword: its class.
 
+    Returns:
+        N trials, the score log odds in float64.
+
     Raises:
         UsageError: no clip says the keyword, or all do.
     """
@@ -67,7 +70,7 @@ def keyword_trials(logits: NDArray[np.floating], clips: LabelledFeatures, keywor
 
 
 def miss_rate(trials: Trials, false_accept_rate: float, *, seed: int = 0) -> MissRate:
-    """Return FRR at a rate of false accepts.
+    """Return FRR at a rate of false accepts, equation (1), with its interval.
 
     Args:
         trials: scores of one detector.

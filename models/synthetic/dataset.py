@@ -11,15 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kwsq.models.data.clips import (
-    CLIP_SAMPLES,
-    SILENCE,
-    LabelledFeatures,
-    class_of,
-    front_end,
-    label_of,
-    read_clip,
-)
+from kwsq.models.data.audio import CLIP_SAMPLES, read_clip
+from kwsq.models.data.clips import SILENCE, LabelledFeatures, class_of, front_end, label_of
 from kwsq.models.data.speech_commands import background_clips, read_recordings
 
 WAKE_WORD = "computer"

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kwsq.models.data.clips import CLIP_SAMPLES, LABELS
+from kwsq.models.data.audio import CLIP_SAMPLES
+from kwsq.models.data.clips import LABELS
 from kwsq.models.data.features import SAMPLE_RATE_HZ
 from kwsq.models.synthetic.dataset import WAKE_WORD, store
 

@@ -100,6 +100,25 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class Goal:
+    """What is asked of one cell of the table; percent of clips, as everywhere on the page.
+
+    Args:
+        method: name.
+        bits: width.
+        most_loss: against its control, mean over seeds, in points.
+        most_upper: 95 % upper bound of that loss, in points.
+        least_accuracy: mean over seeds.
+    """
+
+    method: str
+    bits: int
+    most_loss: float | None = None
+    most_upper: float | None = None
+    least_accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Protocol:
     """Everything that decides the table except the data.
 
@@ -111,6 +130,9 @@ class Protocol:
         baselines: plain methods that every other method is compared with at the same width.
         control: method -> the float row with the same epochs, data and teacher.
         methods: the float model first, then in the order of the file.
+        goals: what is asked of the table; they decide no row.
+        seen_seeds: seeds of which rows were seen before the methods of the goals were fixed.
+        changes: what was changed after which rows, as the page tells it.
     """
 
     recipe: Recipe
@@ -120,6 +142,9 @@ class Protocol:
     baselines: tuple[str, ...]
     control: dict[str, str]
     methods: tuple[Method, ...]
+    goals: tuple[Goal, ...] = ()
+    seen_seeds: tuple[int, ...] = ()
+    changes: str = ""
 
     def method(self, name: str) -> Method:
         """Return a method by name."""
@@ -128,6 +153,12 @@ class Protocol:
     def control_of(self, name: str) -> str:
         """Return the float control with the method's epochs, data and teacher."""
         return self.control[name]
+
+    def clean_control_of(self, name: str) -> Method | None:
+        """Return the float row trained like a method's control whose batch norms take the statistics of clean clips."""
+        own = self.method(self.control_of(name))
+        alike = (other for other in self.methods if other.name != FLOAT and other.training == own.training)
+        return next((other for other in alike if other.norm_clips is NormClips.CLEAN), None)
 
     def seeds_of(self, method: Method, bits: int) -> tuple[int, ...]:
         """Return the seeds a method is trained with at one of its widths."""
@@ -212,7 +243,8 @@ def read_protocol(path: Path) -> Protocol:
 
     Raises:
         UsageError: no such file, not TOML, keys missing or unknown, a recipe of keywords, a name twice, a control that
-            is no method, or a width that is missing, stands there twice or is none of the scheme's.
+            is no method, a width that is missing, stands there twice or is none of the scheme's, or a goal for a row
+            there is not.
     """
     if not path.is_file():
         raise UsageError(Problem(str(path), "no such file", "a protocol", "name a table.toml"))
@@ -237,14 +269,25 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
     if missing or len(names) != len(methods):
         found = f"control {missing[0]!r}" if missing else "a method named twice"
         raise UsageError(Problem(str(path), found, "methods with names of their own", "correct the protocol"))
+    goals = tuple(Goal(**goal) for goal in table.pop("goal", ()))
+    unknown = [goal for goal in goals if goal.bits not in _widths(methods, goal.method)]
+    if unknown:
+        found = f"a goal for {unknown[0].method!r} at {unknown[0].bits} bits"
+        raise UsageError(Problem(str(path), found, "a method and one of its widths", "correct the protocol"))
     return Protocol(
         recipe=recipe,
+        goals=goals,
+        seen_seeds=tuple(table.pop("seen_seeds", ())),
         seeds=tuple(table.pop("seeds")),
         baselines=tuple(table.pop("baselines")),
         control=control,
         methods=methods,
         **table,
     )
+
+
+def _widths(methods: tuple[Method, ...], name: str) -> tuple[int, ...]:
+    return next((method.widths for method in methods if method.name == name), ())
 
 
 def _method(entry: dict[str, Any]) -> Method:

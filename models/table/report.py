@@ -11,9 +11,10 @@ import numpy as np
 import typer
 
 from kwsq.models.data.clips import SILENCE
+from kwsq.models.table.goals import findings, goal_lines, points
 from kwsq.models.table.protocol import FLOAT, FLOAT_BITS, Protocol, read_protocol
 from kwsq.models.table.rows import Results, read_results
-from kwsq.models.table.statistics import Cell, Clips, Detection, Difference, accuracies, cells, detection, loss
+from kwsq.models.table.statistics import FEWER_REPLICATES, Cell, Clips, accuracies, cells, detection, loss
 
 Cells = dict[tuple[str, int], Cell]
 NOTHING = "-"
@@ -44,7 +45,13 @@ while training too); every artefact holds integers only. Two tables say what els
   every scale is a power of two, so that biases are whole numbers of an accumulator's steps before the conversion.
   Fixed point (fxp) has no gains: every tensor is a fraction of 8 bits, biases too, weights of the width stated, and
   sums saturate in int16 accumulators; batch norms are folded before it trains. Neither can take other statistics at
-  the end: the control they are held against keeps those of training, as they do.
+  the end: the control they are held against keeps those of training, as they do. A further column holds them against
+  the control that takes those of clean clips, the better float model.
+
+Fixed point here differs from what is known of FXP-QAT: every layer has an output shift of its own, a power of two,
+where the paper has one format for all; logits have a scale of their own; only weights have the width stated, all else
+has 8 bits; and the products of a group of 32 are summed exactly before that sum is narrowed and added with saturation,
+so that 8-bit weights need more than 16 bits inside a group, those of 4 bits and less do not (docs/quantization.md, 46).
 
 **State: {finished} of {wanted} rows are finished.** A cell counts the seeds of which all folds are there; cells that
 lack rows are marked with the count, and an interval from one or two seeds does not hold the spread between seeds.
@@ -72,8 +79,10 @@ def render(protocol: Protocol, results: Results, name: str) -> str:
     weights_only, everything = _groups(protocol, table)
     sections = [
         introduction(protocol, table, clips, name),
+        _goals(protocol, table, clips),
+        _changes(protocol),
         _main_table("Weights quantized", protocol, weights_only, table, clips),
-        _main_table("Everything quantized", protocol, everything, table, clips) if everything else "",
+        _everything(protocol, everything, table, clips) if everything else "",
         _comparisons(protocol, (weights_only, everything), clips),
         _costs(protocol, table),
         _accumulators(table),
@@ -124,20 +133,70 @@ def _main_table(title: str, protocol: Protocol, shown: Cells, table: Cells, clip
         "| method | bits | rows | accuracy % | loss, points [95 %] | FRR % | FDR % | relative FDR % [95 %] |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for (name, bits), cell in shown.items():
-        control = None if name == FLOAT else table[protocol.control_of(name), FLOAT_BITS]
-        lines.append(" | ".join([f"| {name}", str(bits), _rows(cell), *_measures(clips, control, cell)]) + " |")
+    for key, cell in shown.items():
+        measured = _detection(clips, _control(protocol, table, key[0]), cell)
+        lines.append(" | ".join([cell_start(protocol, table, clips, key), *measured]) + " |")
     return "\n".join([*lines, ""])
 
 
-def _measures(clips: Clips, control: Cell | None, cell: Cell) -> list[str]:
+def cell_start(protocol: Protocol, table: Cells, clips: Clips, key: tuple[str, int]) -> str:
+    """Return the first columns of a line of the main tables: method, bits, rows, accuracy and loss.
+
+    Args:
+        protocol: says which row is the control.
+        table: cells with the rows they have.
+        clips: that were scored.
+        key: method and width.
+    """
+    cell, control = table[key], _control(protocol, table, key[0])
     found = 100.0 * accuracies(clips, cell)
     spread = f" ± {found.std(ddof=1):.2f}" if found.size > 1 else " (one seed)"
     accuracy = f"{found.mean():.2f}{spread}" if found.size else NOTHING
-    if control is None or not found.size:
-        return [accuracy, NOTHING, NOTHING, NOTHING, NOTHING]
-    against = None if control is cell else loss(clips, control, cell)
-    return [accuracy, _interval(against), *_detection(detection(clips, control, cell), is_control=control is cell)]
+    against = None if control is None or control is cell else loss(clips, control, cell)
+    return f"| {key[0]} | {key[1]} | {_rows(cell)} | {accuracy} | {points(against)}"
+
+
+def _control(protocol: Protocol, table: Cells, name: str) -> Cell | None:
+    """Return the float rows a method is held against; None for the float model itself."""
+    return None if name == FLOAT else table[protocol.control_of(name), FLOAT_BITS]
+
+
+def _everything(protocol: Protocol, shown: Cells, table: Cells, clips: Clips) -> str:
+    """Return the table of everything quantized, and what it loses against the better control."""
+    lines = [
+        _main_table("Everything quantized", protocol, shown, table, clips),
+        "Against the float control with the same epochs, data and teacher whose batch norms take the statistics of",
+        "clean clips at the end:",
+        "",
+        "| method | bits | loss, points [95 %] |",
+        "|---|---|---|",
+    ]
+    for (name, bits), cell in shown.items():
+        better = protocol.clean_control_of(name)
+        if better is not None:
+            lines.append(f"| {name} | {bits} | {points(loss(clips, table[better.name, FLOAT_BITS], cell))} |")
+    return "\n".join([*lines, ""])
+
+
+def _goals(protocol: Protocol, table: Cells, clips: Clips) -> str:
+    """What is asked of the table; nothing where the protocol states no goal."""
+    found = findings(protocol, table, clips)
+    if not found:
+        return ""
+    seen = ", ".join(map(str, protocol.seen_seeds))
+    head = [
+        "## What is asked",
+        "",
+        "One method for each width, points of accuracy, all seeds. The last loss leaves out the seeds of which rows",
+        f"were seen before these methods and schedules were fixed ({seen}).",
+        "",
+    ]
+    return "\n".join([*head, *goal_lines(found), ""])
+
+
+def _changes(protocol: Protocol) -> str:
+    """What was changed after rows were seen; nothing where the protocol tells of none."""
+    return f"## Changed after rows were seen\n\n{protocol.changes.strip()}\n" if protocol.changes else ""
 
 
 def _rows(cell: Cell) -> str:
@@ -145,18 +204,12 @@ def _rows(cell: Cell) -> str:
     return done if cell.finished == cell.wanted else f"**{done}**"
 
 
-def _detection(found: Detection | None, *, is_control: bool) -> list[str]:
+def _detection(clips: Clips, control: Cell | None, cell: Cell) -> list[str]:
+    found = None if control is None else detection(clips, control, cell)
     if found is None:
         return [NOTHING] * 3
-    relative = NOTHING if is_control else _interval(found.relative_fdr, digits=1)
+    relative = NOTHING if control is cell else points(found.relative_fdr, digits=1)
     return [f"{100 * found.frr:.2f}", f"{100 * found.fdr:.2f}", relative]
-
-
-def _interval(found: Difference | None, digits: int = 2) -> str:
-    if found is None:
-        return NOTHING
-    value, low, high = (f"{100 * number:+.{digits}f}" for number in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}]"
 
 
 def _comparisons(protocol: Protocol, groups: tuple[Cells, Cells], clips: Clips) -> str:
@@ -164,9 +217,16 @@ def _comparisons(protocol: Protocol, groups: tuple[Cells, Cells], clips: Clips) 
     lines = [line for table in groups for line in _gains(protocol, table, clips)]
     if not lines:
         return ""
-    head = ["## Against the plain methods", "", "Accuracy of the first minus that of the second, in points.", ""]
-    columns = ["| method | plain method | bits | seeds | gain [95 %] | better? |", "|---|---|---|---|---|---|"]
-    return "\n".join([*head, *columns, *lines, ""])
+    head = [
+        "## Against the plain methods",
+        "",
+        "Accuracy of the first minus that of the second, in points, and relative FDR of the first against the second",
+        f"at the second's false reject rate at log odds 0 (interval of {FEWER_REPLICATES} drawings).",
+        "",
+        "| method | plain method | bits | seeds | gain [95 %] | better? | relative FDR % [95 %] |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *lines, ""])
 
 
 def _gains(protocol: Protocol, table: Cells, clips: Clips) -> Iterator[str]:
@@ -180,7 +240,9 @@ def _gains(protocol: Protocol, table: Cells, clips: Clips) -> Iterator[str]:
             gain = loss(clips, cell, other)
             if gain is not None:
                 beats = "yes" if gain.low > 0 else "worse" if gain.high < 0 else "not separated"
-                yield f"| {name} | {plain} | {bits} | {gain.seeds} | {_interval(gain)} | {beats} |"
+                pooled = detection(clips, other, cell, replicates=FEWER_REPLICATES)
+                relative = NOTHING if pooled is None else points(pooled.relative_fdr, digits=1)
+                yield f"| {name} | {plain} | {bits} | {gain.seeds} | {points(gain)} | {beats} | {relative} |"
 
 
 def _costs(protocol: Protocol, table: Cells) -> str:

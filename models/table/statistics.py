@@ -27,7 +27,7 @@ from kwsq.converter.gate.pairs import PairedTrials
 from kwsq.models.table.protocol import Protocol
 from kwsq.models.table.rows import KEYWORDS, STEPS_PER_LOG_ODD, FinishedRow, FoldClips, Results
 
-REPLICATES = 2_000
+REPLICATES, FEWER_REPLICATES = 2_000, 500
 BOUND_CONFIDENCE = 0.975
 FRR_BAND = 0.2
 DIFFERENCE_STREAM, SEED_STREAM, DETECTION_STREAM = 11, 12, 13
@@ -141,9 +141,19 @@ def accuracies(clips: Clips, cell: Cell) -> NDArray[np.float64]:
     return np.array([clips.correct(cell, seed).mean() for seed in cell.seeds], dtype=np.float64)
 
 
-def loss(clips: Clips, reference: Cell, cell: Cell, *, seed: int = 0) -> Difference | None:
-    """Return how much less accurate `cell` is than `reference`, equations (2) and (3); None without a common seed."""
-    seeds = sorted(set(reference.seeds) & set(cell.seeds))
+def loss(
+    clips: Clips, reference: Cell, cell: Cell, *, seed: int = 0, without: tuple[int, ...] = ()
+) -> Difference | None:
+    """Return how much less accurate `cell` is than `reference`, equations (2) and (3); None without a common seed.
+
+    Args:
+        clips: that were scored.
+        reference: cell that is subtracted from.
+        cell: cell that is subtracted.
+        seed: of the resampling.
+        without: seeds of training to leave out.
+    """
+    seeds = sorted((set(reference.seeds) & set(cell.seeds)).difference(without))
     if not seeds:
         return None
     worse = np.stack([clips.correct(reference, s).astype(int) - clips.correct(cell, s) for s in seeds])
@@ -158,8 +168,18 @@ def loss(clips: Clips, reference: Cell, cell: Cell, *, seed: int = 0) -> Differe
     return Difference(float(worse.mean()), low, high, len(seeds))
 
 
-def detection(clips: Clips, control: Cell, cell: Cell, *, seed: int = 0) -> Detection | None:
-    """Return pooled keyword detection of `cell` beside its control; None without a common complete seed."""
+def detection(
+    clips: Clips, control: Cell, cell: Cell, *, seed: int = 0, replicates: int = REPLICATES
+) -> Detection | None:
+    """Return pooled keyword detection of `cell` beside its control; None without a common complete seed.
+
+    Args:
+        clips: that were scored.
+        control: whose false reject rate at log odds 0 is the target.
+        cell: what is held against it.
+        seed: of the resampling.
+        replicates: drawings of speakers for the interval.
+    """
     seeds = sorted(set(control.seeds) & set(cell.seeds))
     if not seeds:
         return None
@@ -168,7 +188,8 @@ def detection(clips: Clips, control: Cell, cell: Cell, *, seed: int = 0) -> Dete
     assert target is not None, "Trials hold keyword trials"
     point = matched_point(pairs.candidate, target)
     fdr = point.matched.false_discovery_rate
-    return Detection(target, point.achieved_frr, 0.0 if fdr is None else fdr, _relative_fdr(pairs, target, seeds, seed))
+    relative = _relative_fdr(pairs, target, len(seeds), seed, replicates)
+    return Detection(target, point.achieved_frr, 0.0 if fdr is None else fdr, relative)
 
 
 def _pairs(clips: Clips, control: Cell, cell: Cell, seeds: list[int]) -> PairedTrials:
@@ -184,20 +205,20 @@ def _scores(clips: Clips, cell: Cell, seeds: list[int]) -> NDArray[np.float64]:
     return np.concatenate(codes).reshape(-1) / STEPS_PER_LOG_ODD
 
 
-def _relative_fdr(pairs: PairedTrials, target: float, seeds: list[int], seed: int) -> Difference | None:
+def _relative_fdr(pairs: PairedTrials, target: float, seeds: int, seed: int, replicates: int) -> Difference | None:
     targets = band_targets(target, FRR_BAND)
     trials = (pairs.reference, pairs.candidate)
     accepts = [np.mean([matched_point(side, rate).matched.false_accepts for rate in targets]) for side in trials]
     hits = float(pairs.label.sum()) * (1.0 - float(np.mean(targets)))
     if accepts[0] == 0:
         return None
-    drawn = matched_resamples(pairs, targets, REPLICATES, seed, stream=DETECTION_STREAM)
+    drawn = matched_resamples(pairs, targets, replicates, seed, stream=DETECTION_STREAM)
     ratio = _fdr_ratio(drawn.candidate, drawn.reference, drawn.true_accepts)
     low, high = percentile_bounds(
         np.nan_to_num(ratio, nan=-1.0, posinf=np.inf), np.nan_to_num(ratio, nan=np.inf, posinf=np.inf), BOUND_CONFIDENCE
     )
     value = _fdr_ratio(np.array(accepts[1]), np.array(accepts[0]), np.array(hits))
-    return Difference(float(value), low, high, len(seeds))
+    return Difference(float(value), low, high, seeds)
 
 
 def _fdr_ratio(

@@ -84,6 +84,22 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def is_chief(strategy: Any) -> bool:
+    """Return whether this process is the one that speaks for all: the only one, the chief, or else worker 0.
+
+    Args:
+        strategy: that of this process.
+
+    Source: the task types are those of TF_CONFIG, TensorFlow's guide "Multi-worker training".
+    """
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    if "chief" in resolver.cluster_spec().jobs:
+        return bool(resolver.task_type == "chief")
+    return bool(resolver.task_id == 0)
+
+
 def synchronize_norms(model: Any) -> None:
     """Make batch norms use the statistics of the whole batch; nothing changes where there is one replica."""
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:

@@ -7,7 +7,7 @@ from typing import Any
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.allowed import require_none, within
 from kwsq.models.architectures import Build
-from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.data.clips import LabelledFeatures, class_names
 from kwsq.models.layers.sequential import set_schemes
 from kwsq.models.recipe import Recipe
 from kwsq.models.schemes import FloatWeights, schedules
@@ -23,14 +23,32 @@ def require_feasible(plan: Recipe, build: Build, examples: LabelledFeatures) -> 
         examples: training clips.
 
     Raises:
-        UsageError: features that the network does not take, masks longer than these, or a variant that cannot be
-            built or whose schedule does not end; all of it at once.
+        UsageError: a report split that is trained on, classes without a clip, features that the network does not
+            take, masks longer than these, or a variant that cannot be built or whose schedule does not end; all of it
+            at once.
     """
     # Keras counts the names it gives, and the seeds, per thread: those of the models that are trained stay as they are.
     with ThreadPoolExecutor(max_workers=1) as apart:
         unbuilt = apart.submit(lambda: [*_features(plan, build(FloatWeights()), examples), *_unbuilt(plan, build)])
-        problems = [*_masks(plan, examples), *_unfinished(plan, examples), *unbuilt.result()]
+        split = [*_splits(plan), *_classes(plan, examples)]
+        problems = [*split, *_masks(plan, examples), *_unfinished(plan, examples), *unbuilt.result()]
     require_none(problems)
+
+
+def _splits(plan: Recipe) -> Iterator[Problem]:
+    """Accuracy on the clips that trained says nothing of others, and no report would tell the two apart."""
+    if plan.report_split == plan.train_split:
+        found, expected = f"{plan.report_split!r}, the train split", "clips that are not trained on"
+        yield Problem("recipe: report_split", found, expected, "name a split of other speakers")
+
+
+def _classes(plan: Recipe, examples: LabelledFeatures) -> Iterator[Problem]:
+    names = class_names(plan.keywords)
+    clips = examples.class_counts(len(names))
+    if missing := [name for name, count in zip(names, clips, strict=True) if not count]:
+        where = f"recipe: train_split {plan.train_split!r} of {plan.dataset!r}"
+        remedy = "bring clips of them" if plan.keywords else "bring clips of them, or name the words as keywords"
+        yield Problem(where, f"no clip of {', '.join(missing)}", f"clips of all {len(names)} classes", remedy)
 
 
 def _features(plan: Recipe, model: Any, examples: LabelledFeatures) -> Iterator[Problem]:

@@ -19,8 +19,8 @@ weights, optimizer slots and that generator are therefore the whole state, and a
 Source: (1) Hinton et al. 2015; (2) after King and Zeng 2001; the rest is common practice.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ import tf_keras
 from numpy.typing import NDArray
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.data.clips import Features, LabelledFeatures, Labels
 from kwsq.models.data.epochs import epoch_batches
 from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe
 from kwsq.models.training.distribution import own_share, replica_loss, spanning_step
@@ -45,7 +45,26 @@ class Epoch:
     loss: float
 
 
-def ignore(_: Epoch) -> None:
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How far a phase is within its epochs.
+
+    Args:
+        epoch: the one under way, from 1 on.
+        epochs: of the phase.
+        done: steps of the phase.
+        of: steps that the phase has.
+        loss: mean of the epoch so far; None before its first step.
+    """
+
+    epoch: int
+    epochs: int
+    done: int
+    of: int
+    loss: float | None = None
+
+
+def ignore(_: Epoch | Steps) -> None:
     """Observe nothing."""
 
 
@@ -59,6 +78,7 @@ def fit(
     teacher: Any | None = None,
     state: TrainingState | None = None,
     observe: Callable[[Epoch], None] = ignore,
+    follow: Callable[[Steps], None] = ignore,
 ) -> None:
     """Train for one phase with cosine decay to zero; every epoch sees freshly augmented features.
 
@@ -71,6 +91,7 @@ def fit(
         teacher: trained model whose logits are followed; None where the recipe has no distillation.
         state: where the state of this phase is kept; training continues from what it holds.
         observe: called after each epoch.
+        follow: called at the beginning of each epoch and after each step.
 
     Raises:
         UsageError: an epoch left a variable that is not finite; its state is not kept.
@@ -87,12 +108,27 @@ def fit(
         done = state.restore(model, optimizer, rng)
     for epoch in range(done, phase.epochs):
         batches = epoch_batches(examples, plan.augmentation, batch_size, rng, share)
-        losses = [float(step(features, labels)) for features, labels in batches]
+        begin = Steps(epoch + 1, phase.epochs, epoch * steps, phase.epochs * steps)
+        losses = _losses(step, batches, begin, follow)
         if not all(np.isfinite(values).all() for values in model.get_weights()):
             raise _diverged(epoch + 1, phase)
         if state is not None:
             state.save(model, optimizer, rng, epochs_done=epoch + 1, last=epoch + 1 == phase.epochs)
         observe(Epoch(epoch + 1, phase.epochs, float(np.mean(losses))))
+
+
+def _losses(
+    step: Any, batches: Iterable[tuple[Features, Labels]], begin: Steps, follow: Callable[[Steps], None]
+) -> list[float]:
+    """Train on the batches of an epoch; return the loss of each."""
+    losses: list[float] = []
+    total = 0.0
+    follow(begin)
+    for features, labels in batches:
+        losses.append(float(step(features, labels)))
+        total += losses[-1]
+        follow(replace(begin, done=begin.done + len(losses), loss=total / len(losses)))
+    return losses
 
 
 def whole_batches(plan: Recipe, examples: LabelledFeatures) -> tuple[int, int]:

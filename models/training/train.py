@@ -26,11 +26,12 @@ from kwsq.models.layers.accumulator_biases import round_biases
 from kwsq.models.layers.calibration import calibrate
 from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
 from kwsq.models.layers.sequential import adopt_weights, layer_records, set_schemes
+from kwsq.models.progress import Told, ignore_count
 from kwsq.models.quantizers.activation import use_ranges
 from kwsq.models.recipe import FLOAT, Phase, Recipe, Variant, read_recipe
 from kwsq.models.schemes import FloatWeights, NormClips
 from kwsq.models.scoring.accuracy import accuracy
-from kwsq.models.training.distribution import chosen_strategy, ended_workers_named, synchronize_norms
+from kwsq.models.training.distribution import chosen_strategy, ended_workers_named, is_chief, synchronize_norms
 from kwsq.models.training.feasible import require_feasible
 from kwsq.models.training.fitting import fit
 from kwsq.models.training.published_start import adopt_published
@@ -57,6 +58,7 @@ def train(
     weights: Path | None = None,
     shards: Path | None = None,
     show: Show = ignore_line,
+    told: Told = ignore_count,
 ) -> list[TrainedModel]:
     """Train a recipe and write the annotated ONNX files, `metrics.json` and `stages.json`.
 
@@ -73,7 +75,8 @@ def train(
         weights: the published model of a recipe that starts from one.
         shards: folder that `shard` wrote; the clips to train on are read from it as they are needed, those of the
             report split from `data`.
-        show: called with one line per epoch and per finished stage.
+        show: called with one line per epoch and per finished stage, and where recordings are cut.
+        told: called with how far clips are read and each stage is trained; of several workers by the chief alone.
 
     Returns:
         One entry per exported file, the float model first.
@@ -84,31 +87,49 @@ def train(
     """
     plan = read_recipe(recipe)
     with held_folder(out, show):
-        return _carried_out(plan, data, out, seed, weights=weights, shards=shards, show=show)
+        return _carried_out(plan, data, out, seed, weights=weights, shards=shards, show=show, told=told)
 
 
 def _carried_out(
-    plan: Recipe, data: Path, out: Path, seed: int, *, weights: Path | None, shards: Path | None, show: Show
+    plan: Recipe,
+    data: Path,
+    out: Path,
+    seed: int,
+    *,
+    weights: Path | None,
+    shards: Path | None,
+    show: Show,
+    told: Told,
 ) -> list[TrainedModel]:
     """Arguments as in `train`, in a folder that is held."""
     strategy = chosen_strategy(show)
+    told = told if is_chief(strategy) else ignore_count
     build = architecture(plan.architecture, len(class_names(plan.keywords)))
     start = published_layers(plan, weights)
-    report_clips = load_split(data, out / "cache", split=plan.report_split, **_clips_of(plan))
+    report_clips = load_split(data, out / "cache", split=plan.report_split, show=show, told=told, **_clips_of(plan))
     if shards is None:
-        train_clips = load_split(data, out / "cache", split=plan.train_split, **_clips_of(plan))
+        train_clips = load_split(data, out / "cache", split=plan.train_split, show=show, told=told, **_clips_of(plan))
     else:
         train_clips = open_split(shards, split=plan.train_split, **_clips_of(plan))
         if reads_all(shards, plan.batch_size, strategy.num_replicas_in_sync):
             show(f"{shards}: every worker reads all shards; a number that the replicas divide would share them")
     require_feasible(plan, build, train_clips)
-    watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show)
+    watch = RunFolder(out, plan, seed, train_clips.digest, report_clips, show, told)
     with strategy.scope():
         models = trained_models(plan, build, train_clips, seed=seed, start=start, watch=watch)
     return export_all(models, plan, report_clips, out)
 
 
-def shard(recipe: Path, data: Path, folder: Path, shards: int, part: Part = (1, 1)) -> int:
+def shard(
+    recipe: Path,
+    data: Path,
+    folder: Path,
+    shards: int,
+    part: Part = (1, 1),
+    *,
+    show: Show = ignore_line,
+    told: Told = ignore_count,
+) -> int:
     """Write the clips that a recipe trains on into shards, or those of a part of the shards; return their number.
 
     Args:
@@ -117,12 +138,15 @@ def shard(recipe: Path, data: Path, folder: Path, shards: int, part: Part = (1, 
         folder: created; must not hold the part.
         shards: number of files in all.
         part: (i, n), every n-th shard from the i-th on, for n machines.
+        show: told, in one line, of recordings that are cut.
+        told: called with how many clips are written.
 
     Raises:
         UsageError: recipe or data cannot be used, or the folder holds the part.
     """
     plan = read_recipe(recipe)
-    return shard_split(data, folder, split=plan.train_split, shards=shards, part=part, **_clips_of(plan))
+    clips = _clips_of(plan)
+    return shard_split(data, folder, split=plan.train_split, shards=shards, part=part, show=show, told=told, **clips)
 
 
 def _clips_of(plan: Recipe) -> dict[str, Any]:
@@ -253,6 +277,7 @@ class Stage:
             teacher=self.teacher,
             state=self.watch.state(name),
             observe=lambda epoch: self.watch.epoch(name, epoch),
+            follow=lambda steps: self.watch.steps(name, steps),
         )
         self.watch.boundary(name, self.model)
 
@@ -309,8 +334,10 @@ def export_all(models: dict[str, Any], plan: Recipe, held_out: LabelledFeatures,
     results = []
     for name, model in models.items():
         path = out / f"{plan.name}_{name}.onnx"
+        classes, shape = class_names(plan.keywords), model.input_shape[1:]
+        records = layer_records(model)
         with whole_file(path) as stream:
-            stream.write(export_onnx(layer_records(model), model.input_shape[1:], name=path.stem))
+            stream.write(export_onnx(records, shape, name=path.stem, classes=classes, features=plan.features))
         results.append(TrainedModel(path.name, accuracy(path, held_out), len(held_out.labels)))
     facts = [asdict(result) for result in results]
     with whole_file(out / "metrics.json") as stream:

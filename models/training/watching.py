@@ -13,9 +13,10 @@ import tensorflow as tf
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import LabelledFeatures
 from kwsq.models.data.whole_file import whole_file
+from kwsq.models.progress import Count, Told, ignore_count
 from kwsq.models.recipe import Recipe
 from kwsq.models.schemes import NormClips
-from kwsq.models.training.fitting import Epoch
+from kwsq.models.training.fitting import Epoch, Steps
 from kwsq.models.training.run_facts import run_facts
 from kwsq.models.training.state import TrainingState
 
@@ -32,6 +33,9 @@ class Watch(Protocol):
     def state(self, stage: str) -> TrainingState | None:
         """Return where the stage keeps its state, None for nowhere."""
 
+    def steps(self, stage: str, steps: Steps) -> None:
+        """Hear of the beginning of an epoch and of every step."""
+
     def epoch(self, stage: str, epoch: Epoch) -> None:
         """Hear of a finished epoch."""
 
@@ -45,6 +49,9 @@ class Unwatched:
 
     def state(self, stage: str) -> TrainingState | None:
         """Keep no state: a killed run starts again."""
+
+    def steps(self, stage: str, steps: Steps) -> None:
+        """Show nothing."""
 
     def epoch(self, stage: str, epoch: Epoch) -> None:
         """Show nothing."""
@@ -67,6 +74,7 @@ class RunFolder:
         clips: digest of the training clips, likewise.
         held_out: clips that the metric is measured on, with the Keras model as it then computes.
         show: called with one line per epoch and boundary.
+        told: called with the steps of each stage.
     """
 
     out: Path
@@ -75,6 +83,7 @@ class RunFolder:
     clips: str
     held_out: LabelledFeatures
     show: Show
+    told: Told = ignore_count
     _writers: dict[str, Any] = field(default_factory=dict)
 
     def state(self, stage: str) -> TrainingState:
@@ -105,6 +114,11 @@ class RunFolder:
         facts = [_stated(plan), schemes, self.seed, stage]
         recipe = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         return f"{stage} of recipe and seed {recipe} on clips {self.clips}"
+
+    def steps(self, stage: str, steps: Steps) -> None:
+        """Tell how far the stage is."""
+        loss = "" if steps.loss is None else f"  loss {steps.loss:.4f}"
+        self.told(Count(stage, steps.done, steps.of, f"epoch {steps.epoch}/{steps.epochs}{loss}"))
 
     def epoch(self, stage: str, epoch: Epoch) -> None:
         """Show the epoch and write its loss for TensorBoard."""

@@ -19,7 +19,7 @@ from kwsq.ir.execute.integer import run_integer
 from kwsq.models.data.clips import LABELS
 from kwsq.models.export_onnx import QONNX_DOMAIN, export_onnx
 from kwsq.models.layers.calibration import calibrate
-from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense
+from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense, batch_norm
 from kwsq.models.layers.sequential import adopt_weights, layer_records
 from kwsq.models.quantizers.activation import ActivationQuantizer
 from kwsq.models.records import DenseRecord, SplicedDenseRecord
@@ -36,12 +36,22 @@ CASES = [
     *((name, bits) for name in ("max_abs", "dorefa") for bits in (1, 4)),
     *((name, bits) for name in ("lloyd_max", "s8bqat", "gq") for bits in (2, 4)),
 ]
+PER_CHANNEL = {"per_channel": True}
+PER_CHANNEL_CASES = [
+    *(("two_stage", bits, PER_CHANNEL) for bits in (1, 2, 4, 8)),
+    *(("learned_step", bits, PER_CHANNEL) for bits in (1, 3)),
+    *(("max_abs", bits, PER_CHANNEL) for bits in (1, 4)),
+    ("learned_step", 4, PER_CHANNEL | {"power_of_two": True}),
+    ("two_stage", 4, PER_CHANNEL | {"power_of_two": True, "parameter_bits": 8}),
+]
 
 
 def build(scheme: WeightScheme) -> Any:
     layers: list[Any] = [tf_keras.Input((FRAMES, BANDS)), ActivationQuantizer(name="in")]
     layers.append(SplicedDense(24, taps=5, stride=3, scheme=scheme, name="splice"))
-    layers += [tf_keras.layers.BatchNormalization(momentum=0.8, name="norm"), tf_keras.layers.ReLU(name="relu")]
+    norm = batch_norm(scheme, "norm")
+    norm.momentum = 0.8
+    layers += [norm, tf_keras.layers.ReLU(name="relu")]
     layers += [ActivationQuantizer(name="hidden"), MeanOverTime(name="mean"), ActivationQuantizer(name="means")]
     layers += [QuantizedDense(len(LABELS), scheme=scheme, name="classifier"), ActivationQuantizer(name="out")]
     return tf_keras.Sequential(layers)
@@ -76,22 +86,32 @@ def undecided(scores: NDArray[np.float32], step: float) -> NDArray[np.bool_]:
     return np.asarray(best[:, 0] - best[:, 1] <= 4 * step)
 
 
-def trained(float_model: Any, name: str, bits: int) -> Any:
+def trained(float_model: Any, name: str, bits: int, *, steps: int = 4, **options: Any) -> Any:
     """Train a scheme a few steps, as a recipe would."""
-    model = build(weight_scheme(name, bits))
+    model = build(weight_scheme(name, bits, **options))
     adopt_weights(model, float_model)
-    fit(model, steps=4, rate=1e-3)
+    if "per_channel" in options:
+        for layer in ("splice", "classifier"):
+            model.get_layer(layer).adopt(uneven(float_model.get_layer(layer).parameter.numpy()))
+    fit(model, steps=steps, rate=1e-3)
     calibrate(model, TRAINING.features, 100.0)
     return model
+
+
+def uneven(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every other output channel at a quarter of its size: scales then differ where they are powers of two as well."""
+    return weight * np.where(np.arange(weight.shape[-1]) % 2, np.float32(0.25), np.float32(1.0))
 
 
 def is_qonnx(file: bytes) -> bool:
     return QONNX_DOMAIN in {opset.domain for opset in onnx.load_from_string(file).opset_import}
 
 
-@pytest.mark.parametrize(("name", "bits"), CASES)
-def test_four_executors_decide_alike(float_model: Any, name: str, bits: int, tmp_path: Path) -> None:
-    model = trained(float_model, name, bits)
+@pytest.mark.parametrize(("name", "bits", "options"), [*((*case, {}) for case in CASES), *PER_CHANNEL_CASES])
+def test_four_executors_decide_alike(
+    float_model: Any, name: str, bits: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = trained(float_model, name, bits, **options)
     records = layer_records(model)
     file = export_onnx(records, (FRAMES, BANDS), name="small")
     converted = convert(onnx.load_from_string(file), None, weight_bits=bits)
@@ -99,6 +119,8 @@ def test_four_executors_decide_alike(float_model: Any, name: str, bits: int, tmp
     dense = next(record for record in records if isinstance(record, DenseRecord))
     stored = np.asarray(converted.graph["classifier.weight"].data)
     np.testing.assert_array_equal(stored, dense.weight.values.T)
+    np.testing.assert_array_equal(converted.graph["classifier.weight"].scale, dense.weight.spec.scale)
+    assert np.unique(dense.weight.spec.scale).size > 1 or "per_channel" not in options
 
     codes = codes_of(converted.graph, {"features": channels_first()})
     assert_faithful(converted, {"features": codes["features"][:8]})
@@ -115,6 +137,21 @@ def test_four_executors_decide_alike(float_model: Any, name: str, bits: int, tmp
     assert is_qonnx(file) == (name in ONE_BIT and bits == 1)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_network_with_an_empty_channel_converts(float_model: Any, bits: int) -> None:
+    """Scales far below the others would leave no room for its bias, and one-bit codes have no zero to take instead."""
+    source = build(FloatWeights())
+    adopt_weights(source, float_model)
+    classifier = source.get_layer("classifier")
+    classifier.parameter.assign(classifier.parameter * np.where(np.arange(len(LABELS)) == 3, 0.0, 1.0))
+    classifier.bias.assign(np.ones(len(LABELS)))
+    model = trained(source, "learned_step", bits, steps=0, per_channel=True)
+    converted = convert(onnx.load_from_string(export_onnx(layer_records(model), (FRAMES, BANDS), name="small")), None)
+    scale = np.asarray(converted.graph["classifier.weight"].scale)
+    assert scale[3] == scale.max() * 2.0**-16
+    assert_faithful(converted, {"features": codes_of(converted.graph, {"features": channels_first()})["features"][:8]})
+
+
 def with_negated_sign(file: bytes, name: str) -> bytes:
     """The file with the first stored sign of a weight turned."""
     model = onnx.load_from_string(file)
@@ -125,9 +162,13 @@ def with_negated_sign(file: bytes, name: str) -> bytes:
     return model.SerializeToString()
 
 
-@pytest.mark.parametrize("name", ONE_BIT)
-def test_every_one_bit_scheme_reaches_the_artefact_through_qonnx(float_model: Any, name: str, tmp_path: Path) -> None:
-    model = trained(float_model, name, 1)
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in ONE_BIT), ("learned_step", PER_CHANNEL), ("max_abs", PER_CHANNEL)]
+)
+def test_every_one_bit_scheme_reaches_the_artefact_through_qonnx(
+    float_model: Any, name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = trained(float_model, name, 1, **options)
     records, path = layer_records(model), tmp_path / "w1.onnx"
     path.write_bytes(export_onnx(records, (FRAMES, BANDS), name="w1"))
     weights = {r.name: r.weight for r in records if isinstance(r, SplicedDenseRecord | DenseRecord)}

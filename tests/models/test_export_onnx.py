@@ -7,16 +7,21 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conversion import convert
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from kwsq.ir.quant import UNQUANTIZED, Affine, Codebook, IntRange, PerAxis, dequantize
+from kwsq.ir.uniform_grid import UniformGrid
+from kwsq.models.data.clips import LABELS
 from kwsq.models.export_onnx import QONNX_DOMAIN, GraphWriter, emit_weight, export_onnx, standard_twin
 from kwsq.models.records import (
     BatchNormRecord,
+    Conv2DRecord,
     DenseRecord,
     FakeQuantizeRecord,
     LayerRecord,
+    MeanOverMapRecord,
     MeanOverTimeRecord,
     ReluRecord,
     SplicedDenseRecord,
@@ -106,13 +111,62 @@ def one_bit_network(spec: Codebook) -> tuple[LayerRecord, ...]:
 
 def test_scales_along_an_axis_are_read_back(tmp_path: Path) -> None:
     scales = np.array([0.5, 0.25, 0.125])
-    network = one_bit_network(Codebook(np.array([-1, 1]), scales, 1, PerAxis(0)))
+    network = one_bit_network(Codebook(np.array([-1, 1]), scales, 1, PerAxis(1)))
     path = tmp_path / "axis.onnx"
     path.write_bytes(export_onnx(network, (7, 5), name="axis"))
     features = np.random.default_rng(10).normal(size=(4, 7, 5)).astype(np.float32)
     signs = network[1].weight.values  # type: ignore[union-attr]  # the dense layer of the two
     # Means of 7 and dot products of 5 float32 terms of a few units.
     np.testing.assert_allclose(logits(path, features), features.mean(axis=1) @ (signs * scales), atol=1e-5)
+
+
+def around(layer: LayerRecord, inputs: int) -> tuple[LayerRecord, ...]:
+    """A network of two classes around a layer with six outputs."""
+
+    def plain(*shape: int) -> WeightTensor:
+        return WeightTensor(np.ones(shape, np.float32), UNQUANTIZED)
+
+    last = DenseRecord("last", plain(6, 2), np.zeros(2, np.float32))
+    match layer:
+        case SplicedDenseRecord():
+            return layer, MeanOverTimeRecord("mean"), last
+        case Conv2DRecord():
+            first = Conv2DRecord("first", plain(1, 1, 1, inputs), (1, 1), (0, 0, 0, 0), False)
+            return first, layer, MeanOverMapRecord("mean"), last
+    return MeanOverTimeRecord("mean"), layer, last
+
+
+def exported_weight(network: tuple[LayerRecord, ...], name: str) -> NDArray[np.float32]:
+    """What the nodes of one weight compute."""
+    graph = standard_twin(onnx.load_from_string(export_onnx(network, (9, 4), name="one"))).graph
+    nodes = [node for node in graph.node if node.output[0].startswith(name)]
+    output = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+    alone = helper.make_graph(nodes, "weight", [], [output], graph.initializer)
+    model = helper.make_model(alone, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return run(model.SerializeToString(), {})
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["spliced", "map", "depthwise", "dense"])
+def test_scales_go_with_their_axis_into_the_order_of_onnx(kind: str, bits: int) -> None:
+    shape, axis, order = {
+        "spliced": ((3, 4, 6), 2, (2, 1, 0)),
+        "map": ((3, 2, 4, 6), 3, (3, 2, 0, 1)),
+        "depthwise": ((3, 2, 6, 1), 2, (2, 3, 0, 1)),
+        "dense": ((4, 6), 1, (1, 0)),
+    }[kind]
+    grid = UniformGrid.of(bits)
+    codes = np.random.default_rng(bits).choice(grid.codes, shape)
+    spec = grid.spec(np.array([0.1, 0.02, 0.3, 0.04, 0.5, 0.06]), PerAxis(axis))
+    weight = WeightTensor(codes, spec)
+    layers: dict[str, LayerRecord] = {
+        "spliced": SplicedDenseRecord("layer", weight, 1),
+        "map": Conv2DRecord("layer", weight, (1, 1), (0, 0, 0, 0), False),
+        "depthwise": Conv2DRecord("layer", weight, (1, 1), (0, 0, 0, 0), True),
+        "dense": DenseRecord("layer", weight, np.zeros(6, np.float32)),
+    }
+    found = exported_weight(around(layers[kind], inputs=shape[-2]), "layer.weight")
+    np.testing.assert_array_equal(found, dequantize(codes, spec).transpose(order))
 
 
 def test_a_qonnx_weight_computes_what_its_twin_of_standard_operators_does(tmp_path: Path) -> None:
@@ -178,6 +232,23 @@ def test_the_documented_example_runs() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     x = np.array([1.0, 10.0], dtype=np.float32)
     np.testing.assert_array_equal(run(model.SerializeToString(), {"x": x}), [-3.5, 1.5 - 35.0])
+
+
+def test_classes_and_features_are_stated_where_they_are_known() -> None:
+    classes = ("_other_", "no", "s\u00ed", "yes", "up")
+
+    def stated(file: bytes) -> dict[str, str]:
+        return {entry.key: entry.value for entry in onnx.load_from_string(file).metadata_props}
+
+    assert stated(export_onnx(network(), (9, 4), name="small")) == {}
+    file = export_onnx(network(), (9, 4), name="small", classes=classes, features="lfbe")
+    assert stated(file) == {"kwsq.classes": '["_other_", "no", "s\u00ed", "yes", "up"]', "kwsq.features": "lfbe"}
+
+
+def test_what_a_file_states_of_its_task_changes_nothing_of_its_conversion() -> None:
+    plain = onnx.load_from_string(export_onnx(network(), (9, 4), name="small"))
+    stating = onnx.load_from_string(export_onnx(network(), (9, 4), name="small", classes=LABELS[:5], features="mfcc"))
+    assert convert(plain, None).artefact == convert(stating, None).artefact
 
 
 def network(seed: int = 11) -> tuple[LayerRecord, ...]:

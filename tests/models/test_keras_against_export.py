@@ -40,6 +40,7 @@ SCHEMES: dict[str, WeightScheme] = {
     "w4 two-stage": TwoStage(4),
     "w2 learned step": LearnedStep(2),
     "w5 codebook": LloydMax(5),
+    "w3 two-stage per channel": TwoStage(3, per_channel=True),
 }
 
 

@@ -225,6 +225,11 @@ def test_train_and_eval_take_the_task_from_the_recipe(data: Path, tmp_path: Path
     assert f"accuracy {100 * model.accuracy:.2f} % of 9 clips" in shown.output
     assert "marvin: FRR" in shown.output
     assert "of 2 at FAR 50 % of 7" in shown.output
-    other = CliRunner().invoke(cli.app, [*arguments, *cache])
+    unasked = CliRunner().invoke(cli.app, [*arguments, *cache, "--false-accept-rate", "0.5"])
+    assert (unasked.exit_code, unasked.output) == (0, shown.output)
+    other = CliRunner().invoke(cli.app, [*arguments, *cache, "--keyword", "yes"])
     assert other.exit_code == 2
-    assert "2 outputs" in other.output
+    assert "found classes _other_, marvin; expected classes _other_, yes, as --keyword says" in other.output
+    without = CliRunner().invoke(cli.app, ["eval", str(SHIPPED.parent / "kws_ff_yes_w4.onnx"), *arguments[2:], *cache])
+    assert without.exit_code == 2
+    assert "2 outputs" in without.output

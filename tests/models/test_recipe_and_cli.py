@@ -1,7 +1,9 @@
 """Recipes are read strictly, and the command line reports what went wrong instead of a traceback."""
 
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cli_runs import kwsq
@@ -82,7 +84,29 @@ def test_the_program_passes_train_and_eval_on(tmp_path: Path) -> None:
     assert found.code == 2
     assert "none.toml: found no such file" in found.stderr
     assert kwsq("eval", "any.onnx", "--data", tmp_path).code == 2
-    assert "--seed" in kwsq("train", "--help").stdout
+    shown = kwsq("train", "--help").stdout
+    assert "--seed" in shown
+    assert "models/*/recipe.toml" in shown
+    assert "section start" in re.sub(r"[\s│]+", " ", shown)  # in brackets it would be rich's markup, and not be shown
+
+
+def test_one_command_trains_the_whole_zoo_each_recipe_in_its_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folders: list[Path] = []
+
+    def train(recipe: Path, data: Path, out: Path, seed: int, **options: object) -> list[SimpleNamespace]:
+        folders.append(out)
+        return [SimpleNamespace(file=f"{read_recipe(recipe).name}_float.onnx", accuracy=0.5, clips=2)]
+
+    monkeypatch.setattr(cli, "_training", lambda command, threads: SimpleNamespace(train=train))
+    recipes = sorted(str(path) for path in SHIPPED.parents[1].glob("*/recipe.toml"))
+    code, output = invoke("train", *recipes, "--data", str(tmp_path), "--out", str(tmp_path))
+    assert code == 0
+    assert folders == [tmp_path / name for name in ("ds_cnn", "kws_cnn", "kws_ff", "wake_word")]
+    assert [line.split()[0] for line in output.splitlines()] == [
+        f"{name}_float.onnx" for name in ("ds_cnn", "kws_cnn", "kws_ff", "kws_ff_yes")
+    ]
 
 
 def test_a_missing_recipe_is_a_usage_error(tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def test_cepstra_are_not_augmented_as_if_they_were_energies(tmp_path: Path, old:
         ("gq", "anneal_steps", -1),
         ("fxp", "accumulator_bits", 24),
         ("fxp", "group", 0),
+        ("fxp", "cosine", -1e-4),
         ("max_abs", "parameter_bits", 9),
+        ("two_stage", "per_channel", 1),
         ("learned_step", "cosine", math.nan),
     ],
 )

@@ -51,6 +51,7 @@ CASES: dict[str, Variant] = {
     "w4": Variant("w4", TwoStage(4), 100.0, STEP, STEP),
     "w3_codebook": Variant("w3_codebook", LloydMax(3), 100.0, STEP, STEP, activation_ranges=ActivationRanges.LEARNED),
     "w1": Variant("w1", LearnedStep(1), 100.0, STEP, STEP),
+    "w4_channels": Variant("w4_channels", LearnedStep(4, per_channel=True), 100.0, STEP, STEP),
 }
 
 
@@ -77,11 +78,13 @@ def float_model() -> Any:
     return train_float(PLAN, build, clips(seed=1), seed=5)
 
 
-@pytest.fixture(params=CASES)
-def trained(request: pytest.FixtureRequest, float_model: Any, tmp_path: Path) -> tuple[Any, Path, int]:
+@pytest.fixture(scope="module", params=CASES)
+def trained(
+    request: pytest.FixtureRequest, float_model: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Path, int]:
     variant = CASES[request.param]
     model = train_variant(PLAN, variant, build, float_model, clips(seed=1), seed=5)
-    path = tmp_path / f"{variant.name}.onnx"
+    path = tmp_path_factory.mktemp("recurrent") / f"{variant.name}.onnx"
     path.write_bytes(export_onnx(layer_records(model), model.input_shape[1:], name=variant.name))
     return model, path, variant.scheme.bits
 
@@ -183,8 +186,8 @@ def test_the_artefact_gives_keras_logits_and_states_at_every_frame(trained: tupl
 def test_the_bias_is_whole_steps_of_the_accumulator(trained: tuple[Any, Path, int]) -> None:
     model, _, _ = trained
     cell = model.get_layer("cell1")
-    scales = [spec.scale[0] for spec in (model.layers[0].spec(), cell.input_kernel.weight_tensor().spec)]
-    codes = cell.bias.numpy().astype(np.float64) / np.prod(np.array(scales, np.float64))
+    scales = [spec.scale for spec in (model.layers[0].spec(), cell.input_kernel.weight_tensor().spec)]
+    codes = cell.bias.numpy().astype(np.float64) / (scales[0].astype(np.float64) * scales[1])
     assert np.abs(codes).max() > 1
     # The bias is float32: off by half of 2^-23 of itself at most.
     np.testing.assert_allclose(codes, np.rint(codes), atol=2.0**-24 * np.abs(codes).max())

@@ -1,5 +1,7 @@
 """The Speech Commands layout, written here with generated noise in place of speech."""
 
+import os
+import shutil
 import wave
 from pathlib import Path
 
@@ -90,6 +92,86 @@ def test_a_speaker_in_two_lists_is_refused(layout: Path) -> None:
     (layout / "validation_list.txt").write_text("yes/a1_nohash_0.wav\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"speaker 'a1' in splits 'train' and 'val'"):
         read_clips(layout, dataset="any")
+
+
+def test_a_file_in_both_lists_is_named(layout: Path) -> None:
+    with (layout / "testing_list.txt").open("a", encoding="utf-8") as stream:
+        stream.write("yes/d4_nohash_0.wav\nno/d4_nohash_0.wav\n")
+    with pytest.raises(UsageError, match=r"found no/d4_nohash_0\.wav, yes/d4_nohash_0\.wav; expected no file in both"):
+        read_recordings(layout)
+
+
+def test_lists_may_begin_with_a_byte_order_mark_and_must_be_utf_8(layout: Path) -> None:
+    expected, path = read_recordings(layout), layout / "testing_list.txt"
+    whole = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + whole)
+    assert read_recordings(layout) == expected
+    path.write_bytes(whole + b"s\xed/a1_nohash_0.wav\n")
+    with pytest.raises(UsageError, match=r"testing_list\.txt, line 14: found byte 0xed; expected UTF-8"):
+        read_recordings(layout)
+
+
+def test_wav_files_count_in_any_case(layout: Path) -> None:
+    before = {recording.file for recording in read_recordings(layout)}
+    (layout / "yes" / "a1_nohash_0.wav").rename(layout / "yes" / "a1_nohash_0.WAV")
+    (layout / "_background_noise_" / "hum.wav").rename(layout / "_background_noise_" / "hum.Wav")
+    after = {recording.file for recording in read_recordings(layout)}
+    assert after - before == {"yes/a1_nohash_0.WAV"}
+    assert len(after) == len(before)
+    assert background_clips(layout, "train", 1, 16_000)
+
+
+@pytest.mark.parametrize("names", [("no/b.MP3", "yes/a.flac"), ("_background_noise_/c.ogg",)])
+def test_audio_of_other_formats_is_refused(layout: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (layout / name).write_bytes(b"")
+    with pytest.raises(UsageError, match=rf"found {', '.join(names)}; expected \.wav files only"):
+        read_clips(layout, dataset="any")
+
+
+def test_other_files_and_folders_set_aside_do_no_harm(layout: Path) -> None:
+    expected = read_clips(layout, dataset="any")
+    (layout / "_set_aside").mkdir()
+    for name in ("yes/notes.txt", "_background_noise_/README.md", "_set_aside/a.mp3"):
+        (layout / name).write_bytes(b"")
+    assert read_clips(layout, dataset="any") == expected
+
+
+def test_names_that_are_not_utf_8_are_refused(layout: Path) -> None:
+    source = layout / "yes" / "a1_nohash_0.wav"
+    for word in (b"yes", b"s\xed"):
+        folder = os.path.join(os.fsencode(layout), word)
+        os.makedirs(folder, exist_ok=True)
+        shutil.copy(source, os.path.join(folder, b"\xff_nohash_0.wav"))
+    with pytest.raises(UsageError) as caught:
+        read_clips(layout, dataset="any")
+    (problem,) = caught.value.problems
+    assert problem.found == r"s\udced/\udcff_nohash_0.wav, yes/\udcff_nohash_0.wav"
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize(("keywords", "found"), [((), "'Yes'"), (("cat ",), "'cat'"), (("bed",), None)])
+def test_a_folder_that_is_a_word_of_the_task_in_another_case_is_refused(
+    layout: Path, keywords: tuple[str, ...], found: str | None
+) -> None:
+    (layout / "Yes").mkdir()
+    (layout / "Yes" / "a1_nohash_0.wav").write_bytes((layout / "yes" / "a1_nohash_0.wav").read_bytes())
+    if found is None:
+        assert read_clips(layout, dataset="any", keywords=keywords)
+        return
+    with pytest.raises(UsageError, match=rf"folders: found {found}; expected .* as written here"):
+        read_clips(layout, dataset="any", keywords=keywords)
+
+
+def test_noise_without_room_for_all_silence_clips_gives_each_place_once(layout: Path) -> None:
+    """128,000 samples leave the last tenth no second at all, 160,000 one place."""
+    rng = np.random.default_rng(5)
+    for samples, places in ((128_000, 0), (160_000, 1), (160_020, 3)):
+        write_wav(layout / "_background_noise_" / "hum.wav", samples, rng)
+        clips = background_clips(layout, "test", 50, 16_000)
+        assert len({clip.start_sample for clip in clips}) == len(clips) == places
+    clips = read_clips(layout, dataset="any")
+    assert len({clip.name for clip in clips}) == len(clips)
 
 
 def test_an_unknown_front_end_is_refused(layout: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
+from kwsq.ir.quant import Unquantized
 from kwsq.models.ds_cnn.model import build as build_ds_cnn
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_cnn.model import build as build_kws_cnn
@@ -26,9 +27,11 @@ from kwsq.models.layers.over_maps import AddChannel, MeanOverMap, QuantizedConv2
 from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.layers.sequential import adopt_weights, layer_records
 from kwsq.models.quantizers.activation import ActivationQuantizer
-from kwsq.models.schemes import FloatWeights, TwoStage
+from kwsq.models.records import Conv2DRecord
+from kwsq.models.schemes import FloatWeights, MaxAbs, TwoStage
 from kwsq.models.scoring.accuracy import model_layout
 from kwsq.models.synthetic.dataset import load_synthetic
+from kwsq.targets.neon.reader import read
 
 FRAMES, BANDS, CLASSES = 11, 6, 3
 NETWORKS = {"kws_cnn": (build_kws_cnn, "lfbe", 77_996), "ds_cnn": (build_ds_cnn, "mfcc", 24_332)}
@@ -106,14 +109,33 @@ def test_ds_cnn_is_the_published_network(shared_dir: Path) -> None:
     assert ours == [size for size in theirs if size > 64]
 
 
+SCHEMES = {
+    "w4": TwoStage(4),
+    "w4 per channel": TwoStage(4, per_channel=True),
+    "w1 per channel": MaxAbs(1, per_channel=True),
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_converts_on_the_exact_path(name: str, tmp_path: Path) -> None:
+def test_a_network_converts_on_the_exact_path(name: str, scheme: TwoStage | MaxAbs, tmp_path: Path) -> None:
     build, features, _ = NETWORKS[name]
     tf_keras.utils.set_random_seed(3)
-    model = build(TwoStage(4))
+    model = build(scheme)
     adopt_weights(model, build(FloatWeights()))
     calibrate(model, load_synthetic("val", features=features).features[:16], 100.0)
     path = tmp_path / f"{name}.onnx"
-    path.write_bytes(export_onnx(layer_records(model), model.input_shape[1:], name=name))
-    conversion = run_conversion(ConvertOptions(model=path, target="neon", weight_bits=4, parity_inputs=4))
+    records = layer_records(model)
+    path.write_bytes(export_onnx(records, model.input_shape[1:], name=name))
+    conversion = run_conversion(ConvertOptions(model=path, target="neon", weight_bits=scheme.bits, parity_inputs=4))
     assert conversion.exit_code == 0
+    emitted = {tensor.name: tensor for tensor in read(conversion.artefact.proven_bytes, name).main.tensors}
+    for record in (record for record in records if isinstance(record, Conv2DRecord)):
+        found, spec = emitted[f"{record.name}.weight"], record.weight.spec
+        codes = np.frombuffer(found.data, np.int8).reshape(found.shape)
+        # (C_out, K_t, K_f, C_in); of a depthwise weight, (1, K_t, K_f, C).
+        np.testing.assert_array_equal(codes, record.weight.values.transpose(3, 0, 1, 2))
+        assert not isinstance(spec, Unquantized)
+        # Batch norms as they start: one gain for all channels, which the scales take up.
+        np.testing.assert_allclose(found.scale, spec.scale / np.sqrt(1.001) * np.ones(found.scale.size), rtol=1e-6)
+        assert np.unique(spec.scale).size == (found.scale.size if scheme.per_channel else 1)

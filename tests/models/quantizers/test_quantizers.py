@@ -1,21 +1,20 @@
 """Fake quantizers: values exactly on the grid, gradients those of the stated surrogates."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from gradients import Floats, numeric_gradient
 from numpy.typing import NDArray
 
 from kwsq.ir.quant import Affine, Codebook, Unquantized, dequantize
 from kwsq.ir.uniform_grid import UniformGrid
 from kwsq.models.quantizers.by_scheme import FloatWeightQuantizer, weight_quantizer
 from kwsq.models.quantizers.codebook import CodebookQuantizer
-from kwsq.models.quantizers.uniform import LearnedStepQuantizer, TwoStageQuantizer, nearest_code
+from kwsq.models.quantizers.uniform import DorefaQuantizer, LearnedStepQuantizer, TwoStageQuantizer, nearest_code
 from kwsq.models.schemes import weight_scheme
 
-Floats = NDArray[np.float64]
 SHAPE = (5, 7, 3)
 
 
@@ -43,19 +42,8 @@ def gradient(layer: Any, parameter: Floats, target: Any) -> Floats:
     return np.asarray(tape.gradient(loss, value if target is None else target))
 
 
-def numeric_gradient(function: Callable[[Floats], Floats], at: Floats, step: float) -> Floats:
-    """Central differences of sum(upstream * function) at every element."""
-    slopes = np.empty(at.shape)
-    for index in np.ndindex(at.shape):
-        ahead, behind = at.copy(), at.copy()
-        ahead[index] += step
-        behind[index] -= step
-        slopes[index] = ((function(ahead) - function(behind)) * upstream()).sum() / (2 * step)
-    return slopes
-
-
-# Central differences of f err by h^2 max|f'''| / 6 + u |sum| / h. Below, |f'''| <= 2 gain |upstream| < 8, the sum of
-# 105 terms is below 200, h = 1e-5: 8e-10 / 6 + 1.1e-16 * 200 / 1e-5 < 3e-9.
+# Below, |f'''| <= 2 gain |upstream| < 8, the sum of 105 terms is below 200, h = 1e-5:
+# 8e-10 / 6 + 1.1e-16 * 200 / 1e-5 < 3e-9.
 STEP, NUMERIC_ERROR = 1e-5, 3e-9
 
 
@@ -64,7 +52,7 @@ def test_two_stage_gradient_is_that_of_the_squashed_weight(bits: int) -> None:
     layer = built(lambda dtype: TwoStageQuantizer(UniformGrid.of(bits), dtype=dtype), "float64")
     layer.gain.assign(0.7)
     parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
-    expected = numeric_gradient(lambda p: 0.7 * np.tanh(p), parameter, STEP)
+    expected = numeric_gradient(lambda p: 0.7 * np.tanh(p), parameter, upstream(), STEP)
     np.testing.assert_allclose(gradient(layer, parameter, None), expected, rtol=0, atol=NUMERIC_ERROR)
 
 
@@ -72,8 +60,30 @@ def test_the_gradient_check_notices_a_missing_squash_derivative() -> None:
     layer = built(lambda dtype: TwoStageQuantizer(UniformGrid.of(4), dtype=dtype), "float64")
     layer.gain.assign(0.7)
     parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
-    without_squash = numeric_gradient(lambda p: 0.7 * p, parameter, STEP)
+    without_squash = numeric_gradient(lambda p: 0.7 * p, parameter, upstream(), STEP)
     assert np.abs(gradient(layer, parameter, None) - without_squash).max() > NUMERIC_ERROR
+
+
+def dorefa(values: Floats) -> Floats:
+    """Equation (3) without its rounding, at a gain of 0.7."""
+    squashed = np.tanh(values)
+    return np.asarray(0.7 * squashed / np.abs(squashed).max())
+
+
+@pytest.mark.parametrize("bits", [2, 3, 7])
+def test_dorefa_gradient_is_that_of_tanh_over_its_maximum(bits: int) -> None:
+    layer = built(lambda dtype: DorefaQuantizer(UniformGrid(bits, mid_rise=True), dtype=dtype), "float64")
+    layer.gain.assign(0.7)
+    parameter = np.random.default_rng(2).normal(0, 0.85, size=SHAPE)
+    found = gradient(layer, parameter, None)
+    # As above, over a maximum of more than 0.9, which moves all terms where the largest weight moves.
+    np.testing.assert_allclose(
+        found, numeric_gradient(dorefa, parameter, upstream(), STEP), rtol=0, atol=10 * NUMERIC_ERROR
+    )
+    largest, maximum = np.abs(parameter).argmax(), np.abs(np.tanh(parameter)).max()
+    for wrong in (lambda p: 0.7 * np.tanh(p) / maximum, lambda p: 0.7 * p / np.abs(p).max()):
+        distance = np.abs(found - numeric_gradient(wrong, parameter, upstream(), STEP))
+        assert distance.flat[largest] > 1e3 * NUMERIC_ERROR
 
 
 def test_two_stage_gain_gradient_is_the_quantized_unit_weight() -> None:

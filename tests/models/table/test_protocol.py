@@ -15,6 +15,7 @@ FIRST_DIGESTS = {
     ("two_stage", 4): "b93e3e552197",
     ("learned_step", 4): "db744802918d",
     ("two_stage_acosr", 4): "04777e8e98f7",
+    ("fxp", 4): "33be0339d507",
 }
 SHIPPED = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "table.toml"
 
@@ -37,7 +38,7 @@ def changed(tmp_path: Path, old: str, new: str, *, file: str = "table.toml") -> 
 def test_the_shipped_protocol_asks_for_five_folds_and_five_seeds(shipped: Protocol) -> None:
     assert (shipped.folds, len(shipped.seeds)) == (5, 5)
     assert {"ste", "two_stage", "learned_step", "s8bqat", "gq"} <= {method.name for method in shipped.methods}
-    assert {1, 2, 3, 4, 5, 8} == set(shipped.method("two_stage").widths)
+    assert {1, 2, 4, 5, 8} == set(shipped.method("two_stage_fast").widths)
 
 
 def test_rows_are_unique_and_ordered_by_seed_with_float_and_control_first(shipped: Protocol) -> None:
@@ -65,8 +66,31 @@ def test_a_width_cut_to_two_seeds_keeps_the_rows_of_both(shipped: Protocol, tmp_
     assert {(row.method, row.seed) for row in whole - set(shipped.rows())} == {("fxp_long", s) for s in (2, 3, 4)}
 
 
+def test_a_goal_is_asked_of_every_width_by_a_method_that_goes_through_all_seeds(shipped: Protocol) -> None:
+    asked: dict[bool, list[int]] = {False: [], True: []}
+    for goal in shipped.goals:
+        assert goal.bits in shipped.method(goal.method).bits
+        assert (goal.least_accuracy is not None) == (goal.method == FLOAT)
+        if goal.most_loss is not None:
+            asked[shipped.method(goal.method).quantizes_everything].append(goal.bits)
+            assert goal.most_loss == (0.2 if goal.bits >= 4 else 0.5 if goal.bits >= 2 else 1.0)
+            assert goal.most_upper == (1.0 if goal.bits >= 2 else None)
+    assert sorted(asked[False]) == [1, 2, 3, 4, 5, 8]
+    assert sorted(asked[True]) == [1, 2, 3, 4, 4, 5, 8, 8]  # fixed point twice
+
+
+def test_everything_quantized_has_a_control_with_clean_norms(shipped: Protocol) -> None:
+    for method in shipped.methods[1:]:  # without the float model itself
+        better = shipped.clean_control_of(method.name)
+        assert better is not None
+        own = shipped.method(shipped.control_of(method.name))
+        assert (better is own) == (own.norm_clips is NormClips.CLEAN)
+        assert (better.stage1, better.stage2, better.distillation) == (own.stage1, own.stage2, own.distillation)
+
+
 def test_every_method_of_the_papers_has_five_seeds_at_its_widths(shipped: Protocol) -> None:
-    named = {"two_stage": (8, 5, 4, 1), "s8bqat": (5, 4), "fxp_longer": (8, 4), "gq": (4,)}
+    two_stage = {"two_stage_fast": (8, 5, 4, 2, 1), "two_stage_all_fast": (8, 5, 4, 1)}
+    named = two_stage | {"s8bqat": (5, 4), "fxp_longer": (8, 4), "gq": (4, 2)}
     assert shipped.seeds == (0, 1, 2, 3, 4)
     for name, widths in named.items():
         assert set(widths) <= set(shipped.method(name).bits)
@@ -103,16 +127,16 @@ def test_controls_that_differ_in_the_statistics_of_their_norms_share_their_train
     for row in shipped.rows():
         if shipped.method(row.method).weights == "float":
             groups.setdefault(shipped.training_key(row), set()).add((row.method, row.seed, row.fold))
-    pairs = {("control", "control_as_trained"), ("control_long", "control_long_as_trained")}
+    pairs = {(f"control{length}", f"control{length}_as_trained") for length in ("", "_long", "_longer")}
     for group in groups.values():
         names = tuple(sorted(name for name, _, _ in group))
         assert len({(seed, fold) for _, seed, fold in group}) == 1
-        assert names in pairs | {(FLOAT,), ("control_longer_as_trained",), ("control_distilled",)}
-    assert len(groups) == 25 * (2 + len(pairs)) + 5
+        assert names in pairs | {(FLOAT,), ("control_distilled",)}
+    assert len(groups) == 25 * (1 + len(pairs)) + 5
     digests = [row.digest for row in shipped.rows()]
     assert len(set(digests)) == len(digests)
     taking_over = {method.name for method in shipped.methods if shipped.takes_over(method)}
-    assert taking_over == {"control_as_trained", "control_long_as_trained"}
+    assert taking_over == {"control_as_trained", "control_long_as_trained", "control_longer"}
 
 
 @pytest.mark.parametrize(
@@ -152,6 +176,15 @@ def test_clips_of_norms_are_in_the_digest_where_they_are_not_the_clean_ones(ship
     assert set(same.rows()) == set(shipped.rows())
 
 
+@pytest.mark.parametrize(("method", "option"), [("learned_step", "per_channel = true"), ("fxp", "cosine = 1e-4")])
+def test_an_option_that_came_later_is_in_the_digest_where_it_is_set(
+    shipped: Protocol, tmp_path: Path, method: str, option: str
+) -> None:
+    line = f'name = "{method}"\n'
+    other = changed(tmp_path, line, f"{line}options = {{ {option} }}\n")
+    assert {row.method for row in set(other.rows()) - set(shipped.rows())} == {method}
+
+
 def test_options_that_came_later_leave_finished_rows_their_digest(shipped: Protocol) -> None:
     """Of a row of each scheme, as it was written into the results file."""
     digests = {(row.method, row.bits): row.digest for row in shipped.rows() if (row.seed, row.fold) == (0, 0)}
@@ -173,6 +206,9 @@ def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path
         ("fold_seed = 0", "fold_seed = 0\ncolour = 1", "colour"),
         ('control = "control_distilled"', 'control = "none"', "control 'none'"),
         ('name = "dorefa"', 'name = "ste"', "named twice"),
+        ('method = "learned_step", bits = 3', 'method = "learned_step", bits = 6', "'learned_step' at 6 bits"),
+        ('method = "learned_step", bits = 3', 'method = "learnt_step", bits = 3', "'learnt_step' at 3 bits"),
+        ("bits = 3, most_loss = 0.5", "bits = 3, most = 0.5", "most"),
         ("one_seed_bits = [4, 5]", "one_seed_bits = [4, 8]", "1..7 for lloyd_max"),
         ("one_seed_bits = [4, 5]", "", "widths, each once"),
         ("one_seed_bits = [4, 5]", "bits = [5]\none_seed_bits = [4, 5]", "widths, each once"),
@@ -197,7 +233,7 @@ def test_a_missing_protocol_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_a_float_row_is_its_own_start(shipped: Protocol) -> None:
-    row = next(row for row in shipped.rows() if row.method == "two_stage" and row.seed == 3)
+    row = next(row for row in shipped.rows() if row.method == "two_stage_fast" and row.seed == 3)
     start = shipped.float_row(row)
     assert (start.method, start.seed, start.fold) == (FLOAT, row.seed, row.fold)
     assert shipped.float_row(start) == start

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from keyword_cases import synthetic_keywords
 from kwsq.ir.errors import UsageError
 from kwsq.models.data.record_shards import write_shards
 from kwsq.models.data.share import WHOLE
-from kwsq.models.training.distribution import chosen_strategy, own_share, replica_loss, spanning_step
+from kwsq.models.training.distribution import chosen_strategy, is_chief, own_share, replica_loss, spanning_step
 
 SCRIPT = Path(__file__).resolve().parents[2] / "distributed_run.py"
 UNIT = 2.0**-24
@@ -146,9 +147,30 @@ def assert_equal_up_to_rounding(found: list[float], wanted: list[float]) -> None
 def test_one_replica_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TF_CONFIG", raising=False)
     assert chosen_strategy().num_replicas_in_sync == 1
+    assert is_chief(chosen_strategy())
     assert spanning_step(max) is max
     assert replica_loss(3.0) == 3.0
     assert own_share(5) == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("others", "task", "found"),
+    [
+        ({}, ("worker", 0), True),
+        ({}, ("worker", 1), False),
+        ({"chief": ["127.0.0.1:3"]}, ("worker", 0), False),
+        ({"chief": ["127.0.0.1:3"]}, ("chief", 0), True),
+    ],
+)
+def test_one_worker_speaks_for_all(
+    monkeypatch: pytest.MonkeyPatch, others: dict[str, list[str]], task: tuple[str, int], found: bool
+) -> None:
+    import tensorflow as tf
+
+    cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]} | others
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": task[0], "index": task[1]}}))
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    assert is_chief(SimpleNamespace(cluster_resolver=resolver)) is found
 
 
 def test_a_batch_that_replicas_do_not_divide_is_refused() -> None:
@@ -157,6 +179,7 @@ def test_a_batch_that_replicas_do_not_divide_is_refused() -> None:
     devices = tf.config.list_logical_devices("CPU")
     with tf.distribute.MirroredStrategy([devices[0].name]).scope():
         assert spanning_step(max) is max
+        assert is_chief(tf.distribute.get_strategy())
     strategy = type("TwoReplicas", (), {"num_replicas_in_sync": 2})()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf.distribute, "get_strategy", lambda: strategy)

@@ -14,6 +14,8 @@ from typer.testing import CliRunner
 from kwsq.ir.errors import UsageError
 from kwsq.models import cli
 from kwsq.models.architectures import Build, architecture
+from kwsq.models.data.clips import LABELS, SILENCE, LabelledFeatures
+from kwsq.models.data.folds import subset
 from kwsq.models.recipe import Phase, Recipe, read_recipe
 from kwsq.models.schemes import (
     Compressed,
@@ -45,15 +47,33 @@ def build_small(_: WeightScheme) -> Any:
     return tf_keras.Sequential([tf_keras.Input(CLIPS.features.shape[1:]), tf_keras.layers.Dense(2)])
 
 
-def problems(plan: Recipe, build: Build | None = None) -> dict[str, str]:
+def problems(plan: Recipe, build: Build | None = None, clips: LabelledFeatures = CLIPS) -> dict[str, str]:
     with pytest.raises(UsageError) as caught:
-        require_feasible(plan, build or architecture(plan.architecture), CLIPS)
+        require_feasible(plan, build or architecture(plan.architecture), clips)
     return {problem.where: f"{problem.found}; {problem.expected}" for problem in caught.value.problems}
 
 
 def test_features_that_the_network_does_not_take_are_refused(plan: Recipe) -> None:
     assert problems(replace(plan, architecture="ds_cnn")) == {
         "recipe: features": "'lfbe', of shape (98, 64); features of shape (49, 10), which ds_cnn takes"
+    }
+
+
+def test_classes_without_a_clip_are_all_named(plan: Recipe) -> None:
+    some = subset(CLIPS, ~np.isin(CLIPS.labels, (LABELS.index("go"), SILENCE)))
+    assert problems(plan, clips=some) == {
+        "recipe: train_split 'train' of 'gsc12'": "no clip of go, _silence_; clips of all 12 classes"
+    }
+    words = replace(plan, keywords=("hey", "ho"))
+    none = replace(CLIPS, labels=np.zeros_like(CLIPS.labels))
+    assert problems(words, architecture(plan.architecture, 3), none) == {
+        "recipe: train_split 'train' of 'gsc12'": "no clip of hey, ho; clips of all 3 classes"
+    }
+
+
+def test_a_report_on_the_clips_that_train_is_refused(plan: Recipe) -> None:
+    assert problems(replace(plan, report_split=plan.train_split)) == {
+        "recipe: report_split": "'train', the train split; clips that are not trained on"
     }
 
 
@@ -87,6 +107,7 @@ def test_every_variant_that_cannot_be_built_is_named(plan: Recipe) -> None:
         (Compressed(4, cosine=0.0, snap_steps=6), 6, ["snap_steps"]),
         (TwoStage(4, cosine=1e-4, ramp_steps=8), 8, ["ramp_steps"]),
         (LearnedStep(2, cosine=1e-4, ramp_steps=8), 8, ["ramp_steps"]),
+        (FixedPoint(4, cosine=1e-4, ramp_steps=8), 8, ["ramp_steps"]),
     ],
     ids=str,
 )
@@ -109,6 +130,7 @@ def test_a_schedule_longer_than_both_stages_is_refused(
 
 def test_a_penalty_that_is_off_has_no_schedule() -> None:
     assert schedules(TwoStage(4, ramp_steps=10**6)) == schedules(LearnedStep(4)) == schedules(FloatWeights()) == {}
+    assert schedules(FixedPoint(4, ramp_steps=10**6)) == {}
 
 
 def test_names_and_weights_of_what_is_trained_afterwards_stay_as_they_are(plan: Recipe) -> None:
@@ -146,4 +168,5 @@ def test_the_program_refuses_it_before_the_float_phase(tmp_path: Path) -> None:
     assert shown.exit_code == 2
     assert "recipe: augmentation.time_mask_frames: found 200; expected at most 98" in shown.output
     assert "recipe: variant w3.layer_bits: found 'splice9'" in shown.output
+    assert "no clip of down, go, left, no, off, on, right, stop, up, _silence_, _unknown_" in shown.output
     assert "epoch" not in shown.output

@@ -1,5 +1,6 @@
 """One phase of training: the distillation loss is the stated one, and what layers add enters."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,14 @@ from kwsq.models.data.clips import LabelledFeatures
 from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.recipe import Distillation, Phase, Recipe
 from kwsq.models.schemes import Compressed, LloydMax, SoftToHard, WeightScheme
-from kwsq.models.training.fitting import Epoch, fit, training_step
+from kwsq.models.training.fitting import Epoch, Steps, fit, training_step
 from kwsq.models.training.state import TrainingState
 
 CLASSES = 12
+
+
+class EndedError(Exception):
+    """Ends a run after an epoch."""
 
 
 def linear_model(seed: int, **options: Any) -> Any:
@@ -101,6 +106,31 @@ def test_every_epoch_is_observed() -> None:
     )  # fmt: skip
     assert [(epoch.done, epoch.of) for epoch in seen] == [(1, 3), (2, 3), (3, 3)]
     assert all(np.isfinite(epoch.loss) for epoch in seen)
+
+
+def test_every_step_is_followed_and_counted_on_where_a_run_goes_on(tmp_path: Path) -> None:
+    plan = Recipe("small", "synthetic", "train", "val", 16, 16, Phase(3, 1e-3, 0.0), Augmentation(), ())
+    state, seen, epochs = TrainingState(tmp_path / "state.npz", "float"), list[Steps](), list[Epoch]()
+
+    def end_after_the_first(epoch: Epoch) -> None:
+        epochs.append(epoch)
+        if epoch.done == 1:
+            raise EndedError
+
+    def train(observe: Callable[[Epoch], None]) -> None:
+        rng, examples = np.random.default_rng(0), synthetic_keywords(40, seed=1)
+        fit(linear_model(1), examples, plan.float_phase, plan, rng, state=state, observe=observe, follow=seen.append)
+
+    with pytest.raises(EndedError):
+        train(end_after_the_first)
+    first = len(seen)
+    train(epochs.append)
+    places = [(1, 0), (1, 1), (1, 2), (2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (3, 6)]
+    assert [(steps.epoch, steps.done) for steps in seen] == places
+    assert {(steps.epochs, steps.of) for steps in seen} == {(3, 6)}
+    assert first == 3
+    assert [steps.loss for steps in seen[::3]] == [None] * 3
+    assert [steps.loss for steps in seen[2::3]] == pytest.approx([epoch.loss for epoch in epochs])
 
 
 @pytest.mark.parametrize("rate", [float("inf"), 1e38])

@@ -170,11 +170,15 @@ def test_the_state_of_another_recipe_or_seed_is_refused(tmp_path: Path) -> None:
     for stage in (f"{first.name}-stage1", f"{first.name}-stage2"):
         keys = [RunFolder(tmp_path, each, 1, "a", held_out, ignore_line).state(stage).key for each in (plan, settled)]
         assert keys[0] == keys[1]
-    wider = replace(plan, variants=(replace(first, scheme=replace(first.scheme, bits=8)),))
+    wider, finer = (
+        replace(plan, variants=(replace(first, scheme=replace(first.scheme, **change)),))
+        for change in ({"bits": 8}, {"per_channel": True})
+    )
     stages = [
-        RunFolder(tmp_path, each, 1, "a", held_out, ignore_line).state(f"{first.name}-stage1") for each in (plan, wider)
+        RunFolder(tmp_path, each, 1, "a", held_out, ignore_line).state(f"{first.name}-stage1")
+        for each in (plan, wider, finer)
     ]
-    assert stages[0].key != stages[1].key
+    assert len({stage.key for stage in stages}) == 3
 
     late = [replace(variant, name=f"{variant.name}-stage2") for variant in (first, wider.variants[0])]
     folders = [RunFolder(tmp_path, replace(plan, variants=(v,)), 1, "a", held_out, ignore_line) for v in late]

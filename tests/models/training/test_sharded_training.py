@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import training_program
-from keyword_cases import VARIANT, noise_recordings, synthetic_keywords
+from keyword_cases import RECIPE, VARIANT, noise_recordings, synthetic_keywords
 from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
@@ -16,6 +16,7 @@ from kwsq.models.data.clips import LABELS, LabelledFeatures
 from kwsq.models.data.epochs import epoch_batches
 from kwsq.models.data.record_shards import ShardedFeatures, open_shards, write_shards
 from kwsq.models.data.split_shards import open_split, shard_split
+from kwsq.models.progress import Count
 from kwsq.models.training.watching import ignore_line
 
 AS_THEY_ARE = Augmentation(0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
@@ -82,7 +83,9 @@ def data_folder(folder: Path) -> Path:
 
 
 def test_shards_of_another_split_or_task_are_refused(tmp_path: Path) -> None:
-    assert shard_split(data_folder(tmp_path / "data"), tmp_path / "shards", shards=3, **SPLIT) == 24
+    told: list[Count] = []
+    clips = shard_split(data_folder(tmp_path / "data"), tmp_path / "shards", shards=3, told=told.append, **SPLIT)
+    assert told == [Count("writing train clips", done, clips) for done in range(25)]
     assert open_split(tmp_path / "shards", **SPLIT).clips == 24
     with pytest.raises(UsageError, match=r"shards of split 'train', keywords \[\].*kwsq shard RECIPE"):
         open_split(tmp_path / "shards", **{**SPLIT, "split": "val", "keywords": ("yes",)})
@@ -106,29 +109,6 @@ def test_machines_that_list_other_clips_do_not_write_parts_of_one_corpus(tmp_pat
     shard_split(data, tmp_path / "shards", shards=3, part=(2, 2), **SPLIT)
     with pytest.raises(UsageError, match="shards of something else"):
         open_split(tmp_path / "shards", **SPLIT)
-
-
-RECIPE = """
-architecture = "kws_ff"
-dataset = "own"
-train_split = "train"
-report_split = "val"
-batch_size = 8
-calibration_clips = 16
-[float]
-epochs = 1
-learning_rate = 1e-3
-weight_decay = 0.0
-[augmentation]
-max_shift_frames = 4
-max_gain_db = 6.0
-noise_share = 0.5
-lowest_snr_db = 5.0
-highest_snr_db = 30.0
-time_mask_frames = 4
-band_mask_bands = 4
-masks = 1
-"""
 
 
 def test_parts_of_the_shards_are_written_by_machines_of_their_own(tmp_path: Path) -> None:

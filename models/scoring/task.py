@@ -1,0 +1,97 @@
+"""Which classes and features models are scored with: what their files state, and what the command line says.
+
+Artefacts, and files written before `kwsq.classes` was, state nothing: of those the command line alone decides.
+
+Source: our choice.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.allowed import require_none
+from kwsq.models.data.clips import LABELS, OTHER, class_names
+from kwsq.models.records import CLASSES_KEY, FEATURES_KEY
+
+Fact = TypeVar("Fact")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The words to detect, none for the twelve classes, and the front end."""
+
+    keywords: tuple[str, ...]
+    features: str
+
+
+def task_of(models: Sequence[Path], keywords: Sequence[str], features: str | None) -> Task:
+    """Return the one task of all models.
+
+    Args:
+        models: files of any kind; those that cannot be read are left to what runs them.
+        keywords: as asked for; none for those that the first file states, or else the twelve classes.
+        features: as asked for; None for those that the first file states, or else "lfbe".
+
+    Raises:
+        UsageError: keywords that are no different words, files whose classes cannot be read, or, all at once, those
+            that state others than are asked for.
+    """
+    require_none(list(_no_words(keywords)))
+    facts = [(path.name, _metadata(path)) for path in models]
+    classes = [(name, _classes(name, each[CLASSES_KEY])) for name, each in facts if CLASSES_KEY in each]
+    front_ends = [(name, each[FEATURES_KEY]) for name, each in facts if FEATURES_KEY in each]
+    asked = class_names(tuple(keywords)) if keywords else None
+    problems = [
+        *_others("--keyword", asked, classes, lambda names: f"classes {', '.join(names)}"),
+        *_others("--features", features, front_ends, lambda name: f"features {name!r}"),
+    ]
+    require_none(problems)
+    names = asked or (classes[0][1] if classes else LABELS)
+    stated = front_ends[0][1] if front_ends else "lfbe"
+    return Task(() if names == LABELS else names[1:], features or stated)
+
+
+def _no_words(keywords: Sequence[str]) -> Iterator[Problem]:
+    if again := sorted({word for word in keywords if keywords.count(word) > 1}):
+        found = ", ".join(f"{word!r} {keywords.count(word)} times" for word in again)
+        yield Problem("--keyword", found, "different words", "name each word once, in the order of the recipe")
+    if wrong := [repr(word) for word in keywords if not word or word.startswith("_")]:
+        yield Problem("--keyword", ", ".join(wrong), "words", "leave out what is no word: the class is always there")
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return what an ONNX file states; nothing of others, and of those that cannot be read."""
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except (OSError, DecodeError):
+        return {}
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _classes(name: str, stated: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(stated)
+    except (json.JSONDecodeError, RecursionError):
+        names = None
+    is_list = isinstance(names, list) and all(isinstance(each, str) for each in names)
+    if is_list and (tuple(names) == LABELS or (names[:1] == [OTHER] and len(set(names)) == len(names) > 1)):
+        return tuple(names)
+    expected = f"a JSON list: the twelve classes, or {OTHER} and the words"
+    raise UsageError(Problem(f"{name}: {CLASSES_KEY}", repr(stated[:200]), expected, "export the model again"))
+
+
+def _others(
+    option: str, asked: Fact | None, stated: Sequence[tuple[str, Fact]], say: Callable[[Fact], str]
+) -> Iterator[Problem]:
+    """Give the files that state something else than is asked for, or than the first one does."""
+    for name, fact in stated:
+        source, wanted = stated[0] if asked is None else (option, asked)
+        if fact != wanted:
+            remedy = "evaluate these files apart" if asked is None else f"leave {option} out: the file states it"
+            yield Problem(name, say(fact), f"{say(wanted)}, as {source} says", remedy)
