@@ -24,8 +24,16 @@ EXIT_CODES = (
 
 def finish(action: Callable[[], int], *, verbose: bool) -> NoReturn:
     """Ends the command with the exit code its outcome stands for."""
-    try:
+    with reported(verbose=verbose):
         code = action()
+    raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def reported(*, verbose: bool) -> Iterator[None]:
+    """Ends the command with the exit code of what is raised, if anything is."""
+    try:
+        yield
     except KwsqError as error:
         code = tell(error)
     except KeyboardInterrupt:
@@ -39,6 +47,8 @@ def finish(action: Callable[[], int], *, verbose: bool) -> NoReturn:
         message(f"internal error: {type(error).__name__}: {error}")
         message("this is a defect of kwsq; please report it with the model and the command (-v shows the traceback)")
         code = INTERNAL
+    else:
+        return
     raise SystemExit(code)
 
 

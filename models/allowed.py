@@ -5,6 +5,7 @@ Every number has a largest value: training computes in float32, counts steps in 
 """
 
 import math
+import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,9 +111,15 @@ def is_file_part(text: Any) -> bool:
     )
 
 
+KEYWORD = Limit(
+    lambda value: is_file_part(value) and not value.startswith("_"),
+    "a word that can stand in a file name: no '/', no control character, not '.' or '..', and not first '_'",
+)
+
+
 def long_names(where: str, files: Sequence[str], remedy: str) -> list[Problem]:
     """Return a problem for every file name of more than MOST_NAME_BYTES."""
-    sizes = {file: len(file.encode()) for file in files}
+    sizes = {file: len(os.fsencode(file)) for file in files}
     return [
         Problem(where, f"a file name of {size} bytes, {printable(file, _SHOWN)}", f"at most {MOST_NAME_BYTES}", remedy)
         for file, size in sizes.items()

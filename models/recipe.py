@@ -10,6 +10,7 @@ from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.allowed import (
+    KEYWORD,
     TEXT,
     checked_table,
     is_file_part,
@@ -27,6 +28,7 @@ from kwsq.models.allowed import (
 )
 from kwsq.models.data.augmentation import Augmentation
 from kwsq.models.data.clips import FRONT_ENDS, class_names
+from kwsq.models.data.text_files import read_text
 from kwsq.models.schemes import ActivationRanges, FixedPoint, NormClips, WeightScheme, choice, weight_scheme
 
 
@@ -158,7 +160,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse values without meaning, alone or together, and names that cannot be those of files."""
         wrong = [*refused_fields(self, _PLAIN), *self._wrong_augmentation()]
-        names = [*keyword_problems("keywords", self.keywords, "correct the recipe"), *self._wrong_names()]
+        names = [*_wrong_keywords(self.keywords), *self._wrong_names()]
         require_none([*wrong, *names] or [*self._long_names()])
 
     def _wrong_augmentation(self) -> Iterator[Problem]:
@@ -192,27 +194,19 @@ class Recipe:
         return "_".join((self.architecture, *self.keywords))
 
 
-def keyword_problems(where: str, keywords: Any, remedy: str) -> Iterator[Problem]:
-    """Give what is wrong with the words of a task; they become parts of the names of its files.
-
-    Args:
-        where: key or option that names them.
-        keywords: what stands there.
-        remedy: what to do.
-    """
+def _wrong_keywords(keywords: Any) -> Iterator[Problem]:
+    """Give what is wrong with the words of a task; they become parts of the names of its files."""
+    remedy = "correct the recipe"
     if not isinstance(keywords, tuple):
-        yield Problem(where, shown(keywords), 'a list of different words, such as ["yes"]', remedy)
+        yield Problem("keywords", shown(keywords), 'a list of different words, such as ["yes"]', remedy)
         return
     for word in keywords:
-        if not is_file_part(word) or word.startswith("_"):
-            expected = (
-                "a word that can stand in a file name: no '/', no control character, not '.' or '..', and not first '_'"
-            )
-            yield Problem(where, shown(word), expected, remedy)
+        if not KEYWORD.allows(word):
+            yield Problem("keywords", shown(word), KEYWORD.expected, remedy)
     words = [word for word in keywords if isinstance(word, str)]
     for word in dict.fromkeys(words):
         if words.count(word) > 1:
-            yield Problem(where, f"{shown(word)} {words.count(word)} times", "different words", remedy)
+            yield Problem("keywords", f"{shown(word)} {words.count(word)} times", "different words", remedy)
 
 
 # ---- the file ----
@@ -238,14 +232,12 @@ def _parsed(path: Path) -> dict[str, Any]:
     """Return what a TOML file states.
 
     Raises:
-        UsageError: it is none, or holds numbers that TOML does not have.
+        UsageError: it cannot be read, is no TOML, or holds numbers that TOML does not have.
     """
-    expected, remedy = "TOML", "compare with models/kws_ff/recipe.toml"
+    text, expected, remedy = read_text(path), "TOML", "compare with models/kws_ff/recipe.toml"
     try:
-        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # with the mark that some editors put first
+        table = tomllib.loads(text)
         large = list(_large_numbers("", table))
-    except UnicodeDecodeError as error:
-        raise UsageError(Problem(str(path), str(error), "text in UTF-8", "save it in this encoding")) from error
     except RecursionError as error:
         raise UsageError(Problem(str(path), "tables or lists nested too deeply", expected, remedy)) from error
     except ValueError as error:  # also of numbers of thousands of digits
@@ -277,7 +269,7 @@ def _recipe(file: dict[str, Any]) -> Recipe:
                 records[field] = record_of(kind, key, file[key])
     keywords = file.get("keywords", [])
     keywords = tuple(keywords) if isinstance(keywords, list) else keywords
-    problems += keyword_problems("keywords", keywords, "correct the recipe")
+    problems += _wrong_keywords(keywords)
     with noted(problems):
         variants = _variants(file.get("variant", []))
     require_none(problems)

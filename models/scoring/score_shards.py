@@ -15,6 +15,7 @@ different keywords or models are not merged. Merging sorts by trial, so the part
 
 import csv
 import hashlib
+import re
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -27,11 +28,13 @@ from kwsq.converter.gate.score_files import read_scores
 from kwsq.converter.output import write_file
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import LABELS, OTHER, SILENCE, UNKNOWN, LabelledFeatures, class_names
+from kwsq.models.data.text_files import capped
 
 NO_WORDS = (OTHER, LABELS[SILENCE], LABELS[UNKNOWN])
 HEADER = ("trial_id", "label", "score", "duration", "group", "keyword", "model")
 CLIP_SECONDS = "1.0"
 Row = tuple[str, ...]
+_PART = re.compile(r".*\.([0-9]{1,5})of([0-9]{1,5})\.csv", re.DOTALL)
 
 
 def write_keywords(
@@ -112,9 +115,11 @@ def merge_scores(parts: Sequence[Path], out: Path) -> int:
         The number of trials.
 
     Raises:
-        UsageError: a part is no score file of these columns, parts are of several keywords or models, or a trial is in
-            two parts, or the file cannot be written.
+        UsageError: by their names, which `write_keywords` gives, these are not all parts; a part is no score file of
+            these columns, parts are of several keywords or models, or a trial is in two parts, or the file cannot be
+            written.
     """
+    _check_names(parts)
     found: list[tuple[Path, list[Row]]] = []
     for part in parts:
         read_scores(part, "part")  # refuses what the gate would refuse, with its messages
@@ -129,6 +134,25 @@ def merge_scores(parts: Sequence[Path], out: Path) -> int:
             rows[row[0]] = (row, part)
     _write(out, [rows[trial][0] for trial in sorted(rows)])
     return len(rows)
+
+
+def _check_names(parts: Sequence[Path]) -> None:
+    """Refuse a merge without some of the parts: no column tells that their trials are missing."""
+    there: dict[int, set[int]] = {}
+    for name in filter(None, (_PART.fullmatch(part.name) for part in parts)):
+        there.setdefault(int(name[2]), set()).add(int(name[1]))
+    problems = []
+    for of, numbers in sorted(there.items()):
+        if missing := sorted(set(range(1, of + 1)) - numbers):
+            found = f"{_listed(sorted(numbers))} of {of}"
+            remedy = f"name {_listed(missing)} as well, or rename files that are none of {of}"
+            problems.append(Problem("score files", found, f"all {of}", remedy))
+    if problems:
+        raise UsageError(problems)
+
+
+def _listed(numbers: list[int]) -> str:
+    return f"part{'s' if len(numbers) > 1 else ''} {capped([str(number) for number in numbers])}"
 
 
 def _check_sources(found: list[tuple[Path, list[Row]]]) -> None:

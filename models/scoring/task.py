@@ -15,11 +15,12 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.allowed import require_none
-from kwsq.models.data.clips import LABELS, OTHER, class_names
+from kwsq.models.allowed import KEYWORD, require_none, shown
+from kwsq.models.data.clips import FRONT_ENDS, LABELS, OTHER, class_names
 from kwsq.models.records import CLASSES_KEY, FEATURES_KEY
 
 Fact = TypeVar("Fact")
+AGAIN = "export the model again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,16 @@ def task_of(models: Sequence[Path], keywords: Sequence[str], features: str | Non
         features: as asked for; None for those that the first file states, or else "lfbe".
 
     Raises:
-        UsageError: keywords that are no different words, files whose classes cannot be read, or, all at once, those
-            that state others than are asked for.
+        UsageError: keywords that are no different words, features that there are not, files whose classes cannot be
+            read, or, all at once, those that state others than are asked for.
     """
-    require_none(list(_no_words(keywords)))
+    require_none([*_no_words(keywords), *_no_features("--features", features, "correct it")])
     facts = [(path.name, _metadata(path)) for path in models]
     classes = [(name, _classes(name, each[CLASSES_KEY])) for name, each in facts if CLASSES_KEY in each]
     front_ends = [(name, each[FEATURES_KEY]) for name, each in facts if FEATURES_KEY in each]
     asked = class_names(tuple(keywords)) if keywords else None
     problems = [
+        *(each for name, fact in front_ends for each in _no_features(f"{name}: {FEATURES_KEY}", fact, AGAIN)),
         *_others("--keyword", asked, classes, lambda names: f"classes {', '.join(names)}"),
         *_others("--features", features, front_ends, lambda name: f"features {name!r}"),
     ]
@@ -61,8 +63,14 @@ def _no_words(keywords: Sequence[str]) -> Iterator[Problem]:
     if again := sorted({word for word in keywords if keywords.count(word) > 1}):
         found = ", ".join(f"{word!r} {keywords.count(word)} times" for word in again)
         yield Problem("--keyword", found, "different words", "name each word once, in the order of the recipe")
-    if wrong := [repr(word) for word in keywords if not word or word.startswith("_")]:
-        yield Problem("--keyword", ", ".join(wrong), "words", "leave out what is no word: the class is always there")
+    if wrong := [shown(word) for word in keywords if not KEYWORD.allows(word)]:
+        remedy = "name words alone: the class of all else is always there"
+        yield Problem("--keyword", ", ".join(wrong), KEYWORD.expected, remedy)
+
+
+def _no_features(where: str, features: str | None, remedy: str) -> Iterator[Problem]:
+    if features is not None and features not in FRONT_ENDS:
+        yield Problem(where, shown(features), f"one of {', '.join(FRONT_ENDS)}", remedy)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -80,10 +88,15 @@ def _classes(name: str, stated: str) -> tuple[str, ...]:
     except (json.JSONDecodeError, RecursionError):
         names = None
     is_list = isinstance(names, list) and all(isinstance(each, str) for each in names)
-    if is_list and (tuple(names) == LABELS or (names[:1] == [OTHER] and len(set(names)) == len(names) > 1)):
+    if is_list and (tuple(names) == LABELS or (names[:1] == [OTHER] and _are_words(names[1:]))):
         return tuple(names)
     expected = f"a JSON list: the twelve classes, or {OTHER} and the words"
-    raise UsageError(Problem(f"{name}: {CLASSES_KEY}", repr(stated[:200]), expected, "export the model again"))
+    raise UsageError(Problem(f"{name}: {CLASSES_KEY}", repr(stated[:200]), expected, AGAIN))
+
+
+def _are_words(names: Sequence[str]) -> bool:
+    """Whether these are different words; files of scores are called after them, whoever wrote the model."""
+    return 0 < len(names) == len(set(names)) and all(map(KEYWORD.allows, names))
 
 
 def _others(

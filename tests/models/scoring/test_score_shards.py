@@ -77,6 +77,25 @@ def test_parts_of_other_keywords_and_models_are_refused_all_at_once(tmp_path: Pa
     assert not (tmp_path / "merged.csv").exists()
 
 
+def test_parts_that_by_their_names_are_not_all_are_refused(tmp_path: Path) -> None:
+    """The gate reads what is merged, and cannot tell that trials are missing."""
+    names = [f"m.onnx.yes.{number}of3.csv" for number in (1, 2, 3)]
+    rows = np.array_split(np.arange(78), 3)
+    first, second, third = (write_part(tmp_path / name, part) for name, part in zip(names, rows, strict=True))
+    merged, other = tmp_path / "merged.csv", tmp_path / "any name.csv"
+    other.write_bytes(second.read_bytes())
+    for parts in ([first, third], [first, other, third]):
+        with pytest.raises(UsageError, match=r"found parts 1, 3 of 3; expected all 3; name part 2 as well"):
+            merge_scores(parts, merged)
+    again = tmp_path / "m.onnx.yes.2of2.csv"
+    again.write_bytes(third.read_bytes())
+    with pytest.raises(UsageError) as refusal:
+        merge_scores([first, second, again], merged)
+    assert [problem.found for problem in refusal.value.problems] == ["part 2 of 2", "parts 1, 2 of 3"]
+    assert not merged.exists()
+    assert merge_scores([third, first, second], merged) == 78
+
+
 def test_a_trial_in_two_parts_is_refused(tmp_path: Path) -> None:
     parts = [write_part(tmp_path / f"{number}.csv", np.arange(40)) for number in range(2)]
     with pytest.raises(UsageError, match=r"trial 'clip000' again, as in 0\.csv"):
@@ -143,7 +162,7 @@ def test_scores_are_the_log_odds_of_the_clips_named(data: Path, tmp_path: Path) 
         (("--part", "0/2"), "'0/2'"),
         (("--part", "one"), "'one'"),
         (("--part", "1/37"), "at most 36 parts"),
-        ((MODEL,), "kws_ff_w4.onnx twice"),
+        ((MODEL,), "kws_ff_w4.onnx 2 times"),
     ],
 )
 def test_parts_and_models_that_make_no_sense(data: Path, tmp_path: Path, options: tuple[object], found: str) -> None:

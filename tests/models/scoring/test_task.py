@@ -85,6 +85,7 @@ def test_every_file_that_states_something_else_is_refused(tmp_path: Path) -> Non
     [
         (("yes", "no", "yes", "no", "up"), "'no' 2 times, 'yes' 2 times"),
         (("_other_", ""), "'_other_', ''"),
+        (("yes", "hey/siri", "..", "a\nb", "\udcff"), "'hey/siri', '..', 'a\\nb', '\\udcff'"),
     ],
 )
 def test_keywords_that_are_no_different_words_are_refused(keywords: tuple[str, ...], found: str) -> None:
@@ -93,7 +94,8 @@ def test_keywords_that_are_no_different_words_are_refused(keywords: tuple[str, .
 
 
 @pytest.mark.parametrize(
-    "stated", ["", "yes", '{"a": 1}', '["yes", "no"]', '["_other_"]', '["_other_", "a", "a"]', "[1]"]
+    "stated",
+    ["", "yes", '{"a": 1}', '["yes", "no"]', '["_other_"]', '["_other_", "a", "a"]', "[1]", '["_other_", "../a"]'],
 )
 def test_classes_that_cannot_be_read_are_refused(tmp_path: Path, stated: str) -> None:
     path = write(tmp_path, "words.onnx", (OTHER, "no", "yes"))
@@ -102,6 +104,17 @@ def test_classes_that_cannot_be_read_are_refused(tmp_path: Path, stated: str) ->
     onnx.save(model, path)
     (problem,) = refusal([path], ("no", "yes"))
     assert problem.startswith(f"words.onnx: kwsq.classes: found {stated!r}; expected a JSON list")
+
+
+def test_features_that_there_are_not_are_named_where_they_stand(tmp_path: Path) -> None:
+    (problem,) = refusal([OLD], (), "foo")
+    assert problem == "--features: found 'foo'; expected one of lfbe, mfcc; correct it"
+    path = write(tmp_path, "words.onnx", (OTHER, "no", "yes"))
+    model = onnx.load(path)
+    helper.set_model_props(model, {"kwsq.features": "foo"})
+    onnx.save(model, path)
+    (problem,) = refusal([path])
+    assert problem == "words.onnx: kwsq.features: found 'foo'; expected one of lfbe, mfcc; export the model again"
 
 
 def evaluate(data: Path, *arguments: object) -> tuple[int, str]:
