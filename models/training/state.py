@@ -10,12 +10,16 @@ hold the same variables and generator; those behind therefore take the file of t
 
 import hashlib
 import json
+import struct
+import tokenize
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +31,11 @@ from kwsq.models.training.distribution import copied_from, gathered
 from kwsq.models.training.run_facts import differences
 
 DIGEST_BYTES = 16
+DAMAGE = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, SyntaxError, TypeError,
+    ValueError, BadZipFile, struct.error, tokenize.TokenError, zlib.error,
+)  # fmt: skip
+"""What reading a damaged file raises, of archives, arrays their headers, JSON and Keras; it is in memory by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +172,7 @@ class TrainingState:
         try:
             with np.load(BytesIO(content)) as arrays:
                 yield arrays
-        except Exception as error:  # of archives, arrays, JSON or Keras, whatever the damage makes of them
+        except DAMAGE as error:
             found = f"a damaged state ({type(error).__name__}: {error})"
             remedy = "bring back a whole copy, or remove this file: the stage begins again and ends in the same weights"
             raise UsageError(Problem(str(self.path), found, "the state of a stage", remedy)) from error
