@@ -103,7 +103,8 @@ def test_ctrl_c_in_training_leaves_the_lines_of_epochs(tmp_path: Path) -> None:
     assert shown.code == 130
     assert shown.screen.has_cursor
     # Ctrl-C is typed when a line has been written: one that it meets before rich knows so is written again.
-    lines = list(dict.fromkeys(said(shown.screen.text)))
+    *lines, last = dict.fromkeys(said(shown.screen.text))
+    assert last == "kwsq: interrupted"
     assert len(lines) >= 3
     for epoch, line in enumerate(lines, start=1):
         assert line.startswith(f"float: epoch {epoch} of 100000, loss ")
