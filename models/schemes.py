@@ -126,6 +126,7 @@ class FixedPoint:
         group: products summed exactly before they reach the accumulator.
         cosine: weight of the absolute cosine penalty (ACosR) per weight, 0 for none.
         ramp_steps: steps over which the penalty grows to its weight.
+        squash: whether weights are tanh of what trains; else plain straight-through weights, in the same format.
     """
 
     bits: int
@@ -133,6 +134,7 @@ class FixedPoint:
     group: int = 32
     cosine: float = field(default=0.0, repr=False)
     ramp_steps: int = field(default=500, repr=False)
+    squash: bool = field(default=True, repr=False)
 
     @property
     def accumulator(self) -> Accumulator:
@@ -168,6 +170,7 @@ _OPTIONS = {
     "per_channel": FLAG,
     "accumulator_bits": one_of(16, 32),
     "group": whole(1),
+    "squash": FLAG,
 }
 
 

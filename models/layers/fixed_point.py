@@ -3,7 +3,7 @@
 Codes of activations stand for q / 128. With B = 2^(b-1), s the layer's output shift, r the accumulator's narrowing
 shift and (46) to (46c) of docs/quantization.md:
 
-  (1) weights   q_w = clip(round(B tanh P), -(B - 1), B - 1)
+  (1) weights   q_w = clip(round(B tanh P), -(B - 1), B - 1); plain ones without the tanh
   (2) bias      q_b 2^s, q_b = clip(round(128 bias), -128, 127)
   (3) sums      z by (46): groups of products in weight order, narrowed, added with saturation
   (4) output    q_y = clip(round(z 2^-(s - r))), >= 0 behind ReLU (46b)
@@ -125,7 +125,7 @@ class FixedPointLayer(tf_keras.layers.Layer):
     def adopt(self, codes: Any, bias: Any) -> None:
         """Start from real-valued weight codes of the parameter's shape and a bias in units of the output's 128."""
         unit = np.clip(codes / (self.top + 1.0), -_SQUASH_LIMIT, _SQUASH_LIMIT)
-        self.parameter.assign(np.arctanh(unit))
+        self.parameter.assign(np.arctanh(unit) if self.scheme.squash else unit)
         self.bias.assign(np.clip(bias, -1.0, 127.0 / UNIT))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -144,7 +144,8 @@ class FixedPointLayer(tf_keras.layers.Layer):
 
     def _real_codes(self) -> Any:
         """Return weights in units of codes, before they are rounded."""
-        return tf.tanh(self.parameter) * (self.top + 1.0)
+        weight = tf.tanh(self.parameter) if self.scheme.squash else tf.convert_to_tensor(self.parameter)
+        return weight * (self.top + 1.0)
 
     def _penalty(self) -> Any:
         """Equation (7)."""

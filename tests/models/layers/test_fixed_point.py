@@ -159,6 +159,25 @@ def test_the_overflow_proof_holds_or_names_channels(trained: Any) -> None:
     assert all(proof.proven for proof in proofs.values()) or accumulator.bits == 16
 
 
+def test_plain_weights_start_as_squashed_ones_do_and_pass_gradients_whole() -> None:
+    layers = [FixedPointLayer(3, scheme=FixedPoint(4, squash=squash), name="dense") for squash in (True, False)]
+    codes = np.linspace(-7.9, 7.9, 15).reshape(5, 3)
+    for layer in layers:
+        layer.build((None, 5))
+        layer.adopt(codes, np.zeros(3))
+    squashed, plain = (weights_of(layer) for layer in layers)
+    np.testing.assert_array_equal(plain, squashed)
+    np.testing.assert_array_equal(plain.T, np.clip(np.rint(codes), -7, 7))
+    slopes = []
+    for layer in layers:
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(layer.weight_codes())
+        slopes.append(tape.gradient(total, layer.parameter).numpy() / 8.0)
+    inside = np.abs(codes) <= 7
+    np.testing.assert_array_equal(slopes[1], inside)
+    np.testing.assert_allclose(slopes[0], np.where(inside, 1.0 - (codes / 8.0) ** 2, 0.0), atol=1e-6)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_adoption_keeps_what_the_float_model_decides(network: str) -> None:
     floats, fixed = NETWORKS[network]

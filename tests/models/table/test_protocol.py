@@ -59,7 +59,7 @@ def test_a_width_cut_to_one_seed_keeps_the_rows_it_has(shipped: Protocol, tmp_pa
 
 
 def test_a_width_cut_to_two_seeds_keeps_the_rows_of_both(shipped: Protocol, tmp_path: Path) -> None:
-    line = "two_seed_bits = [4, 8]"
+    line = "two_seed_bits = [4, 8]"  # the first such line is that of the long ones
     assert shipped.method("fxp_long").two_seed_bits == (4, 8)
     whole = set(changed(tmp_path, line, "bits = [4, 8]").rows())
     assert {row for row in whole if row.seed < 2} == {row for row in shipped.rows() if row.seed < 2}
