@@ -5,7 +5,7 @@ Source: common practice.
 
 import fcntl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kwsq.ir.errors import Problem, UsageError
@@ -18,12 +18,14 @@ def held_folder(folder: Path, show: Callable[[str], None]) -> Iterator[None]:
     """Hold a folder; the system lets go of it when the process ends, however it ends.
 
     Args:
-        folder: created; keeps an empty file LOCK, which says nothing by being there.
+        folder: created; keeps an empty file LOCK, which says nothing by being there. Where a run fails before it has
+            written anything else, what was created is gone again.
         show: called where the file system has no locks: the run goes on, and other runs are not kept out.
 
     Raises:
         UsageError: it cannot be written, or another process holds it.
     """
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = (folder / LOCK).open("ab")
@@ -38,4 +40,17 @@ def held_folder(folder: Path, show: Callable[[str], None]) -> Iterator[None]:
             raise UsageError(Problem(str(folder), "another run at work", "one run in a folder", remedy)) from error
         except OSError as error:  # some network file systems
             show(f"{folder}: no locks here ({error.strerror}); see to it that no other run writes to this folder")
-        yield
+        try:
+            yield
+        except BaseException:
+            _leave_nothing(folder, created)
+            raise
+
+
+def _leave_nothing(folder: Path, created: list[Path]) -> None:
+    """Remove the folders that were created for this run, deepest first, if they hold no more than the lock."""
+    if folder in created and [each.name for each in folder.iterdir()] == [LOCK]:
+        (folder / LOCK).unlink()
+        with suppress(OSError):  # another run has begun in one of them
+            for each in created:
+                each.rmdir()

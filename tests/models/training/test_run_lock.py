@@ -10,7 +10,7 @@ import pytest
 from keyword_cases import noise_recordings
 from typer.testing import CliRunner
 
-from kwsq.ir.errors import UsageError
+from kwsq.ir.errors import Problem, UsageError
 from kwsq.models import cli
 from kwsq.models.training.run_lock import LOCK, held_folder
 from kwsq.models.training.watching import ignore_line
@@ -29,6 +29,13 @@ SHIPPED = Path(__file__).resolve().parents[3] / "models" / "kws_ff" / "recipe.to
 def hold(folder: Path) -> None:
     with held_folder(folder, ignore_line):
         assert (folder / LOCK).exists()
+
+
+def fail_in(folder: Path) -> None:
+    with held_folder(folder, ignore_line):
+        if folder.name == "worked":
+            (folder / "cache").mkdir()
+        raise UsageError(Problem("data", "wrong data", "right ones", "correct them"))
 
 
 def test_a_second_run_is_refused_until_the_first_is_gone_however_it_goes(tmp_path: Path) -> None:
@@ -54,6 +61,16 @@ def test_the_program_leaves_the_files_of_the_first_run_alone(tmp_path: Path) -> 
     assert shown.exit_code == 2
     assert f"{out}: found another run at work" in shown.output
     assert [path.name for path in out.iterdir()] == [LOCK]
+
+
+def test_a_run_that_fails_before_it_writes_leaves_no_folder(tmp_path: Path) -> None:
+    made, kept = tmp_path / "made" / "out", tmp_path / "kept"
+    kept.mkdir()
+    for folder in (made, kept, tmp_path / "worked"):
+        with pytest.raises(UsageError, match="wrong data"):
+            fail_in(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "worked"]
+    assert sorted(path.name for path in (tmp_path / "worked").iterdir()) == ["cache", LOCK]
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
