@@ -40,11 +40,13 @@ def held_folder(folder: Path, show: Callable[[str], None]) -> Iterator[None]:
             raise UsageError(Problem(str(folder), "another run at work", "one run in a folder", remedy)) from error
         except OSError as error:  # some network file systems
             show(f"{folder}: no locks here ({error.strerror}); see to it that no other run writes to this folder")
+        done = False
         try:
             yield
-        except BaseException:
-            _leave_nothing(folder, created)
-            raise
+            done = True
+        finally:
+            if not done:
+                _leave_nothing(folder, created)
 
 
 def _leave_nothing(folder: Path, created: list[Path]) -> None:
