@@ -29,7 +29,7 @@ def protocol() -> Protocol:
 def fold_clips(fold: int) -> FoldClips:
     rng = np.random.default_rng([1, fold])
     speakers = np.arange(fold, SPEAKERS, FOLDS).repeat(CLIPS_PER_SPEAKER)
-    return FoldClips(fold, rng.integers(0, 12, speakers.size), speakers, "cafe")
+    return FoldClips(fold, rng.integers(0, 12, speakers.size), speakers, (1.0, 0.5))
 
 
 def scored(clips: FoldClips, error_rate: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -119,6 +119,19 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
+class Paper:
+    """A paper, and the methods of the table in its manner.
+
+    Args:
+        title: as the page names it.
+        methods: names.
+    """
+
+    title: str
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Protocol:
     """Everything that decides the table except the data.
 
@@ -133,6 +146,7 @@ class Protocol:
         goals: what is asked of the table; they decide no row.
         seen_seeds: seeds of which rows were seen before the methods of the goals were fixed.
         changes: what was changed after which rows, as the page tells it.
+        papers: whose methods a table of their own holds against the plain ones.
     """
 
     recipe: Recipe
@@ -145,6 +159,7 @@ class Protocol:
     goals: tuple[Goal, ...] = ()
     seen_seeds: tuple[int, ...] = ()
     changes: str = ""
+    papers: tuple[Paper, ...] = ()
 
     def method(self, name: str) -> Method:
         """Return a method by name."""
@@ -244,7 +259,7 @@ def read_protocol(path: Path) -> Protocol:
     Raises:
         UsageError: no such file, not TOML, keys missing or unknown, a recipe of keywords, a name twice, a control that
             is no method, a width that is missing, stands there twice or is none of the scheme's, or a goal for a row
-            there is not.
+            or a paper's method there is not.
     """
     if not path.is_file():
         raise UsageError(Problem(str(path), "no such file", "a protocol", "name a table.toml"))
@@ -274,9 +289,15 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
     if unknown:
         found = f"a goal for {unknown[0].method!r} at {unknown[0].bits} bits"
         raise UsageError(Problem(str(path), found, "a method and one of its widths", "correct the protocol"))
+    papers = tuple(Paper(**entry | {"methods": tuple(entry["methods"])}) for entry in table.pop("paper", ()))
+    strange = [name for paper in papers for name in paper.methods if name not in names]
+    if strange:
+        remedy = "correct the protocol"
+        raise UsageError(Problem(str(path), f"{strange[0]!r} as a paper's method", "a method's name", remedy))
     return Protocol(
         recipe=recipe,
         goals=goals,
+        papers=papers,
         seen_seeds=tuple(table.pop("seen_seeds", ())),
         seeds=tuple(table.pop("seeds")),
         baselines=tuple(table.pop("baselines")),

@@ -1,7 +1,8 @@
 """Finished rows of the table as lines of JSON: appended one by one, read back with a torn last line tolerated.
 
-A `fold` line says once which clips a fold scores: their classes, one letter each, and the numbers of their
-groups. A `row` line holds what one model said of the clips of its fold, in the same order:
+A `fold` line says once which clips a fold scores: their classes, one letter each, the numbers of their groups,
+and what `fingerprint` says of their features. A `row` line holds what one model said of the clips of its fold, in
+the same order:
 
   predicted  the class with the largest logit, one letter per clip
   scores     log odds of each keyword against all other classes (docs/gate.md, equation 11) in steps of 1/16,
@@ -30,26 +31,53 @@ from kwsq.models.table.protocol import Row
 STEPS_PER_LOG_ODD = 16
 HIGHEST_CODE = 4 * STEPS_PER_LOG_ODD - 1
 KEYWORDS = tuple(index for index, label in enumerate(LABELS) if not label.startswith("_"))
+SAME_FEATURES = 1e-3
 _FIRST_LETTER = ord("a")
+_RADIANS = (1.0, 2.0, 3.0)
 
 Codes = NDArray[np.int8]
 Classes = NDArray[np.int64]
 
 
+def fingerprint(features: NDArray[np.floating]) -> tuple[float, ...]:
+    """Return few numbers that tell features from others, and vary as little as they do between processors.
+
+    Their root mean square, then sqrt(2/n) sum_i x_i cos(k i) for k = 1, 2, 3: as large as the first, and one clip of n
+    that is replaced moves them by some sqrt(1/n) of it, where rounding moves them by 1e-7.
+
+    Args:
+        features: any shape.
+    """
+    flat = features.astype(np.float64).reshape(-1)
+    index = np.arange(flat.size, dtype=np.float64)
+    waves = [np.sqrt(2.0 / flat.size) * float(flat @ np.cos(k * index)) for k in _RADIANS]
+    return tuple(round(float(value), 6) for value in (np.sqrt(np.mean(flat**2)), *waves))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldClips:
-    """The clips that a fold scores: labels (n,), group numbers (n,), and a hash of the features they gave."""
+    """The clips that a fold scores: labels (n,), group numbers (n,), and the `fingerprint` of their features."""
 
     fold: int
     labels: Classes
     groups: Classes
-    features_sha256: str
+    features: tuple[float, ...]
+
+    def are(self, other: "FoldClips") -> bool:
+        """Return whether these are the same clips, features as close as another processor's arithmetic gives them."""
+        mine, theirs = (np.array(clips.features) for clips in (self, other))
+        return (
+            np.array_equal(self.labels, other.labels)
+            and np.array_equal(self.groups, other.groups)
+            and mine.shape == theirs.shape
+            and bool(np.abs(mine - theirs).max() <= SAME_FEATURES * mine[0])
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the line of a fold."""
         groups = base64.b64encode(zlib.compress(self.groups.astype("<u2").tobytes(), 9)).decode()
         return {
-            "kind": "fold", "fold": self.fold, "features": self.features_sha256,
+            "kind": "fold", "fold": self.fold, "features": self.features,
             "labels": letters(self.labels), "groups": groups,
         }  # fmt: skip
 
@@ -134,7 +162,7 @@ def read_results(path: Path) -> Results:
 
 def _fold(entry: dict[str, Any]) -> FoldClips:
     groups = np.frombuffer(zlib.decompress(base64.b64decode(entry["groups"])), "<u2").astype(np.int64)
-    return FoldClips(entry["fold"], classes_of(entry["labels"]), groups, entry["features"])
+    return FoldClips(entry["fold"], classes_of(entry["labels"]), groups, tuple(map(float, entry["features"])))
 
 
 _IDENTITY = ("method", "bits", "seed", "fold", "digest")

@@ -7,7 +7,6 @@ finished nor being worked on, so that work ends in the protocol's order whatever
 """
 
 import fcntl
-import hashlib
 import os
 import sys
 import time
@@ -32,6 +31,7 @@ from kwsq.models.table.rows import (
     FoldClips,
     append_line,
     file_digest,
+    fingerprint,
     read_results,
     score_codes,
 )
@@ -83,12 +83,11 @@ def open_workplace(protocol: Path, data: Path, out: Path, rows: Path, weights: P
     known, numbers = read_results(rows).folds, np.unique(np.array(groups), return_inverse=True)[1]
     for fold in range(plan.folds):
         mine = fold_of == fold
-        digest = hashlib.sha256(examples.features[mine].tobytes()).hexdigest()[:12]
-        stated = FoldClips(fold, examples.labels[mine], numbers[mine], digest).to_json()
+        clips = FoldClips(fold, examples.labels[mine], numbers[mine], fingerprint(examples.features[mine]))
         if fold not in known:
-            append_line(rows, stated)
-        elif known[fold].to_json() != stated:
-            remedy = "run on the data, and the kind of processor, of before, or begin another results file"
+            append_line(rows, clips.to_json())
+        elif not known[fold].are(clips):
+            remedy = "run on the data of before, or begin another results file"
             raise UsageError(Problem(str(rows), f"other clips or features in fold {fold}", "those of this run", remedy))
     return place
 

@@ -68,8 +68,10 @@ def weight(tensors: dict[str, NDArray[np.generic]], layer: str) -> NDArray[np.fl
 
 def keras_model(name: str) -> Any:
     """The committed file as a Keras model with fake quantization at inference."""
-    stored = onnx.load(MODELS / folder_of(name) / name).graph.initializer
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
+    graph = onnx.load(MODELS / folder_of(name) / name).graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    norms = [node for node in graph.node if node.op_type == "BatchNormalization"]
+    epsilons = {node.input[1].removesuffix(".gamma"): node.attribute[0].f for node in norms}
     recipe = read_recipe(MODELS / folder_of(name) / "recipe.toml")
     model = architecture(recipe.architecture, len(class_names(recipe.keywords)))(FloatWeights())
     for layer in model.layers:
@@ -81,6 +83,7 @@ def keras_model(name: str) -> Any:
                 layer.high.assign(scale * (127 - zero_point))
                 layer.enabled.assign(1.0)
             case tf_keras.layers.BatchNormalization():
+                layer.epsilon = epsilons[layer.name]  # none where norms were merged and quantized
                 layer.set_weights([tensors[f"{layer.name}.{part}"] for part in ("gamma", "beta", "mean", "variance")])
             case _ if hasattr(layer, "parameter"):
                 values = weight(tensors, layer.name)

@@ -1,5 +1,6 @@
 """The committed files: small, inside their declared widths, equal interfaces, and runnable as they are."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,14 @@ from keyword_cases import synthetic_keywords
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from kwsq.models.data.clips import LabelledFeatures, load_split
+from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
 from kwsq.models.export_onnx import standard_twin
 from kwsq.models.scoring.accuracy import accuracy, logits
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 FOLDER = MODELS / "kws_ff"
 WIDTHS = {"w8": 8, "w5": 5, "w4": 4, "w3": 3, "w2": 2}
-FILES = tuple(f"kws_ff_{kind}.onnx" for kind in ("float", *WIDTHS, "w1", "w5_codebook"))
+FILES = tuple(f"kws_ff_{kind}.onnx" for kind in ("float", *WIDTHS, "w1", "w5_codebook", "w4_all", "w8_fxp", "w4_fxp"))
 KWS_CNN = ("float", "w8", "w5", "w4", "w5_codebook", "w8_fxp", "w4_fxp")
 OTHER_FILES = {
     "kws_cnn": tuple(f"kws_cnn_{kind}.onnx" for kind in KWS_CNN),
@@ -42,7 +43,7 @@ def test_a_file_is_small_valid_and_runs(name: str) -> None:
     assert np.isfinite(out).all()
 
 
-@pytest.mark.parametrize(("kind", "bits"), WIDTHS.items())
+@pytest.mark.parametrize(("kind", "bits"), [*WIDTHS.items(), ("w4_all", 4), ("w8_fxp", 8), ("w4_fxp", 4)])
 def test_a_uniform_file_holds_six_weights_of_its_width(kind: str, bits: int) -> None:
     stored = tensors(f"kws_ff_{kind}.onnx")
     codes = [values for name, values in stored.items() if name.endswith((".weight.codes", ".weight.levels"))]
@@ -95,16 +96,40 @@ def test_a_convolutional_file_is_small_valid_and_at_its_width(folder: str, name:
     assert {values.size for key, values in stored.items() if key.endswith(".levels")} <= {32}
 
 
-@pytest.mark.parametrize("folder", OTHER_FILES)
+@pytest.mark.parametrize("folder", ["kws_ff", *OTHER_FILES])
 def test_no_committed_file_is_forgotten(folder: str) -> None:
-    assert {path.name for path in (MODELS / folder).glob("*.onnx")} == set(OTHER_FILES[folder])
+    assert {path.name for path in (MODELS / folder).glob("*.onnx")} == set(({"kws_ff": FILES} | OTHER_FILES)[folder])
+
+
+@pytest.mark.parametrize("kind", ["w4_all", "w8_fxp", "w4_fxp"])
+def test_where_everything_is_quantized_every_scale_is_a_power_of_two(kind: str) -> None:
+    scales = [value for name, value in tensors(f"kws_ff_{kind}.onnx").items() if name.endswith(".scale")]
+    assert len(scales) >= 14  # six weights, and activations
+    assert all((np.frexp(scale)[0] == 0.5).all() for scale in scales)
+
+
+@pytest.mark.parametrize(("folder", "name"), [("kws_ff", name) for name in FILES] + OTHERS)
+def test_a_file_states_its_classes_and_features(folder: str, name: str) -> None:
+    stated = {entry.key: entry.value for entry in onnx.load(MODELS / folder / name).metadata_props}
+    assert json.loads(stated["kwsq.classes"]) == list(class_names())
+    assert stated["kwsq.features"] == ("mfcc" if folder == "ds_cnn" else "lfbe")
+
+
+def card_row(name: str, folder: Path = FOLDER) -> list[str]:
+    """The cells of the card's table that stand in a file's row."""
+    card = (folder / "CARD.md").read_text(encoding="utf-8")
+    row = next(line for line in card.splitlines() if line.startswith(f"| `{name}`"))
+    return [cell.strip() for cell in row.split("|")[1:-1]]
 
 
 def card_accuracy(name: str, folder: Path = FOLDER) -> float:
     """The accuracy in percent that the card's table states for a file."""
-    card = (folder / "CARD.md").read_text(encoding="utf-8")
-    row = next(line for line in card.splitlines() if line.startswith(f"| `{name}`"))
-    return float(row.split("|")[3])
+    return float(card_row(name, folder)[2])
+
+
+@pytest.mark.parametrize(("folder", "name"), [("kws_ff", name) for name in FILES] + OTHERS)
+def test_the_card_states_the_bytes_of_the_file(folder: str, name: str) -> None:
+    assert card_row(name, MODELS / folder)[3] == f"{(MODELS / folder / name).stat().st_size:,}"
 
 
 @pytest.fixture(scope="module")

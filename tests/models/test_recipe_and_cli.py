@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from kwsq.ir.errors import UsageError
 from kwsq.models import cli
 from kwsq.models.recipe import Distillation, read_recipe
-from kwsq.models.schemes import Compressed, LearnedStep, LloydMax, TwoStage, weight_scheme
+from kwsq.models.schemes import Compressed, FixedPoint, LearnedStep, LloydMax, TwoStage, weight_scheme
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "kws_ff" / "recipe.toml"
 
@@ -28,9 +28,13 @@ def test_the_shipped_recipe_is_complete() -> None:
         *((f"w{bits}", TwoStage(bits)) for bits in (8, 5, 4, 3)),
         *((f"w{bits}", LearnedStep(bits)) for bits in (2, 1)),
         ("w5_codebook", LloydMax(5)),
+        ("w4_all", TwoStage(4, parameter_bits=8, power_of_two=True)),
+        ("w8_fxp", FixedPoint(8, accumulator_bits=32)),
+        ("w4_fxp", FixedPoint(4)),
     ]
     own = Distillation(weight=0.5, temperature=2.0)
-    assert {v.name: v.distillation for v in recipe.variants if v.distillation} == {"w2": own, "w1": own}
+    taught = {variant.name: variant.distillation for variant in recipe.variants if variant.distillation}
+    assert taught == dict.fromkeys(("w2", "w1", "w8_fxp", "w4_fxp"), own)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,7 @@ def test_the_shipped_recipe_is_complete() -> None:
         ("{ weight = 0.5,", "{ weight = 1.5,", r"weight: found 1\.5; expected a number from 0 to 1"),
         ("{ weight = 0.5, temperature", "{ temperature", "weight"),
         ("bits = 4", "bits = 9", "1..8 for two_stage"),
-        ("bits = 5", "bits = 8", "1..7 for lloyd_max"),
+        ('"lloyd_max"\nbits = 5', '"lloyd_max"\nbits = 8', "1..7 for lloyd_max"),
         ('weights = "two_stage"', 'weights = "magic"', "'magic'"),
         ("batch_size = 64", "batch_size = ", "Invalid value"),
         ("bits = 4", 'bits = 4\nnorm_clips = "loud"', r"variant w4\.norm_clips.*'loud'.*as_trained, clean, mixed"),
@@ -59,7 +63,7 @@ def test_a_wrong_recipe_is_refused_by_what_is_wrong(tmp_path: Path, old: str, ne
     text = SHIPPED.read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "recipe.toml"
-    path.write_text(text.replace(old, new), encoding="utf-8")
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(UsageError, match=found):
         read_recipe(path)
 
@@ -71,7 +75,7 @@ def test_a_width_below_the_grid_is_refused() -> None:
 
 def test_bits_of_single_layers_and_options_of_a_scheme_are_read(tmp_path: Path) -> None:
     text = SHIPPED.read_text(encoding="utf-8").replace(
-        "bits = 4\n", "bits = 4\noptions = { cosine = 1e-4 }\nlayer_bits = { splice1 = 8, classifier = 8 }\n"
+        "bits = 4\n", "bits = 4\noptions = { cosine = 1e-4 }\nlayer_bits = { splice1 = 8, classifier = 8 }\n", 1
     )
     (tmp_path / "recipe.toml").write_text(text, encoding="utf-8")
     (variant,) = (each for each in read_recipe(tmp_path / "recipe.toml").variants if each.name == "w4")

@@ -12,22 +12,28 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from kwsq.models.architectures import architecture
 from kwsq.models.data.clips import load_split
-from kwsq.models.kws_cnn.model import build
 from kwsq.models.layers.fixed_point import FixedPointLayer
 from kwsq.models.schemes import FixedPoint
 from kwsq.models.scoring.artefact import ScoredArtefact, scored_artefact
 from kwsq.models.synthetic.dataset import load_synthetic
 
-FOLDER = Path(__file__).resolve().parents[3] / "models" / "kws_cnn"
-FILES = {"kws_cnn_w8_fxp.onnx": FixedPoint(8, accumulator_bits=32), "kws_cnn_w4_fxp.onnx": FixedPoint(4)}
+MODELS = Path(__file__).resolve().parents[3] / "models"
+FILES = {
+    f"{folder}/{folder}_w{scheme.bits}_fxp.onnx": scheme
+    for folder in ("kws_cnn", "kws_ff")
+    for scheme in (FixedPoint(8, accumulator_bits=32), FixedPoint(4))
+}
+# (C_out, C_in, ...) of ONNX to (..., C_in, C_out) of Keras.
+KERAS_AXES = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}
 
 
 def keras_model(name: str) -> Any:
     """The committed file as the Keras model that trained it."""
-    stored = onnx.load(FOLDER / name).graph.initializer
+    stored = onnx.load(MODELS / name).graph.initializer
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
-    model = build(FILES[name])
+    model = architecture(name.split("/")[0])(FILES[name])
     for layer in model.layers:
         if isinstance(layer, FixedPointLayer):
             gain = tensors[f"{layer.name}_quantizer.scale"].item() * 128.0
@@ -36,14 +42,14 @@ def keras_model(name: str) -> Any:
             layer.output_gain.assign(gain)
             layer.output_steps.assign(steps)
             layer.adopt(
-                codes.transpose((2, 3, 1, 0) if codes.ndim == 4 else (1, 0)),
+                codes.transpose(KERAS_AXES[codes.ndim]),
                 tensors[f"{layer.name}.bias.codes"] / steps / 128.0,
             )
     return model
 
 
 def check(name: str, features: NDArray[np.float32]) -> ScoredArtefact:
-    scored = scored_artefact(FOLDER / name, features, weight_bits=FILES[name].bits)
+    scored = scored_artefact(MODELS / name, features, weight_bits=FILES[name].bits)
     keras = keras_model(name)(features, training=False).numpy()
     np.testing.assert_array_equal(keras, scored.logits)
     assert scored.runtime == "kwsq narrow"

@@ -209,6 +209,8 @@ def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path
         ('method = "learned_step", bits = 3', 'method = "learned_step", bits = 6', "'learned_step' at 6 bits"),
         ('method = "learned_step", bits = 3', 'method = "learnt_step", bits = 3', "'learnt_step' at 3 bits"),
         ("bits = 3, most_loss = 0.5", "bits = 3, most = 0.5", "most"),
+        ('methods = ["fxp"]', 'methods = ["fxq"]', "'fxq' as a paper's method"),
+        ('methods = ["fxp"]', 'methods = ["fxp"], year = 2023', "year"),
         ("one_seed_bits = [4, 5]", "one_seed_bits = [4, 8]", "1..7 for lloyd_max"),
         ("one_seed_bits = [4, 5]", "", "widths, each once"),
         ("one_seed_bits = [4, 5]", "bits = [5]\none_seed_bits = [4, 5]", "widths, each once"),

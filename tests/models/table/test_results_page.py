@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kwsq.models.table.gains import gains, paper_lines
 from kwsq.models.table.goals import findings, goal_lines
 from kwsq.models.table.protocol import Protocol, read_protocol
-from kwsq.models.table.report import cell_start, introduction
+from kwsq.models.table.report import cell_start, groups, introduction
 from kwsq.models.table.rows import Results, read_results
 from kwsq.models.table.statistics import Clips, cells
 
@@ -54,6 +55,19 @@ def test_the_page_states_the_goals_and_changes_of_the_protocol(shipped: tuple[Pr
     assert len(found) == len(protocol.goals) > 0
     assert "\n".join(goal_lines(found)) in page
     assert protocol.changes.strip() in page
+
+
+def test_the_page_says_where_the_papers_methods_beat_plain_ones(shipped: tuple[Protocol, Results], page: str) -> None:
+    protocol, results = shipped
+    clips = Clips.of(results)
+    tables = groups(protocol, cells(protocol, results))
+    found = tuple(gain for table in tables for gain in gains(protocol, table, clips))
+    lines = paper_lines(protocol.papers, found)
+    assert "\n".join(lines) in page
+    # The widths: two-stage 8, 5, 4, 1, S8BQAT 5, 4, fixed point 8, 4, and the general quantizer.
+    named = {tuple(line.split(" | ")[1:3]) for line in lines[2:]}
+    two_stage = {(name, bits) for name in ("two_stage_fast", "two_stage_all_fast") for bits in "8541"}
+    assert named >= two_stage | {("s8bqat", "5"), ("s8bqat", "4"), ("fxp", "8"), ("fxp", "4"), ("gq", "4"), ("gq", "2")}
 
 
 def test_every_committed_row_is_of_the_protocol(shipped: tuple[Protocol, Results]) -> None:

@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from kwsq.ir.errors import UsageError
 from kwsq.models.table.protocol import Row
@@ -16,6 +18,7 @@ from kwsq.models.table.rows import (
     FinishedRow,
     FoldClips,
     append_line,
+    fingerprint,
     read_results,
     score_codes,
 )
@@ -37,7 +40,7 @@ def written(path: Path, folds: int) -> list[FinishedRow]:
 
 def test_rows_and_folds_come_back(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
-    clips = FoldClips(3, np.arange(12), np.arange(12) * 400, "cafe")
+    clips = FoldClips(3, np.arange(12), np.arange(12) * 400, (1.0, 0.5))
     append_line(path, clips.to_json())
     rows = written(path, 2)
     found = read_results(path)
@@ -48,6 +51,34 @@ def test_rows_and_folds_come_back(tmp_path: Path) -> None:
         assert (again.model_bytes, again.facts) == (row.model_bytes, row.facts)
     assert np.array_equal(found.folds[3].labels, clips.labels)
     assert np.array_equal(found.folds[3].groups, clips.groups)
+
+
+def test_clips_are_told_by_labels_groups_and_features_as_another_processor_computes_them() -> None:
+    rng = np.random.default_rng(5)
+    features = rng.normal(2.0, 3.0, (740, 49, 10)).astype(np.float32)
+    labels, groups = np.arange(740) % 12, np.arange(740)
+
+    def clips(values: NDArray[np.float32]) -> FoldClips:
+        return FoldClips(0, labels, groups, fingerprint(values))
+
+    stated = clips(features)
+    # Another order of sums: single precision, and some hundred rounding errors of 6e-8.
+    assert stated.are(clips((features * (1 + rng.normal(0, 1e-5, features.shape))).astype(np.float32)))
+    assert stated.are(_read_back(stated))
+    replaced, swapped = features.copy(), features.copy()
+    replaced[300] = rng.normal(2.0, 3.0, (49, 10))
+    swapped[[300, 301]] = swapped[[301, 300]]
+    for other in (replaced, swapped, features * np.float32(1.01), features[:, ::-1]):
+        assert not stated.are(clips(other))
+    assert not stated.are(FoldClips(0, np.roll(labels, 1), groups, stated.features))
+    assert not stated.are(FoldClips(0, labels, np.roll(groups, 1), stated.features))
+    assert not stated.are(FoldClips(0, labels, groups, stated.features[:2]))
+
+
+def _read_back(clips: FoldClips) -> FoldClips:
+    with TemporaryDirectory() as folder:
+        append_line(Path(folder) / "rows.jsonl", clips.to_json())
+        return read_results(Path(folder) / "rows.jsonl").folds[clips.fold]
 
 
 def test_a_torn_last_line_is_not_counted_and_is_cut_off_by_the_next(tmp_path: Path) -> None:

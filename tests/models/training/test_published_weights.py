@@ -231,8 +231,11 @@ def test_commands_refuse_before_they_read_data(tmp_path: Path) -> None:
 
 def test_the_protocol_compares_with_the_published_model_and_trains_as_the_recipe_does() -> None:
     protocol, plan = read_protocol(TABLE), read_recipe(RECIPE)
-    method = protocol.method("two_stage")
-    assert (protocol.control_of("two_stage"), protocol.recipe.float_phase.epochs) == ("float", 0)
+    method, control = protocol.method("two_stage_fast_long"), protocol.method("control_long")
+    assert (protocol.control_of(method.name), protocol.recipe.float_phase.epochs) == (control.name, 0)
+    assert (method.stage1.epochs, method.stage2.epochs) == (control.stage1.epochs, control.stage2.epochs)
+    assert method.distillation == control.distillation
+    assert len(protocol.seeds_of(method, 4)) == 5
     for variant in plan.variants:
         assert (variant.stage1, variant.stage2) == (method.stage1, method.stage2)
         assert variant.scheme in [method.scheme(bits) for bits in method.bits]
