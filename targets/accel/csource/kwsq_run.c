@@ -1,5 +1,5 @@
-/* Runs a pack: its layers, whose weights are decoded row by row, and the kernels of all other operators. Equations are
- * those of docs/quantization.md. */
+/* Runs a pack: its layers, whose weights are decoded row by row, the kernels of all other operators, and states from one
+ * run to the next. Equations are those of docs/quantization.md. */
 #include "kwsq_records.h"
 
 enum { MOST_NUMBERS = 2 * KWSQ_MAX_RANK }; /* of any operator: those of a slice; kwsq_check_operator refuses more */
@@ -180,4 +180,23 @@ enum kwsq_status kwsq_run(const struct kwsq_pack *pack, uint8_t *arena) {
         if (status != KWSQ_OK) return status;
     }
     return KWSQ_OK;
+}
+
+void kwsq_reset(const struct kwsq_pack *pack, uint8_t *arena) {
+    for (uint32_t i = 0; i < pack->io_count; i++) {
+        struct kwsq_io io = kwsq_io_at(pack, i);
+        if (io.partner == KWSQ_NO_PARTNER) continue;
+        struct kwsq_tensor t = kwsq_tensor_at(pack, io.tensor);
+        memset(arena + t.offset, t.zero_point & 255, t.size_bytes);
+    }
+}
+
+void kwsq_step(const struct kwsq_pack *pack, uint8_t *arena) {
+    for (uint32_t i = 0; i < pack->io_count; i++) {
+        struct kwsq_io io = kwsq_io_at(pack, i);
+        if (io.partner == KWSQ_NO_PARTNER) continue;
+        struct kwsq_tensor to = kwsq_tensor_at(pack, io.tensor);
+        struct kwsq_tensor from = kwsq_tensor_at(pack, kwsq_io_at(pack, io.partner).tensor);
+        memmove(arena + to.offset, arena + from.offset, to.size_bytes);
+    }
 }
