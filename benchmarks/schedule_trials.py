@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from kwsq.models.cli import prepare_tensorflow
 from kwsq.models.data.audio import CLIP_SAMPLES, read_clip
@@ -57,6 +56,8 @@ best is best by chance too. {finished} of {wanted} trials are finished.
 
 def load_task() -> LabelledFeatures:
     """Return the words, then as many clips of noise as one word has."""
+    import soundfile  # of the train extra: the page is printed without it
+
     compute, _ = front_end("lfbe")
     with (DATA / "manifest.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
