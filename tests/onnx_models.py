@@ -8,6 +8,7 @@ actual = run_normalized(model, {"x": x})         # loaded, normalised, imported,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,3 +100,11 @@ def run_onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Array
     options.log_severity_level = 3
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, dict(feeds))[0])
+
+
+def unstated(path: Path, folder: Path) -> Path:
+    """Copy a model file into the folder without its metadata, as those were that stated no classes."""
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, folder / path.name)
+    return folder / path.name

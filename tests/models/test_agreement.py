@@ -16,6 +16,7 @@ import pytest
 import tf_keras
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnx.helper import get_node_attr_value
 
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.driver import run_conversion
@@ -71,7 +72,7 @@ def keras_model(name: str) -> Any:
     graph = onnx.load(MODELS / folder_of(name) / name).graph
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     norms = [node for node in graph.node if node.op_type == "BatchNormalization"]
-    epsilons = {node.input[1].removesuffix(".gamma"): node.attribute[0].f for node in norms}
+    epsilons = {node.input[1].removesuffix(".gamma"): get_node_attr_value(node, "epsilon") for node in norms}
     recipe = read_recipe(MODELS / folder_of(name) / "recipe.toml")
     model = architecture(recipe.architecture, len(class_names(recipe.keywords)))(FloatWeights())
     for layer in model.layers:

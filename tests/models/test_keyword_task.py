@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import soundfile
 import tf_keras
 from keyword_cases import BANDS, FRAMES, synthetic_keywords
+from onnx_models import unstated
 from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
@@ -231,9 +231,7 @@ def test_train_and_eval_take_the_task_from_the_recipe(data: Path, tmp_path: Path
     other = CliRunner().invoke(cli.app, [*arguments, *cache, "--keyword", "yes"])
     assert other.exit_code == 2
     assert "found classes _other_, marvin; expected classes _other_, yes, as --keyword says" in other.output
-    unstated = onnx.load(SHIPPED.parent / "kws_ff_yes_w4.onnx")
-    del unstated.metadata_props[:]
-    onnx.save(unstated, tmp_path / "old.onnx")
-    without = CliRunner().invoke(cli.app, ["eval", str(tmp_path / "old.onnx"), *arguments[2:], *cache])
+    old = unstated(SHIPPED.parent / "kws_ff_yes_w4.onnx", tmp_path)
+    without = CliRunner().invoke(cli.app, ["eval", str(old), *arguments[2:], *cache])
     assert without.exit_code == 2
     assert "2 outputs" in without.output

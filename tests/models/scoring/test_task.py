@@ -7,6 +7,7 @@ import onnx
 import pytest
 from keyword_cases import noise_recordings
 from onnx import helper
+from onnx_models import unstated
 from typer.testing import CliRunner
 
 from kwsq.ir.errors import UsageError
@@ -30,14 +31,6 @@ def network(bands: int, classes: int) -> tuple[LayerRecord, ...]:
     return ReluRecord("relu"), MeanOverTimeRecord("mean"), dense
 
 
-def unstated(folder: Path, path: Path) -> Path:
-    """Write a file that says no more than those of before files said what their outputs mean."""
-    model = onnx.load(path)
-    del model.metadata_props[:]
-    onnx.save(model, folder / path.name)
-    return folder / path.name
-
-
 def write(folder: Path, name: str, classes: tuple[str, ...], features: str = "lfbe", *, states: bool = True) -> Path:
     stated = {"classes": classes, "features": features} if states else {}
     path, (frames, bands) = folder / name, {"lfbe": (98, 64), "mfcc": (49, 10)}[features]
@@ -49,7 +42,7 @@ def test_what_files_state_is_taken_where_nothing_is_asked_for(tmp_path: Path) ->
     words = write(tmp_path, "words.onnx", (OTHER, "no", "yes"), "mfcc")
     twelve = write(tmp_path, "twelve.onnx", LABELS)
     assert task_of([words], (), None) == Task(("no", "yes"), "mfcc")
-    assert task_of([unstated(tmp_path, YES), words], (), None) == Task(("no", "yes"), "mfcc")
+    assert task_of([unstated(YES, tmp_path), words], (), None) == Task(("no", "yes"), "mfcc")
     assert task_of([YES], (), None) == Task(("yes",), "lfbe")
     assert task_of([twelve], (), None) == Task((), "lfbe")
     assert task_of([words], ("no", "yes"), "mfcc") == Task(("no", "yes"), "mfcc")
@@ -58,7 +51,7 @@ def test_what_files_state_is_taken_where_nothing_is_asked_for(tmp_path: Path) ->
 def test_of_files_that_state_nothing_the_command_line_decides(tmp_path: Path) -> None:
     artefact = tmp_path / "model.tflite"
     artefact.write_bytes(b"\x1c\x00\x00\x00TFL3 and more")
-    for path in (unstated(tmp_path, YES), artefact, tmp_path / "none.onnx"):
+    for path in (unstated(YES, tmp_path), artefact, tmp_path / "none.onnx"):
         assert task_of([path], ("no", "yes"), "mfcc") == Task(("no", "yes"), "mfcc")
         assert task_of([path], (), None) == Task((), "lfbe")
 
@@ -72,7 +65,7 @@ def refusal(models: list[Path], keywords: tuple[str, ...] = (), features: str | 
 def test_every_file_that_states_something_else_is_refused(tmp_path: Path) -> None:
     words = write(tmp_path, "words.onnx", (OTHER, "no", "yes"), "mfcc")
     twelve = write(tmp_path, "twelve.onnx", LABELS)
-    assert refusal([words, unstated(tmp_path, YES), twelve], ("yes", "no"), "lfbe") == [
+    assert refusal([words, unstated(YES, tmp_path), twelve], ("yes", "no"), "lfbe") == [
         "words.onnx: found classes _other_, no, yes; expected classes _other_, yes, no, as --keyword says; "
         "leave --keyword out: the file states it",
         f"twelve.onnx: found classes {', '.join(LABELS)}; expected classes _other_, yes, no, as --keyword says; "
@@ -157,7 +150,7 @@ def test_eval_refuses_a_keyword_twice_before_anything_is_computed(tmp_path: Path
 
 def test_eval_with_features_that_a_model_does_not_take_names_those_it_does(data: Path, tmp_path: Path) -> None:
     assert evaluate(data, MFCC)[0] == 0
-    code, output = evaluate(data, unstated(tmp_path, MFCC))
+    code, output = evaluate(data, unstated(MFCC, tmp_path))
     assert code == 2
     assert "ds_cnn_w4.onnx: found features of shape (1, 98, 64); expected features of shape (1, 49, 10)" in output
     assert "name --features mfcc" in output
