@@ -291,6 +291,13 @@ def _target_options(source: Source, result: PipelineResult, options: ConvertOpti
     )
 
 
+def _described_source(conversion: Conversion) -> dict[str, object]:
+    """Name and SHA-256, and of its metadata what training states for kwsq: other exporters put anything there."""
+    metadata = {key: value for key, value in sorted(conversion.source.metadata.items()) if key.startswith("kwsq.")}
+    named = {"name": conversion.options.model.name, "sha256": conversion.source.sha256}
+    return {**named, **({"metadata": metadata} if metadata else {})}
+
+
 def _files(conversion: Conversion, report: Mapping[str, Any]) -> dict[str, bytes]:
     files = {REPORT_JSON: json_bytes(report), REPORT_HTML: render_html(report).encode()}
     if conversion.exit_code:
@@ -298,7 +305,7 @@ def _files(conversion: Conversion, report: Mapping[str, Any]) -> dict[str, bytes
     files = {**conversion.artefact.files, **files}
     described = manifest(
         files,
-        source={"name": conversion.options.model.name, "sha256": conversion.source.sha256},
+        source=_described_source(conversion),
         options=conversion.options.to_json(),
         notes=report["result"]["notes"],
         compiler=(report["result"]["artefact"]["estimates"] or {}).get("compiler", ""),

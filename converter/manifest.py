@@ -35,7 +35,7 @@ def json_bytes(value: object) -> bytes:
 def manifest(
     files: Mapping[str, bytes],
     *,
-    source: Mapping[str, str],
+    source: Mapping[str, object],
     options: Mapping[str, object],
     notes: Sequence[object],
     compiler: str = "",
@@ -44,7 +44,7 @@ def manifest(
 
     Args:
         files: name -> contents of everything else in the directory.
-        source: name and SHA-256 of the model.
+        source: name and SHA-256 of the model, and what it states of itself.
         options: of the conversion.
         notes: of the passes.
         compiler: name and version of the compiler whose bytes are among the files, e.g. "ethos-u-vela 5.2.0".

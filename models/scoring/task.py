@@ -1,6 +1,7 @@
 """Which classes and features models are scored with: what their files state, and what the command line says.
 
-Artefacts, and files written before `kwsq.classes` was, state nothing: of those the command line alone decides.
+Files written before `kwsq.classes` was, and artefacts without their manifest, state nothing: of those the command line
+alone decides.
 
 Source: our choice.
 """
@@ -11,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import onnx
-from google.protobuf.message import DecodeError
-
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.allowed import KEYWORD, require_none, shown
 from kwsq.models.data.clips import FRONT_ENDS, LABELS, OTHER, class_names
 from kwsq.models.records import CLASSES_KEY, FEATURES_KEY
+from kwsq.models.scoring.stated import stated_by
 
 Fact = TypeVar("Fact")
 AGAIN = "export the model again"
@@ -44,7 +43,7 @@ def task_of(models: Sequence[Path], keywords: Sequence[str], features: str | Non
             read, or, all at once, those that state others than are asked for.
     """
     require_none([*_no_words(keywords), *_no_features("--features", features, "correct it")])
-    facts = [(path.name, _metadata(path)) for path in models]
+    facts = [(path.name, stated_by(path)) for path in models]
     classes = [(name, _classes(name, each[CLASSES_KEY])) for name, each in facts if CLASSES_KEY in each]
     front_ends = [(name, each[FEATURES_KEY]) for name, each in facts if FEATURES_KEY in each]
     asked = class_names(tuple(keywords)) if keywords else None
@@ -71,15 +70,6 @@ def _no_words(keywords: Sequence[str]) -> Iterator[Problem]:
 def _no_features(where: str, features: str | None, remedy: str) -> Iterator[Problem]:
     if features is not None and features not in FRONT_ENDS:
         yield Problem(where, shown(features), f"one of {', '.join(FRONT_ENDS)}", remedy)
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    """Return what an ONNX file states; nothing of others, and of those that cannot be read."""
-    try:
-        model = onnx.load_model(path, load_external_data=False)
-    except (OSError, DecodeError):
-        return {}
-    return {entry.key: entry.value for entry in model.metadata_props}
 
 
 def _classes(name: str, stated: str) -> tuple[str, ...]:
