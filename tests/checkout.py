@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,13 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.Complet
 def script(name: str) -> Path:
     """A console script of the environment that runs the tests."""
     return Path(sys.executable).parent / name
+
+
+def benchmark(name: str) -> Any:
+    """A program of benchmarks/ as a module: the folder is no package."""
+    spec = spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

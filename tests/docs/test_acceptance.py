@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import re
-import sys
 import tomllib
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
-from typing import Any
 
-from checkout import ROOT
+from checkout import ROOT, benchmark
 
 LINES = tomllib.loads((ROOT / "benchmarks" / "acceptance.toml").read_text(encoding="utf-8"))["line"]
-
-
-def program() -> Any:
-    spec = spec_from_file_location("acceptance", ROOT / "benchmarks" / "acceptance.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["acceptance"] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def missing(command: str) -> list[str]:
@@ -42,7 +30,7 @@ def test_every_figure_has_one_group() -> None:
 
 
 def test_of_a_written_page_only_what_was_not_asked_again_is_kept() -> None:
-    run = program()
+    run = benchmark("acceptance")
     a, b, c, d = (run.Line(*line, "(1)") for line in (("a", "x one"), ("b", "x two"), ("c", "y"), ("d", "x")))
     b_last, c_last = run.Outcome("2", "yes"), run.Outcome("3", "yes")
     # The page lacks the line "d", and shows another command for "a".
