@@ -84,7 +84,7 @@ def _finding(protocol: Protocol, goal: Goal, table: dict[tuple[str, int], Cell],
         cell.finished == cell.wanted and set(cell.seeds) <= set(control.seeds),
         float(found.mean()) if found.size else None,
         loss(clips, control, cell),
-        loss(clips, control, cell, without=protocol.seen_seeds),
+        loss(clips, control, cell, without=protocol.seen_of(goal)),
     )
 
 

@@ -9,6 +9,7 @@ import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Method:
         activation_ranges: how the scales of activations come about.
         one_seed_bits: further widths, which run with the first seed only.
         two_seed_bits: and with the first two.
+        own_seeds: of widths that run with other seeds than the protocol's, (width, seeds).
         norm_clips: whose statistics batch norms take at the end; rows are scored on clean clips, hence those.
     """
 
@@ -59,6 +61,7 @@ class Method:
     one_seed_bits: tuple[int, ...] = ()
     norm_clips: NormClips = NormClips.CLEAN
     two_seed_bits: tuple[int, ...] = ()
+    own_seeds: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -73,7 +76,8 @@ class Method:
     @property
     def training(self) -> "Method":
         """What methods have in common that differ in the statistics their batch norms take at the end, and no more."""
-        return replace(self, name="", bits=(), one_seed_bits=(), two_seed_bits=(), norm_clips=NormClips.AS_TRAINED)
+        plain = replace(self, name="", bits=(), one_seed_bits=(), two_seed_bits=(), own_seeds=())
+        return replace(plain, norm_clips=NormClips.AS_TRAINED)
 
     def scheme(self, bits: int) -> WeightScheme:
         """Return the representation of the weights at a width."""
@@ -109,6 +113,7 @@ class Goal:
         most_loss: against its control, mean over seeds, in points.
         most_upper: 95 % upper bound of that loss, in points.
         least_accuracy: mean over seeds.
+        seen_seeds: whose rows were seen before its method was named, where these are not the protocol's.
     """
 
     method: str
@@ -116,6 +121,7 @@ class Goal:
     most_loss: float | None = None
     most_upper: float | None = None
     least_accuracy: float | None = None
+    seen_seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,8 @@ class Protocol:
         recipe: architecture, float phase, batch and augmentation of every row.
         folds: number of speaker-disjoint folds.
         fold_seed: decides them.
-        seeds: of every width; those in a method's `one_seed_bits` and `two_seed_bits` run with the first ones only.
+        seeds: of every width; those in a method's `one_seed_bits` and `two_seed_bits` run with the first ones only,
+            those in its `own_seeds` with others.
         baselines: plain methods that every other method is compared with at the same width.
         control: method -> the float row with the same epochs, data and teacher.
         methods: the float model first, then in the order of the file.
@@ -165,6 +172,10 @@ class Protocol:
         """Return a method by name."""
         return next(method for method in self.methods if method.name == name)
 
+    def seen_of(self, goal: Goal) -> tuple[int, ...]:
+        """Return the seeds whose rows were seen before the method of a goal was named."""
+        return self.seen_seeds if goal.seen_seeds is None else goal.seen_seeds
+
     def control_of(self, name: str) -> str:
         """Return the float control with the method's epochs, data and teacher."""
         return self.control[name]
@@ -175,15 +186,25 @@ class Protocol:
         alike = (other for other in self.methods if other.name != FLOAT and other.training == own.training)
         return next((other for other in alike if other.norm_clips is NormClips.CLEAN), None)
 
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The protocol's seeds and those that widths of its methods have of their own, ascending."""
+        own = (seeds for method in self.methods for _, seeds in method.own_seeds)
+        return tuple(sorted({*self.seeds, *chain.from_iterable(own)}))
+
     def seeds_of(self, method: Method, bits: int) -> tuple[int, ...]:
-        """Return the seeds a method is trained with at one of its widths."""
+        """Return the seeds a method is trained with at one of its widths; the float model has those of all."""
+        if method.name == FLOAT:
+            return self.all_seeds
+        if bits in dict(method.own_seeds):
+            return dict(method.own_seeds)[bits]
         if bits in method.bits:
             return self.seeds
         return self.seeds[: 1 if bits in method.one_seed_bits else 2]
 
     def rows(self) -> Iterator["Row"]:
         """Yield every row, seed by seed: all methods at their first width, each over all folds, then at the next."""
-        for seed in self.seeds:
+        for seed in self.all_seeds:
             for rank in range(max(len(method.widths) for method in self.methods)):
                 for method in self.methods:
                     yield from self._folds(method, seed, rank)
@@ -226,7 +247,7 @@ def _deciding(method: Method) -> dict[str, Any]:
     return {
         key: value
         for key, value in asdict(method).items()
-        if key not in ("bits", "one_seed_bits", "two_seed_bits") and (key, value) not in _LATER_DEFAULTS
+        if key not in _NOT_DECIDING_OF_METHODS and (key, value) not in _LATER_DEFAULTS
     }
 
 
@@ -234,6 +255,7 @@ def _deciding(method: Method) -> dict[str, Any]:
 _LATER_DEFAULTS = (("activation_ranges", ActivationRanges.MOVING), ("norm_clips", NormClips.CLEAN))
 
 
+_NOT_DECIDING_OF_METHODS = {"bits", "one_seed_bits", "two_seed_bits", "own_seeds"}
 _NOT_DECIDING = {"variants", "train_split", "report_split", "distillation"}
 
 
@@ -258,8 +280,8 @@ def read_protocol(path: Path) -> Protocol:
 
     Raises:
         UsageError: no such file, not TOML, keys missing or unknown, a recipe of keywords, a name twice, a control that
-            is no method, a width that is missing, stands there twice or is none of the scheme's, or a goal for a row
-            or a paper's method there is not.
+            is no method, a width that is missing, stands there twice or is none of the scheme's, seeds that are no
+            numbers or not a control's, or a goal for a row or a paper's method there is not.
     """
     if not path.is_file():
         raise UsageError(Problem(str(path), "no such file", "a protocol", "name a table.toml"))
@@ -284,7 +306,7 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
     if missing or len(names) != len(methods):
         found = f"control {missing[0]!r}" if missing else "a method named twice"
         raise UsageError(Problem(str(path), found, "methods with names of their own", "correct the protocol"))
-    goals = tuple(Goal(**goal) for goal in table.pop("goal", ()))
+    goals = tuple(map(_goal, table.pop("goal", ())))
     unknown = [goal for goal in goals if goal.bits not in _widths(methods, goal.method)]
     if unknown:
         found = f"a goal for {unknown[0].method!r} at {unknown[0].bits} bits"
@@ -294,7 +316,7 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
     if strange:
         remedy = "correct the protocol"
         raise UsageError(Problem(str(path), f"{strange[0]!r} as a paper's method", "a method's name", remedy))
-    return Protocol(
+    protocol = Protocol(
         recipe=recipe,
         goals=goals,
         papers=papers,
@@ -305,6 +327,25 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
         methods=methods,
         **table,
     )
+    _check_controls(protocol, path)
+    return protocol
+
+
+def _check_controls(protocol: Protocol, path: Path) -> None:
+    """Refuse a width with a seed its control has not: a loss would silently be one of fewer seeds."""
+    for method in protocol.methods:
+        control = protocol.method(protocol.control_of(method.name))
+        there = set(protocol.seeds_of(control, FLOAT_BITS))
+        for bits in method.widths:
+            for seed in sorted(set(protocol.seeds_of(method, bits)) - there)[:1]:
+                found = f"seed {seed} of {method.name!r} at {bits} bits, not of its control {control.name!r}"
+                remedy = "state it in the control's own_seeds"
+                raise UsageError(Problem(str(path), found, "the seeds of a control", remedy))
+
+
+def _goal(entry: dict[str, Any]) -> Goal:
+    seen = entry.get("seen_seeds")
+    return Goal(**entry | {"seen_seeds": None if seen is None else tuple(seen)})
 
 
 def _widths(methods: tuple[Method, ...], name: str) -> tuple[int, ...]:
@@ -314,12 +355,28 @@ def _widths(methods: tuple[Method, ...], name: str) -> tuple[int, ...]:
 def _method(entry: dict[str, Any]) -> Method:
     widths: dict[str, Any] = {key: tuple(entry.pop(key, ())) for key in ("bits", "two_seed_bits", "one_seed_bits")}
     options = tuple(sorted(entry.pop("options", {}).items()))
+    own_seeds = _own_seeds(entry.pop("own_seeds", {}), entry["name"])
     with within(f"protocol: {entry['name']}."):
         schedule = {"distillation": NO_DISTILLATION} | pop_schedule(entry)
-        method = Method(**widths, options=options, **schedule, **entry)
+        method = Method(**widths, options=options, own_seeds=own_seeds, **schedule, **entry)
         for width in method.widths:
             method.variant(width)  # what no scheme or variant may be is better refused before a night's run
     if not method.widths or len(set(method.widths)) < len(method.widths):
         expected = "widths, each once, in bits, two_seed_bits or one_seed_bits"
         raise UsageError(Problem(f"protocol: {method.name}", str(method.widths), expected, "correct the protocol"))
+    strange = sorted(set(dict(own_seeds)).difference(method.bits))
+    if strange:
+        found = f"own_seeds of {strange[0]} bits"
+        raise UsageError(Problem(f"protocol: {method.name}", found, "a width in bits", "correct the protocol"))
     return method
+
+
+def _own_seeds(stated: Any, name: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Read a table from widths to lists of seeds; TOML's keys are text."""
+    for width, seeds in stated.items() if isinstance(stated, dict) else [("", stated)]:
+        numbers = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+        if not width.isdecimal() or not numbers or not seeds or len(set(seeds)) < len(seeds):
+            expected = "a table from widths to whole numbers, each once, such as { 8 = [0, 1] }"
+            found = f"own_seeds {stated}"
+            raise UsageError(Problem(f"protocol: {name}", found, expected, "correct the protocol"))
+    return tuple((int(width), tuple(seeds)) for width, seeds in stated.items())

@@ -3,6 +3,7 @@
 python -m kwsq.models.table.report models/kws_ff/table.toml --rows docs/results.jsonl > docs/results.md
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -103,11 +104,20 @@ def introduction(protocol: Protocol, table: Cells, clips: Clips, name: str) -> s
         clips=clips.labels.size,
         groups=np.unique(clips.groups).size - int((clips.labels == SILENCE).sum()),
         folds=protocol.folds,
-        seeds=", ".join(map(str, protocol.seeds)),
+        seeds=_listed(protocol.seeds) + _own_seeds(protocol),
         epochs=protocol.recipe.float_phase.epochs,
         finished=sum(cell.finished for cell in table.values()),
         wanted=sum(cell.wanted for cell in table.values()),
     )
+
+
+def _own_seeds(protocol: Protocol) -> str:
+    further = _listed(seed for seed in protocol.all_seeds if seed not in protocol.seeds)
+    return f" ({further} for some rows)" if further else ""
+
+
+def _listed(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def groups(protocol: Protocol, table: Cells) -> tuple[Cells, Cells]:
@@ -186,7 +196,8 @@ def _goals(protocol: Protocol, table: Cells, clips: Clips) -> str:
     found = findings(protocol, table, clips)
     if not found:
         return ""
-    seen = ", ".join(map(str, protocol.seen_seeds))
+    own = {f"{goal.method} at {goal.bits} bits": goal.seen_seeds for goal in protocol.goals if goal.seen_seeds}
+    seen = "; for ".join([_listed(protocol.seen_seeds), *(f"{name} {_listed(seeds)}" for name, seeds in own.items())])
     head = [
         "## What is asked",
         "",

@@ -70,6 +70,16 @@ def test_seeds_that_were_seen_are_left_out_of_the_last_loss() -> None:
     assert finding.loss.value == pytest.approx(finding.unseen.value / 3, abs=0.02)
 
 
+def test_a_goal_has_seen_seeds_of_its_own() -> None:
+    plan = asking(Goal("good", 4, most_loss=2.0, seen_seeds=(2,)), Goal("good", 4, most_loss=2.0), seen=(0, 1))
+    outcome = results(plan, RATES)
+    own, common = found_of(plan, outcome)
+    assert own.unseen is not None
+    assert common.unseen is not None
+    assert (own.unseen.seeds, common.unseen.seeds) == (2, 1)
+    assert "(0, 1; for good at 4 bits 2)." in render(plan, outcome, "table.toml")
+
+
 def test_the_page_states_every_goal_and_what_was_changed() -> None:
     plan = replace(asking(Goal("poor", 4, most_loss=2.0, most_upper=3.0), seen=(0,)), changes="\nNothing.\n")
     outcome = results(plan, RATES)

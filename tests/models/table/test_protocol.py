@@ -44,8 +44,9 @@ def test_the_shipped_protocol_asks_for_five_folds_and_five_seeds(shipped: Protoc
 def test_rows_are_unique_and_ordered_by_seed_with_float_and_control_first(shipped: Protocol) -> None:
     rows = list(shipped.rows())
     assert len(set(rows)) == len(rows)
+    own = [seeds for method in shipped.methods for _, seeds in method.own_seeds]
     asked = sum(5 * len(x.bits) + 2 * len(x.two_seed_bits) + len(x.one_seed_bits) for x in shipped.methods)
-    assert len(rows) == 5 * asked
+    assert len(rows) == 5 * (asked + sum(len(seeds) - 5 for seeds in own) + len(shipped.all_seeds) - 5)
     assert [row.seed for row in rows] == sorted(row.seed for row in rows)
     first = [(name, fold) for name in (FLOAT, CONTROL) for fold in range(5)]
     assert [(row.method, row.fold) for row in rows[:10]] == first
@@ -93,7 +94,28 @@ def test_every_method_of_the_papers_has_five_seeds_at_its_widths(shipped: Protoc
     named = two_stage | {"s8bqat": (5, 4), "fxp_longer": (8, 4), "gq": (4, 2)}
     assert shipped.seeds == (0, 1, 2, 3, 4)
     for name, widths in named.items():
-        assert set(widths) <= set(shipped.method(name).bits)
+        method = shipped.method(name)
+        assert set(widths) <= set(method.bits)
+        assert all(len(shipped.seeds_of(method, bits)) >= 5 for bits in widths)
+
+
+def test_own_seeds_are_a_widths_its_rows_of_other_seeds_stay(shipped: Protocol, tmp_path: Path) -> None:
+    line = 'name = "s8bqat"\nweights = "s8bqat"\nbits = [4, 5]\n'
+    other = changed(tmp_path, line, f"{line}own_seeds = {{ 5 = [0, 5] }}\n")
+    method = other.method("s8bqat")
+    assert (other.seeds_of(method, 5), other.seeds_of(method, 4)) == ((0, 5), (0, 1, 2, 3, 4))
+    assert other.all_seeds == (0, 1, 2, 3, 4, 5) == other.seeds_of(other.method(FLOAT), 32)
+    gone, come = set(shipped.rows()) - set(other.rows()), set(other.rows()) - set(shipped.rows())
+    assert {(row.method, row.bits, row.seed) for row in gone} == {("s8bqat", 5, seed) for seed in (1, 2, 3, 4)}
+    assert {(row.method, row.bits, row.seed, row.fold) for row in come} == {("s8bqat", 5, 5, f) for f in range(5)}
+    assert all(other.float_row(row) in set(other.rows()) for row in come)
+
+
+def test_a_goal_states_the_seeds_its_method_was_chosen_by(shipped: Protocol) -> None:
+    chosen = {goal.bits: shipped.seen_of(goal) for goal in shipped.goals if goal.method == "two_stage_fast"}
+    assert chosen == {8: (0, 1, 2, 3)}
+    others = [goal for goal in shipped.goals if goal.method != "two_stage_fast"]
+    assert {shipped.seen_of(goal) for goal in others} == {shipped.seen_seeds} == {(0, 1)}
 
 
 def test_a_method_and_its_control_have_the_same_epochs_and_teacher(shipped: Protocol) -> None:
@@ -132,7 +154,7 @@ def test_controls_that_differ_in_the_statistics_of_their_norms_share_their_train
         names = tuple(sorted(name for name, _, _ in group))
         assert len({(seed, fold) for _, seed, fold in group}) == 1
         assert names in pairs | {(FLOAT,), ("control_distilled",)}
-    assert len(groups) == 25 * (1 + len(pairs)) + 5
+    assert len(groups) == 25 * (1 + len(pairs)) + 5 + 5 * 3  # three of them with a sixth seed, and one with one seed
     digests = [row.digest for row in shipped.rows()]
     assert len(set(digests)) == len(digests)
     taking_over = {method.name for method in shipped.methods if shipped.takes_over(method)}
@@ -216,6 +238,16 @@ def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path
         ("one_seed_bits = [4, 5]", "bits = [5]\none_seed_bits = [4, 5]", "widths, each once"),
         ("one_seed_bits = [4, 5]", "two_seed_bits = [5]\none_seed_bits = [4, 5]", "widths, each once"),
         ("cosine = 1e-4", "colour = 1e-4", "colour"),
+        ("one_seed_bits = [4, 5]", "one_seed_bits = [4, 5]\nown_seeds = { 4 = [0, 1] }", "own_seeds of 4 bits"),
+        ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = { 2 = [0, 6] }", "seed 6 of 'gq' at 2 bits.*'control'"),
+        ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = { 2 = [0, 0] }", "own_seeds {'2': \\[0, 0\\]}"),
+        ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = { 2 = [-1] }", "whole numbers"),
+        ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = { 2 = [true] }", "whole numbers"),
+        ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = { two = [0] }", "from widths"),
+        ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = { 2 = [] }", "whole numbers"),
+        ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = [2]", "a table from widths"),
+        ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = { 2 = 5 }", "whole numbers"),
+        ("seen_seeds = [0, 1, 2, 3] }", "seen_seeds = 3 }", "'int' object is not iterable"),
         ("folds = 5", "folds = ", "Invalid value"),
         (
             'name = "dorefa"',
