@@ -18,7 +18,8 @@ CLIP_SAMPLES = 16_000
 LOUDEST = 8.0
 """Normalised samples stay within 1, resampled ones a little beyond; those of integers that were not divided do not."""
 MOST_PROBLEMS = 10
-_CUT_OFF = re.compile(r"^data\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_CUT_OFF = re.compile(r"^\s*(?:data|SSND|BODY|Data Size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+"""What libsndfile tells of WAV, AIFF, SVX, AU, RF64 and W64 whose samples end before the header says."""
 _UNKNOWN_LENGTH = 0x7FFF0000
 """From here on, programs that write into a pipe say so many bytes because they do not know."""
 Samples = NDArray[np.float32]
@@ -43,7 +44,7 @@ def read_clip(path: Path, start_sample: int = 0) -> Samples:
             if start_sample:
                 stream.seek(start_sample)
             samples = stream.read(CLIP_SAMPLES, dtype="float32")
-            problem = _unfit(path, stream, samples)
+            problem = _unfit(path, stream, samples, start_sample)
     except (OSError, RuntimeError, TypeError) as error:  # soundfile's own are RuntimeErrors; of raw files, TypeErrors
         raise UsageError(Problem(str(path), str(error), "an audio file", "replace the file")) from error
     if problem is not None:
@@ -51,8 +52,8 @@ def read_clip(path: Path, start_sample: int = 0) -> Samples:
     return np.pad(samples, (0, CLIP_SAMPLES - samples.shape[0]))
 
 
-def _unfit(path: Path, stream: Any, samples: Samples) -> Problem | None:
-    """Return what is wrong with samples, those of an open stream."""
+def _unfit(path: Path, stream: Any, samples: Samples, start_sample: int) -> Problem | None:
+    """Return what is wrong with samples, those of an open stream from a place on."""
     where = str(path)
     if stream.samplerate != SAMPLE_RATE_HZ or stream.channels != 1:
         found = f"{stream.samplerate} Hz, {stream.channels} channels"
@@ -60,6 +61,9 @@ def _unfit(path: Path, stream: Any, samples: Samples) -> Problem | None:
     cut = _CUT_OFF.search(stream.extra_info)
     if cut and int(cut[2]) < int(cut[1]) < _UNKNOWN_LENGTH:
         return Problem(where, f"{cut[2]} bytes of samples", f"the {cut[1]} of its header", "copy the file again")
+    if samples.size < (stated := min(CLIP_SAMPLES, stream.frames - start_sample)):  # MP3 has no other sign
+        found = f"{samples.size} samples from {start_sample} on"
+        return Problem(where, found, f"the {stated} that the file states", "copy the file again")
     if samples.size < FRAME_SAMPLES:
         expected = f"at least {FRAME_SAMPLES}, one frame of the features"
         return Problem(where, f"{samples.size} samples", expected, "replace the file, or take it out of the list")

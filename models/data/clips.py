@@ -105,9 +105,11 @@ class LabelledFeatures:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits that features and labels decide."""
+        """Sixteen hexadecimal digits that features, labels, and noise that labels do not tell, decide."""
         content = hashlib.blake2b(np.ascontiguousarray(self.features).data, digest_size=8)
         content.update(np.ascontiguousarray(self.labels).data)
+        if not np.array_equal(self.is_noise, self.labels == SILENCE):  # what is augmented otherwise
+            content.update(np.packbits(self.is_noise).data)
         return content.hexdigest()
 
 
@@ -302,7 +304,7 @@ def load_split(
     compute, constants = front_end(features)
     key = cache_key(data, [(clip.file, clip.start_sample) for clip in clips], constants)
     tell_cut(data, clips, show)
-    path = cache / f"{dataset}-{split or 'all'}-{key}.npy"
+    path = cache / f"{key}.npy"  # data sets and splits may have names that no file can
     listed = counted(clips, f"reading {split or 'all'} clips", told)
     found = cached(path, len(clips), lambda: np.stack([each for _, each in clip_features(data, listed, compute)]))
     labels = np.array([clip.label for clip in clips], dtype=np.int64)

@@ -1,15 +1,18 @@
 """Computed features on disk, under a name that their audio and their format decide.
 
-The folder ignores itself in git. A file that is damaged counts as none.
+The folder ignores itself in git. Behind the array stands a digest of the bytes before it: a file that is damaged, or
+was never whole, counts as none.
 
 Source: our choice.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,8 @@ from kwsq.models.data.mfcc import MfccFormat
 from kwsq.models.data.text_files import capped
 from kwsq.models.data.whole_file import whole_file
 
+DIGEST_BYTES = 16
+_CHUNK_BYTES = 1 << 20
 Place = tuple[str, int]
 """File, relative to the data folder, and first sample."""
 
@@ -55,12 +60,28 @@ def cached(path: Path, clips: int, compute: Callable[[], NDArray[np.float32]]) -
     with whole_file(path) as stream:  # two processes may do so at once
         (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
         np.save(stream, features)
+        stream.flush()
+        with Path(stream.name).open("rb") as written:
+            digest = _digest(written, stream.tell())
+        stream.write(digest)
     return features
 
 
 def _stored(path: Path) -> NDArray[np.float32] | None:
     try:
-        features = np.load(path)
-    except (OSError, ValueError, EOFError):  # of a file cut short, each of them, by where it was cut
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size - DIGEST_BYTES
+            if size < 0 or _digest(stream, size) != stream.read():
+                return None
+            stream.seek(0)
+            return np.asarray(np.load(stream), dtype=np.float32)
+    except OSError:
         return None
-    return features if isinstance(features, np.ndarray) and features.ndim else None
+
+
+def _digest(stream: BinaryIO, size: int) -> bytes:
+    """Read the first bytes of a file in pieces, and leave it behind them."""
+    content = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for start in range(0, size, _CHUNK_BYTES):
+        content.update(stream.read(min(_CHUNK_BYTES, size - start)))
+    return content.digest()

@@ -6,6 +6,7 @@ Source: the columns are ours.
 import csv
 import io
 import posixpath
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -61,17 +62,26 @@ def read_rows(path: Path, *, dataset: str, labels: Sequence[str], keywords: Sequ
     Raises:
         UsageError: the file is not UTF-8 or no CSV, lacks a column, or holds no such data set; or, all at once, rows
             that are short or long, lack what every clip has, have another label, or a set, split or word that is
-            another but for case or blanks, contradict themselves, or repeat a file.
+            another but for case or blanks, a speaker with blanks around, or control characters, contradict
+            themselves, or repeat a file.
     """
     header, lines = _table(path)
     if missing := [name for name in COLUMNS if name not in header]:
         found, expected = f"no column {', '.join(missing)}", f"the columns {', '.join(COLUMNS)}"
         raise UsageError(Problem(str(path), found, expected, "complete the header and its rows"))
+    if again := [name for name, count in Counter(header).items() if count > 1]:
+        remedy = "leave each column once"
+        raise UsageError(Problem(f"{path}: header", f"{capped(again)} more than once", "each column once", remedy))
     problems = list(_uneven(path, header, lines))
     entries = [(line, dict(zip(header, fields, strict=True))) for line, fields in lines if len(fields) == len(header)]
     problems += _other_sets(path, entries, dataset)
     rows = [_row(line, entry) for line, entry in entries if entry["set"] == dataset]
-    problems += [*_gaps(path, rows), *_wrong_words(path, rows, labels, keywords), *_wrong_places(path, rows)]
+    problems += [
+        *_gaps(path, rows),
+        *_wrong_signs(path, rows),
+        *_wrong_words(path, rows, labels, keywords),
+        *_wrong_places(path, rows),
+    ]
     if problems:
         raise UsageError(problems)
     if not rows:
@@ -122,6 +132,20 @@ def _gaps(path: Path, rows: list[Row]) -> Iterator[Problem]:
     for column, incomplete in gaps.items():
         found = [f"nothing in line {row.line}" for row in incomplete]
         yield from _problem(path, column, found, "something in every row", "complete these rows")
+
+
+def _wrong_signs(path: Path, rows: list[Row]) -> Iterator[Problem]:
+    """Give speakers with outer blanks, who would be others than those without, and fields with control characters."""
+    found = [f"{row.speaker!r} in line {row.line}" for row in rows if row.speaker != row.speaker.strip()]
+    yield from _problem(path, "speaker", found, "names without blanks around them", "write a speaker alike in all rows")
+    for column in ("file", "split", "speaker", "word"):
+        fields = [(row.line, str(getattr(row, column))) for row in rows]
+        found = [f"{text!r} in line {line}" for line, text in fields if any(map(_is_control, text))]
+        yield from _problem(path, column, found, "no control character", "take it out")
+
+
+def _is_control(sign: str) -> bool:
+    return unicodedata.category(sign) == "Cc"
 
 
 def _wrong_words(path: Path, rows: list[Row], labels: Sequence[str], keywords: Sequence[str]) -> Iterator[Problem]:

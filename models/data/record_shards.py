@@ -199,6 +199,11 @@ def open_shards(folder: Path, *, held: int = HELD_CLIPS) -> ShardedFeatures:
     fields = _FIELDS | {"noise": tf.io.FixedLenFeature([], tf.int64), "speaker": tf.io.FixedLenFeature([], tf.string)}
     data = data.take(held).batch(held).map(lambda batch: tf.io.parse_example(batch, fields))
     (found,) = _whole(data, folder, index, range(len(files)))
+    sizes = {len(content) for content in found["features"]}
+    if sizes != {4 * math.prod(index.shape)}:
+        remedy = "bring back the index these shards were written with"
+        stated = f"clips of {sorted(sizes)} bytes"
+        raise UsageError(Problem(str(folder), stated, f"float32 of the index's shape {index.shape}", remedy))
     features = np.stack([np.frombuffer(content, "<f4") for content in found["features"]])
     return ShardedFeatures(
         features.reshape(-1, *index.shape).astype(np.float32),

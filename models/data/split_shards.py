@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.data.clips import Clip, Show, clip_features, front_end, split_clips, tell_cut
+from kwsq.models.data.clips import Clip, LabelledFeatures, Show, clip_features, front_end, split_clips, tell_cut
 from kwsq.models.data.record_shards import LabelledClip, ShardedFeatures, of_part, open_shards, write_shards
 from kwsq.models.data.shard_index import Origin, Part
+from kwsq.models.data.text_files import capped
 from kwsq.models.progress import Told, counted, ignore_count
 
 ORDER_SEED = 0
@@ -68,6 +69,44 @@ def shard_split(
 def _digest(clips: list[Clip]) -> str:
     content = json.dumps([(clip.name, clip.label, clip.speaker) for clip in clips])
     return f"{len(clips)}, digest {hashlib.blake2b(content.encode(), digest_size=8).hexdigest()}"
+
+
+def require_other_clips(
+    train: ShardedFeatures,
+    report: LabelledFeatures,
+    data: Path,
+    *,
+    dataset: str,
+    split: str,
+    features: str,
+    keywords: tuple[str, ...],
+    show: Show,
+) -> None:
+    """Refuse shards whose clips that are held have a speaker of the clips reported on; tell where clips moved since.
+
+    Args:
+        train: opened shards.
+        report: clips of another split.
+        data: folder that lists the report clips, and may list those of the shards.
+        dataset: of the shards, like `split`, `features` and `keywords`.
+        split: see `open_split`.
+        features: see `open_split`.
+        keywords: see `open_split`.
+        show: told, in one line, where the folder lists other clips of that split than the shards hold.
+
+    Raises:
+        UsageError: a voice is in both.
+    """
+    heard, judged = ({s for s, noise in zip(x.speakers, x.is_noise, strict=True) if not noise} for x in (train, report))
+    if found := [f"speaker {speaker!r}" for speaker in sorted(heard & judged)]:
+        expected, remedy = "speakers that are reported on in none of the shards", "write the shards anew: kwsq shard"
+        raise UsageError(Problem(str(train.folder), capped(found), expected, remedy))
+    try:
+        listed = split_clips(data, dataset=dataset, split=split, keywords=keywords)
+    except UsageError:  # a folder of report clips alone
+        return
+    if (here := _digest(listed)) != (there := train.origin.get("clips", here)):
+        show(f"{train.folder} holds {there} of split {split}, {data} lists {here}: speakers may have moved since")
 
 
 def open_split(folder: Path, *, dataset: str, split: str, features: str, keywords: tuple[str, ...]) -> ShardedFeatures:

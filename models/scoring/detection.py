@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kwsq.converter.det import Trials
+from kwsq.converter.det.operating_point import COUNT_SLACK
 from kwsq.converter.gate.bootstrap import generator, percentile_bounds
 from kwsq.converter.gate.class_trials import log_odds
 from kwsq.ir.errors import Problem, UsageError
@@ -100,7 +101,7 @@ def _miss_rates(trials: Trials, weights: Counts, false_accept_rate: float) -> ND
     hits, accepts = np.cumsum(weight * is_keyword, axis=1), np.cumsum(weight * ~is_keyword, axis=1)
     # A threshold accepts every clip of its score, so that only the last of equal ones can be one.
     ends = np.append(falling[1:] != falling[:-1], True)
-    is_allowed = ends & (accepts <= false_accept_rate * accepts[:, -1:])
+    is_allowed = ends & (accepts <= false_accept_rate * accepts[:, -1:] + COUNT_SLACK)
     found = np.where(is_allowed, hits, 0).max(axis=1)
     with np.errstate(invalid="ignore"):
         return np.asarray(1.0 - found / hits[:, -1])

@@ -28,7 +28,7 @@ from kwsq.converter.gate.score_files import read_scores
 from kwsq.converter.output import write_file
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import LABELS, OTHER, SILENCE, UNKNOWN, LabelledFeatures, class_names
-from kwsq.models.data.text_files import capped
+from kwsq.models.data.text_files import capped, read_text
 
 NO_WORDS = (OTHER, LABELS[SILENCE], LABELS[UNKNOWN])
 HEADER = ("trial_id", "label", "score", "duration", "group", "keyword", "model")
@@ -170,11 +170,12 @@ def _check_sources(found: list[tuple[Path, list[Row]]]) -> None:
 
 
 def _rows(part: Path) -> list[Row]:
-    with part.open(newline="", encoding="utf-8") as stream:
-        header, *rows = list(csv.reader(stream))
+    header, *rows = [row for row in csv.reader(StringIO(read_text(part), newline="")) if row]
     if tuple(header) != HEADER:
         remedy = "write parts with kwsq eval --scores"
         raise UsageError(Problem(part.name, f"columns {', '.join(header)}", ", ".join(HEADER), remedy))
+    if not rows:
+        raise UsageError(Problem(part.name, "no trial", "at least one, as in every part", "copy the part again"))
     return [tuple(row) for row in rows]
 
 

@@ -23,7 +23,7 @@ def stated_by(path: Path) -> dict[str, str]:
 
 def _metadata(path: Path) -> dict[str, str]:
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        model = onnx.load_model(path, format="protobuf", load_external_data=False)  # whatever its name ends with
     except (OSError, DecodeError):
         return {}
     return {entry.key: entry.value for entry in model.metadata_props}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kwsq.ir.errors import Problem, UsageError
-from kwsq.models.allowed import within
+from kwsq.models.allowed import is_file_part, within
 from kwsq.models.recipe import NO_DISTILLATION, Distillation, Phase, Recipe, Variant, pop_schedule, read_recipe
 from kwsq.models.schemes import (
     ActivationRanges,
@@ -287,13 +287,14 @@ def read_protocol(path: Path) -> Protocol:
         raise UsageError(Problem(str(path), "no such file", "a protocol", "name a table.toml"))
     try:
         return _protocol(tomllib.loads(path.read_text(encoding="utf-8")), path)
-    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         remedy = "compare with models/kws_ff/table.toml"
         raise UsageError(Problem(str(path), str(error), "the keys of a protocol", remedy)) from error
 
 
 def _protocol(table: dict[str, Any], path: Path) -> Protocol:
     recipe = read_recipe(path.parent / table.pop("recipe"))
+    _check_numbers(table, path)
     if recipe.keywords:
         expected, remedy = "a recipe of the twelve classes", "take the keywords out of the recipe"
         raise UsageError(Problem(str(path), f"a recipe with keywords {recipe.keywords}", expected, remedy))
@@ -302,6 +303,9 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
     plain = Phase(0, 0.0, 0.0)
     methods = (Method(FLOAT, "float", (FLOAT_BITS,), plain, plain, NO_DISTILLATION), *map(_method, entries))
     names = {method.name for method in methods}
+    if strange := [name for name in names if not is_file_part(name)]:
+        expected = "text that can stand in a file name"
+        raise UsageError(Problem(str(path), f"method {strange[0]!r}", expected, "correct the protocol"))
     missing = sorted(set(control.values()) - names)
     if missing or len(names) != len(methods):
         found = f"control {missing[0]!r}" if missing else "a method named twice"
@@ -329,6 +333,22 @@ def _protocol(table: dict[str, Any], path: Path) -> Protocol:
     )
     _check_controls(protocol, path)
     return protocol
+
+
+def _check_numbers(table: dict[str, Any], path: Path) -> None:
+    """Refuse folds that are no number, and seeds that are none or stand there twice: cells that would never be full."""
+    remedy = "correct the protocol"
+    for key, least in (("folds", 2), ("fold_seed", 0)):
+        if type(table[key]) is not int or table[key] < least:
+            found = f"{key} {table[key]!r}"
+            raise UsageError(Problem(str(path), found, f"a whole number from {least}", remedy))
+    if not _are_seeds(table["seeds"]):
+        raise UsageError(Problem(str(path), f"seeds {table['seeds']!r}", "whole numbers from 0, each once", remedy))
+
+
+def _are_seeds(seeds: Any) -> bool:
+    numbers = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    return numbers and len(set(seeds)) == len(seeds) > 0
 
 
 def _check_controls(protocol: Protocol, path: Path) -> None:
@@ -374,9 +394,7 @@ def _method(entry: dict[str, Any]) -> Method:
 def _own_seeds(stated: Any, name: str) -> tuple[tuple[int, tuple[int, ...]], ...]:
     """Read a table from widths to lists of seeds; TOML's keys are text."""
     for width, seeds in stated.items() if isinstance(stated, dict) else [("", stated)]:
-        numbers = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
-        if not width.isdecimal() or not numbers or not seeds or len(set(seeds)) < len(seeds):
+        if not (width.isdecimal() and _are_seeds(seeds)):
             expected = "a table from widths to whole numbers, each once, such as { 8 = [0, 1] }"
-            found = f"own_seeds {stated}"
-            raise UsageError(Problem(f"protocol: {name}", found, expected, "correct the protocol"))
+            raise UsageError(Problem(f"protocol: {name}", f"own_seeds {stated}", expected, "correct the protocol"))
     return tuple((int(width), tuple(seeds)) for width, seeds in stated.items())

@@ -154,7 +154,7 @@ def read_results(path: Path) -> Results:
             else:
                 finished = _row(entry)
                 rows[finished.row] = finished
-        except (ValueError, KeyError, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, zlib.error) as error:
             where = f"{path}, line {number}"
             raise UsageError(Problem(where, str(error), "a line of results", "remove the line")) from error
     return Results(folds, rows)

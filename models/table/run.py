@@ -98,7 +98,7 @@ def run(place: Workplace, report: Any, *, most: int | None = None) -> set[Row]:
     Args:
         place: where to read and write.
         report: called with one line per row.
-        most: rows after which to return; None for no limit.
+        most: finished rows after which to return; None for no limit.
 
     Returns:
         The rows whose training diverged, or whose model kwsq refused or did not reproduce. This process tried each
@@ -109,10 +109,11 @@ def run(place: Workplace, report: Any, *, most: int | None = None) -> set[Row]:
     while pending := hopeful_rows(place, refused):
         if done == most:
             break
-        if any(_attempt(place, row, report, refused) for row in pending):
-            done += 1
-        else:
+        before = len(refused)
+        if not any(_attempt(place, row, report, refused) for row in pending):
             time.sleep(RETRY_SECONDS)
+        elif len(refused) == before:  # the next process would begin with the refused ones again
+            done += 1
     return refused
 
 

@@ -29,9 +29,12 @@ from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.share import WHOLE, Share
 from kwsq.models.training.cluster import read_cluster, wait_for_others
 
+_CHOSEN: dict[str, Any] = {}
+"""By what the environment asks for: workers join once, and of a second strategy collectives would meet the first's."""
+
 
 def chosen_strategy(show: Callable[[str], None] = lambda _: None) -> Any:
-    """Return the strategy that the environment asks for; call once, before anything else uses TensorFlow.
+    """Return the strategy that the environment asks for, the same one again; before anything else uses TensorFlow.
 
     Args:
         show: called before workers are waited for.
@@ -42,11 +45,15 @@ def chosen_strategy(show: Callable[[str], None] = lambda _: None) -> Any:
     Raises:
         UsageError: TF_CONFIG does not say which workers there are and which this one is, or they cannot be joined.
     """
-    if os.environ.get("TF_CONFIG"):
-        return _joined(show)
-    if len(tf.config.list_logical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
+    asked = os.environ.get("TF_CONFIG", "")
+    if asked not in _CHOSEN:
+        _CHOSEN[asked] = _joined(show) if asked else _of_this_machine()
+    return _CHOSEN[asked]
+
+
+def _of_this_machine() -> Any:
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
 
 
 def _joined(show: Callable[[str], None]) -> Any:

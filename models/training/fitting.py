@@ -147,7 +147,8 @@ def _diverged(epoch: int, phase: Phase) -> UsageError:
 
 
 def _optimizer(model: Any, phase: Phase, steps_per_epoch: int) -> Any:
-    rate = tf_keras.optimizers.schedules.CosineDecay(phase.learning_rate, max(phase.epochs * steps_per_epoch, 1))
+    first = float(phase.learning_rate)  # a whole number would make the schedule one of integers
+    rate = tf_keras.optimizers.schedules.CosineDecay(first, max(phase.epochs * steps_per_epoch, 1))
     optimizer = tf_keras.optimizers.AdamW(rate, weight_decay=phase.weight_decay)
     optimizer.build(model.trainable_variables)
     return optimizer

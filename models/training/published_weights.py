@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -71,10 +72,15 @@ def read_layers(content: bytes) -> tuple[PublishedLayer, ...]:
     """Read the layers of an ONNX model in the order of its nodes: every Conv, and every MatMul or Gemm.
 
     Raises:
-        UsageError: a layer whose weight or bias is not a constant of the file.
+        UsageError: no ONNX file, or a layer whose weight or bias is not a constant of the file, or not of the shape
+            that its operator has.
     """
-    graph = onnx.load_model_from_string(content).graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    try:
+        graph = onnx.load_model_from_string(content).graph
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    except (DecodeError, ValueError, TypeError) as error:
+        found, remedy = str(error) or type(error).__name__, "name the published ONNX file with --weights"
+        raise UsageError(Problem("--weights", found, "an ONNX file", remedy)) from error
     return tuple(_layer(node, graph, constants) for node in graph.node if node.op_type in ("Conv", "MatMul", "Gemm"))
 
 
@@ -87,8 +93,12 @@ def _layer(node: onnx.NodeProto, graph: onnx.GraphProto, constants: dict[str, ND
         remedy = "export the model with constants folded"
         raise UsageError(Problem(f"node {node.name!r}", "no constant weight and bias", "one of each", remedy))
     weight, attributes = constants[node.input[1]], {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    bias, rank = constants[biases[0]], 4 if node.op_type == "Conv" else 2
+    if weight.ndim != rank or bias.ndim != 1:
+        found, expected = f"weight {weight.shape}, bias {bias.shape}", f"{rank} dimensions and one"
+        raise UsageError(Problem(f"node {node.name!r}", found, expected, "start from a network of the recipe's shape"))
     if node.op_type == "Conv":
         weight = weight.transpose((2, 3, 0, 1) if attributes.get("group", 1) > 1 else (2, 3, 1, 0))
     elif attributes.get("transB", 0):
         weight = weight.transpose()
-    return PublishedLayer(node.name, np.ascontiguousarray(weight, np.float32), constants[biases[0]].astype(np.float32))
+    return PublishedLayer(node.name, np.ascontiguousarray(weight, np.float32), bias.astype(np.float32))

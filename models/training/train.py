@@ -19,7 +19,7 @@ from kwsq.models.data.clips import LabelledFeatures, class_names, load_split
 from kwsq.models.data.folds import subset
 from kwsq.models.data.record_shards import reads_all
 from kwsq.models.data.shard_index import Part
-from kwsq.models.data.split_shards import open_split, shard_split
+from kwsq.models.data.split_shards import open_split, require_other_clips, shard_split
 from kwsq.models.data.whole_file import whole_file
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.layers.accumulator_biases import round_biases
@@ -111,6 +111,7 @@ def _carried_out(
         train_clips = load_split(data, out / "cache", split=plan.train_split, show=show, told=told, **_clips_of(plan))
     else:
         train_clips = open_split(shards, split=plan.train_split, **_clips_of(plan))
+        require_other_clips(train_clips, report_clips, data, split=plan.train_split, show=show, **_clips_of(plan))
         if reads_all(shards, plan.batch_size, strategy.num_replicas_in_sync):
             show(f"{shards}: every worker reads all shards; a number that the replicas divide would share them")
     require_feasible(plan, build, train_clips)

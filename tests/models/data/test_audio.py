@@ -69,6 +69,16 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, name: str) -> None:
         read_clip(path)
 
 
+@pytest.mark.parametrize("kind", ["AIFF", "AU", "SVX", "RF64", "W64", "MP3", "CAF", "OGG"])
+def test_a_file_of_another_format_cut_short_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"clip.{kind.lower()}"
+    soundfile.write(path, NOISE, 16_000, format=kind)
+    assert read_clip(path).any()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UsageError, match=rf"clip\.{kind.lower()}: found "):
+        read_clip(path)
+
+
 def test_a_file_whose_header_leaves_its_length_open_is_taken(tmp_path: Path) -> None:
     """As programs write it that write into a pipe."""
     path = write(tmp_path / "clip.wav", NOISE, "PCM_16")

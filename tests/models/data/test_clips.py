@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import soundfile
 
 from kwsq.ir.errors import UsageError
 from kwsq.models.data.clips import LABELS, SILENCE, load_split, read_manifest
+from kwsq.models.data.feature_cache import cached
 from kwsq.models.progress import Count
 
 ROWS = [
@@ -75,7 +77,8 @@ def test_features_are_computed_once_and_ignored_by_git(tmp_path: Path) -> None:
     data, cache = write_data(tmp_path / "data"), tmp_path / "cache"
     first = load_split(data, cache, dataset="own", split="train")
     (file,) = cache.glob("*.npy")
-    np.save(file, first.features + 1)
+    file.unlink()
+    cached(file, 3, lambda: first.features + 1)
     again = load_split(data, cache, dataset="own", split="train")
     np.testing.assert_array_equal(again.features, first.features + 1)
     assert (cache / ".gitignore").read_text(encoding="utf-8") == "*\n"
@@ -99,12 +102,42 @@ def test_cached_features_that_are_not_whole_are_computed_again(tmp_path: Path, k
     np.testing.assert_array_equal(np.load(file), first.features)
 
 
+@pytest.mark.parametrize("place", [*range(0, 128, 7), 200, -1, -17])
+def test_cached_features_with_a_bit_that_flipped_are_computed_again(tmp_path: Path, place: int) -> None:
+    data, cache = write_data(tmp_path / "data"), tmp_path / "cache"
+    first = load_split(data, cache, dataset="own", split="train")
+    (file,) = cache.glob("*.npy")
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1 << (place % 8)
+    file.write_bytes(content)
+    again = load_split(data, cache, dataset="own", split="train")
+    np.testing.assert_array_equal(again.features, first.features)
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/absolute", "a\u2028b", "x" * 300])
+def test_a_data_set_or_split_may_have_a_name_that_no_file_can(tmp_path: Path, name: str) -> None:
+    rows = [("c.flac", name, "yes", "anna", name)]
+    data, cache = write_data(tmp_path / "data", rows), tmp_path / "out" / "cache"
+    load_split(data, cache, dataset=name, split=name)
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "out"}
+    assert len(list(cache.glob("*.npy"))) == 1
+
+
+def test_the_digest_tells_noise_that_labels_do_not(tmp_path: Path) -> None:
+    twelve = load_split(write_data(tmp_path / "data"), tmp_path / "cache", dataset="own", split="train")
+    assert twelve.digest == replace(twelve, noise=None).digest
+    yes = load_split(tmp_path / "data", tmp_path / "cache", dataset="own", split="train", keywords=("yes",))
+    assert yes.is_noise.tolist() == [False, True, False]
+    assert yes.digest != replace(yes, noise=np.zeros(3, bool)).digest
+
+
 def test_cached_features_of_another_number_of_clips_are_computed_again(tmp_path: Path) -> None:
     data, cache = write_data(tmp_path / "data"), tmp_path / "cache"
     first = load_split(data, cache, dataset="own", split="train")
     (file,) = cache.glob("*.npy")
-    for other in (first.features[:2], np.float32(1)):
-        np.save(file, other)
+    for other in (first.features[:2], first.features[[0, 1, 2, 2]]):
+        file.unlink()
+        cached(file, len(other), lambda other=other: other)
         np.testing.assert_array_equal(load_split(data, cache, dataset="own", split="train").features, first.features)
 
 

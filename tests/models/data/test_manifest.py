@@ -159,3 +159,21 @@ def test_the_page_names_the_columns_and_its_example_is_read(tmp_path: Path) -> N
     assert [(clip.file, clip.label, clip.is_noise) for clip in clips] == [
         ("anna/1.wav", 1, False), ("anna/2.wav", 0, False), ("bert/1.wav", 1, False), ("hum.wav", 0, True)
     ]  # fmt: skip
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    rows = [row + ",val" for row in ROWS]
+    assert problems(write(tmp_path, rows, HEADER + ",split")) == {"header": "split more than once"}
+
+
+def test_blanks_around_a_speaker_are_refused_as_another_voice(tmp_path: Path) -> None:
+    rows = [row.replace(",cleo,train", ",anna ,val") for row in ROWS]
+    assert problems(write(tmp_path, rows)) == {"speaker": "'anna ' in line 8, 'anna ' in line 9"}
+
+
+@pytest.mark.parametrize("column", ["file", "word", "speaker", "split"])
+def test_control_characters_are_refused(tmp_path: Path, column: str) -> None:
+    fields = dict(zip(HEADER.split(","), ROWS[1].split(","), strict=True))
+    row = ",".join((fields | {column: fields[column] + "\0x"}).values())
+    found = problems(write(tmp_path, [ROWS[0], row, *ROWS[2:]]))
+    assert found[column] == f"{fields[column] + chr(0) + 'x'!r} in line 3"

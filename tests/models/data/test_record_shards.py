@@ -210,3 +210,13 @@ def test_parts_without_a_shard_or_a_clip_are_refused() -> None:
     for part in ((0, 2), (3, 2)):
         with pytest.raises(UsageError, match="expected one of"):
             of_part(range(CLIPS), 7, part)
+
+
+@pytest.mark.parametrize("shape", [[3, 3], [1, 2], [2]])
+def test_an_index_of_another_shape_is_refused(shards: Path, tmp_path: Path, shape: list[int]) -> None:
+    shutil.copytree(shards, tmp_path / "copy")
+    (index,) = (tmp_path / "copy").glob("index-*.json")
+    stated = json.loads(index.read_text(encoding="utf-8")) | {"shape": shape}
+    index.write_text(json.dumps(stated), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"clips of \[24\] bytes"):
+        open_shards(tmp_path / "copy")

@@ -80,3 +80,12 @@ def test_scores_are_log_odds_and_noise_is_grouped_alone() -> None:
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     with pytest.raises(UsageError, match="from 0 to 1"):
         miss_rate(normal_trials(4), rate)
+
+
+@pytest.mark.parametrize(("rate", "others", "above"), [(0.018, 1500, 27), (0.009, 3000, 27)])
+def test_a_whole_number_of_accepts_is_allowed_though_its_product_is_a_little_less(
+    rate: float, others: int, above: int
+) -> None:
+    assert rate * others < above
+    score = np.concatenate([np.full(10, 1.0), np.full(above, 2.0), np.zeros(others - above)])
+    assert miss_rate(Trials.of(np.arange(score.size) < 10, score), rate).value == 0.0

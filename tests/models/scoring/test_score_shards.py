@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +187,25 @@ def test_folders_and_files_that_cannot_be_written(data: Path, tmp_path: Path, wh
     assert (code, "merged.csv" in output) == (2, True)
     code, output = command("merge-scores", tmp_path / "missing.csv", "-o", tmp_path / "merged.csv")
     assert (code, "missing.csv" in output) == (2, True)
+
+
+@pytest.mark.parametrize("spoil", [lambda text: text + "\r\n", lambda text: "\ufeff" + text.replace("\n", "\n\n")])
+def test_blank_lines_and_a_byte_order_mark_are_no_rows_as_for_the_gate(
+    whole: Path, tmp_path: Path, spoil: Callable[[str], str]
+) -> None:
+    parts = [write_part(tmp_path / f"{number}.csv", rows) for number, rows in enumerate(np.split(np.arange(78), 2))]
+    parts[1].write_text(spoil(parts[1].read_text(encoding="utf-8")), encoding="utf-8")
+    assert merge_scores(parts, tmp_path / "merged.csv") == 78
+    assert (tmp_path / "merged.csv").read_bytes() == whole.read_bytes()
+
+
+def test_parts_without_trials_or_in_another_format_are_refused(whole: Path, tmp_path: Path) -> None:
+    header = whole.read_text(encoding="utf-8").splitlines(keepends=True)[0]
+    (tmp_path / "cut.csv").write_text(header, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"cut\.csv: found no trial"):
+        merge_scores([whole, tmp_path / "cut.csv"], tmp_path / "merged.csv")
+    scores = {"trial_id": np.array(["a", "b"]), "label": np.array([0, 1]), "score": np.array([0.5, 1.0])}
+    np.savez(tmp_path / "part.npz", **scores)
+    with pytest.raises(UsageError, match=r"part\.npz, line 1: found byte"):
+        merge_scores([tmp_path / "part.npz"], tmp_path / "merged.csv")
+    assert not (tmp_path / "merged.csv").exists()

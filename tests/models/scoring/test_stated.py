@@ -91,3 +91,11 @@ def test_a_manifest_that_is_no_object_states_nothing(converted: Path, tmp_path: 
     path = copied(tmp_path, converted)
     path.with_name("manifest.json").write_bytes(text.encode(errors="surrogateescape"))
     assert stated_by(path) == {}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".onnxjson", ".textproto", ".prototxt", ".onnxtxt"])
+def test_a_file_is_read_as_what_it_is_whatever_its_name_ends_with(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"model{suffix}").write_bytes(YES.read_bytes())
+    assert stated_by(tmp_path / f"model{suffix}") == stated_by(YES) != {}
+    (tmp_path / f"none{suffix}").write_bytes(b"{\xff")
+    assert stated_by(tmp_path / f"none{suffix}") == {}

@@ -247,6 +247,11 @@ def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path
         ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = { 2 = [] }", "whole numbers"),
         ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = [2]", "a table from widths"),
         ("own_seeds = { 2 = [0, 1, 2, 3, 4, 5] }", "own_seeds = { 2 = 5 }", "whole numbers"),
+        ("seeds = [0, 1, 2, 3, 4]", "seeds = [0, 0]", r"seeds \[0, 0\]; expected whole numbers from 0, each once"),
+        ("seeds = [0, 1, 2, 3, 4]", "seeds = [-1]", r"seeds \[-1\]"),
+        ("folds = 5", 'folds = "5"', "folds '5'; expected a whole number from 2"),
+        ('name = "dorefa"', 'name = "../x"', r"method '\.\./x'"),
+        ('name = "dorefa"', 'name = ["x"]', "unhashable|not hashable|cannot use"),
         ("seen_seeds = [0, 1, 2, 3] }", "seen_seeds = 3 }", "'int' object is not iterable"),
         ("folds = 5", "folds = ", "Invalid value"),
         (
@@ -259,6 +264,12 @@ def test_what_does_not_decide_a_row_keeps_its_digest(shipped: Protocol, tmp_path
 def test_a_wrong_protocol_is_refused_by_what_is_wrong(tmp_path: Path, old: str, new: str, found: str) -> None:
     with pytest.raises(UsageError, match=found):
         changed(tmp_path, old, new)
+
+
+def test_a_protocol_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "table.toml").write_bytes(b"folds = 5 # \xff")
+    with pytest.raises(UsageError, match="'utf-8' codec"):
+        read_protocol(tmp_path / "table.toml")
 
 
 def test_a_missing_protocol_is_a_usage_error(tmp_path: Path) -> None:

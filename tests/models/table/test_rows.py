@@ -124,3 +124,10 @@ def test_a_line_stays_short() -> None:
     line = json.dumps(finished(0, clips=740).to_json())
     # Not even scores without any order take more than their bytes in base64.
     assert len(line) < 740 + 740 * len(KEYWORDS) * 8 / 8 * 4 / 3 + 500
+
+
+@pytest.mark.parametrize("line", ["[]", "1", "null", '"row"'])
+def test_a_line_that_is_no_table_is_an_error(tmp_path: Path, line: str) -> None:
+    (tmp_path / "results.jsonl").write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="line 1"):
+        read_results(tmp_path / "results.jsonl")

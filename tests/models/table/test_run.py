@@ -152,6 +152,18 @@ def test_rows_of_a_seed_and_fold_go_on_from_one_float_model(tmp_path: Path) -> N
     assert {row.method for row in read_results(place.rows).rows} == {FLOAT}
 
 
+def test_rows_that_are_refused_are_none_of_those_after_which_a_process_ends(tmp_path: Path) -> None:
+    """The next process would begin with them again, and so would every one after it."""
+    place, tried = workplace(tmp_path), list[str]()
+    for row in place.protocol.rows():
+        if row.method == FLOAT:
+            codes = np.zeros((24, len(KEYWORDS)), np.int8)
+            append_line(place.rows, FinishedRow(row, 1, np.zeros(24, np.int64), codes, {START: "0123"}).to_json())
+            place.float_weights(row).parent.mkdir(parents=True, exist_ok=True)
+            place.float_weights(row).write_bytes(b"of another processor")
+    assert len(run(place, tried.append, most=2)) == len(tried) == 4
+
+
 def test_a_float_model_whose_weights_are_gone_is_trained_again_where_it_is_needed(tmp_path: Path) -> None:
     place = workplace(tmp_path)
     first = next(place.protocol.rows())

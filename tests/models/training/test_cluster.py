@@ -27,6 +27,14 @@ while True:
 """
 
 
+TWICE = """
+from kwsq.models.training.distribution import chosen_strategy
+lines = []
+strategies = [chosen_strategy(lines.append) for _ in range(2)]
+print(strategies[0] is strategies[1], strategies[0].num_replicas_in_sync, lines)
+"""
+
+
 def ports(sockets: list[socket.socket]) -> list[int]:
     return [each.getsockname()[1] for each in sockets]
 
@@ -92,12 +100,12 @@ def free_addresses(count: int) -> list[str]:
     return found
 
 
-def start(addresses: list[str], index: int) -> "subprocess.Popen[str]":
+def start(addresses: list[str], index: int, program: str = PROGRAM) -> "subprocess.Popen[str]":
     environment = os.environ | {
         "TF_CONFIG": config({"worker": addresses}, worker(index)), "CUDA_VISIBLE_DEVICES": "-1",
     }  # fmt: skip
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", PROGRAM], text=True, env=environment, **pipes)
+    return subprocess.Popen([sys.executable, "-c", program], text=True, env=environment, **pipes)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -129,6 +137,12 @@ def test_workers_that_come_one_after_the_other_are_joined_and_hear_signals_after
             for process in (first, second):
                 process.terminate()
             assert {process.wait(timeout=60) for process in (first, second)} == {143}
+
+
+def test_a_process_joins_once_however_many_recipes_it_trains() -> None:
+    with start(free_addresses(1), 0, TWICE) as process:
+        out, err = process.communicate(timeout=60)
+    assert out == "True 1 []\n", err
 
 
 def test_workers_are_waited_for_until_each_was_there_once() -> None:

@@ -35,6 +35,17 @@ def linear_model(seed: int, **options: Any) -> Any:
     return model
 
 
+@pytest.mark.parametrize("rate", [0, 1])
+def test_a_rate_may_be_a_whole_number(rate: int) -> None:
+    clips, results = synthetic_keywords(16, seed=1), list[np.ndarray]()
+    plan = Recipe("small", "synthetic", "train", "val", 16, 16, Phase(1, 1e-3, 0.0), Augmentation(), ())
+    for each in (rate, float(rate)):
+        model = linear_model(3)
+        fit(model, clips, Phase(1, each, 0.0), plan, np.random.default_rng(0))
+        results.append(model.get_weights()[0])
+    np.testing.assert_array_equal(*results)
+
+
 def frozen_step(model: Any, distillation: Distillation, teacher: Any) -> Any:
     """A step of rate 0: it gives the loss and changes nothing."""
     optimizer = tf_keras.optimizers.SGD(0.0)

@@ -293,3 +293,20 @@ def test_a_quantized_model_starts_from_it_as_from_any_float_model() -> None:
     told, found = (model(features, training=False).numpy() for model in (source, target))
     # Eight bits on a span of three deviations: most of the words stay, whatever the sizes of filters were.
     assert (told.argmax(axis=1) == found.argmax(axis=1)).mean() > 0.8
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"\x1c\0\0\0TFL3" + bytes(40)])
+def test_what_is_no_onnx_file_is_refused(content: bytes) -> None:
+    with pytest.raises(UsageError, match="expected an ONNX file"):
+        read_layers(content)
+
+
+@pytest.mark.parametrize(("weight", "bias"), [((2, 1, 3), (2,)), ((2, 1, 3, 3), (1, 2))])
+def test_a_layer_of_another_rank_is_refused(weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
+    tensors = [
+        numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in (("w", weight), ("b", bias))
+    ]
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], name="first")
+    model = helper.make_model(helper.make_graph([node], "g", [], [], tensors))
+    with pytest.raises(UsageError, match=r"node 'first': found weight .* bias .*expected 4 dimensions and one"):
+        read_layers(model.SerializeToString())

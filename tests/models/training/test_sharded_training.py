@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from kwsq.ir.errors import UsageError
 from kwsq.models.cli import app
 from kwsq.models.data.augmentation import Augmentation
-from kwsq.models.data.clips import LABELS, LabelledFeatures
+from kwsq.models.data.clips import LABELS, LabelledFeatures, load_split
 from kwsq.models.data.epochs import epoch_batches
 from kwsq.models.data.record_shards import ShardedFeatures, open_shards, write_shards
-from kwsq.models.data.split_shards import open_split, shard_split
+from kwsq.models.data.split_shards import open_split, require_other_clips, shard_split
 from kwsq.models.progress import Count
 from kwsq.models.training.watching import ignore_line
 
@@ -144,4 +144,39 @@ def test_the_commands_write_shards_and_train_on_them(tmp_path: Path) -> None:
     trained = CliRunner().invoke(app, ["train", str(recipe), *options])
     assert trained.exit_code == 0, (trained.output, trained.exc_info[1])
     assert {path.suffix for path in (tmp_path / "out").rglob("kws_ff_*")} == {".onnx"}
-    assert not list((tmp_path / "out").rglob("own-train-*.npy"))  # never held as a whole
+    assert len(list((tmp_path / "out").rglob("*.npy"))) == 1  # of the report split: training clips are never held
+
+
+def test_a_voice_in_the_shards_is_not_reported_on(tmp_path: Path) -> None:
+    """A speaker who moved to the other split after the shards were written."""
+    data, shards, lines = data_folder(tmp_path / "data"), tmp_path / "shards", list[str]()
+    shard_split(data, shards, shards=3, **SPLIT)
+    train, manifest = open_split(shards, **SPLIT), data / "manifest.csv"
+    own = {**SPLIT, "data": data, "show": lines.append}
+    require_other_clips(train, load_split(data, tmp_path, dataset="own", split="val"), **own)
+    assert not lines
+    moved = manifest.read_text(encoding="utf-8").replace("1.wav,own,down,s1,train", "1.wav,own,down,s1,val")
+    manifest.write_text(moved, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"found speaker 's1'; .*kwsq shard"):
+        require_other_clips(train, load_split(data, tmp_path, dataset="own", split="val"), **own)
+    manifest.write_text("\n".join(moved.splitlines()[:1] + moved.splitlines()[3:]), encoding="utf-8")
+    require_other_clips(train, load_split(data, tmp_path, dataset="own", split="val"), **own)
+    (line,) = lines
+    assert "holds 24, digest" in line
+    assert "lists 22, digest" in line
+    only_val = [line for line in moved.splitlines() if not line.endswith(",train") and ",s1," not in line]
+    manifest.write_text("\n".join(only_val), encoding="utf-8")
+    require_other_clips(train, load_split(data, tmp_path, dataset="own", split="val"), **own)
+    assert len(lines) == 1
+
+
+def test_noise_may_be_of_one_recording_in_both(tmp_path: Path) -> None:
+    data, manifest = data_folder(tmp_path / "data"), tmp_path / "data" / "manifest.csv"
+    text = manifest.read_text(encoding="utf-8")
+    number = LABELS.index("_silence_") * 3
+    for clip in range(number, number + 3):
+        text = text.replace(f",s{clip},", ",hum,")
+    manifest.write_text(text, encoding="utf-8")
+    shard_split(data, tmp_path / "shards", shards=3, **SPLIT)
+    report = load_split(data, tmp_path, dataset="own", split="val")
+    require_other_clips(open_split(tmp_path / "shards", **SPLIT), report, data, show=pytest.fail, **SPLIT)
