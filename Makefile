@@ -57,7 +57,7 @@ dev: $(VENV)/.kwsq-train .typing/kwsq ## set up .venv with everything developmen
 # ---- what a visitor runs ---------------------------------------------------------------------------------------
 
 # The footprint table of the last conversion is the last thing on screen, so the reports are announced first.
-demo: $(VENV)/.kwsq-core ## convert the two bundled models (no TensorFlow) and leave HTML reports
+demo: $(VENV)/.kwsq-core ## convert two bundled models (no TensorFlow) and leave HTML reports
 	@mkdir -p $(OUT)/demo
 	@echo "kwsq demo: reports go to $(OUT)/demo/kws_ff_w5_codebook/report.html and $(OUT)/demo/kws_ff_w4/report.html"
 	@echo

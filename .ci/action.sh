@@ -146,7 +146,7 @@ candidate() {
         echo "$INPUT_CANDIDATE"
         return
     fi
-    for file in model.tflite model.kwsq; do
+    for file in model_int8.tflite model.tflite model.kwsq; do # what Vela compiled runs on its NPU alone
         if [ -f "$output/conversion/$file" ]; then
             echo "$output/conversion/$file"
             return

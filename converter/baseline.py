@@ -14,7 +14,8 @@ from kwsq.converter.manifest import json_bytes
 from kwsq.converter.output import write_file
 from kwsq.ir.errors import Problem, UsageError
 
-FILE_NAME = "kwsq-baseline.json"
+FILE_NAME, GATE_FILE_NAME = "kwsq-baseline.json", "kwsq-gate-baseline.json"
+"""Where none is named, of conversions and of gates: one cannot be held against the other."""
 SCHEMA_VERSION = 1
 
 
@@ -37,6 +38,11 @@ class Baseline:
     artefact_sha256: str
     evalset_sha256: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def default_file(self) -> Path:
+        """Where it is kept, in the working directory, if no file is named."""
+        return Path(GATE_FILE_NAME if self.target.startswith("gate ") else FILE_NAME)
 
     @property
     def reference_sha256(self) -> str | None:

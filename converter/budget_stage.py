@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kwsq.converter.baseline import FILE_NAME, Baseline, comparable, read_baseline, write_baseline
+from kwsq.converter.baseline import Baseline, comparable, read_baseline, write_baseline
 from kwsq.converter.budget import BudgetLine, Limit, judge_budget
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.input_file import read_file
@@ -71,23 +71,18 @@ def judged_against(
     Args:
         limits: of `read_budget`.
         now: what was measured.
-        baseline: the file named; None for kwsq-baseline.json where there is one.
+        baseline: the file named; None for the default one where it is there.
         update: whether it is being renewed, so that changes are not judged.
 
     Raises:
         UsageError: no baseline or one of something else, or a limit on what was not measured.
     """
-    path = baseline_path(baseline)
+    path = baseline or now.default_file
     if update:
         return judge_budget(limits, now.metrics, None)
     if baseline is None and not path.is_file():
         return judge_budget(limits, now.metrics, {})
     return judge_budget(limits, now.metrics, comparable(read_baseline(path), now, path))
-
-
-def baseline_path(baseline: Path | None) -> Path:
-    """Returns the baseline's file: the one named, else kwsq-baseline.json in the working directory."""
-    return baseline or Path(FILE_NAME)
 
 
 def renew(options: ConvertOptions, budget: Budget) -> None:
@@ -96,4 +91,4 @@ def renew(options: ConvertOptions, budget: Budget) -> None:
     Raises:
         UsageError: it cannot be written.
     """
-    write_baseline(budget.now, baseline_path(options.baseline))
+    write_baseline(budget.now, options.baseline or budget.now.default_file)

@@ -211,10 +211,10 @@ def bisect(
     data: options.Data = None,
     batch: options.Batch = None,
     shape: options.Shapes = None,
-    inputs: options.Inputs = 64,
+    inputs: options.BisectInputs = 64,
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
-    quiet: options.Quiet = False,
+    quiet: options.NoProgress = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Find the layers whose quantization costs most: each alone, and all but each."""

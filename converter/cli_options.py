@@ -30,12 +30,14 @@ Emit = Annotated[
     Literal["tflite", "c"],
     Option(help="c: C99 sources too, with NEON kernels, for devices without a runtime (neon; needs a C compiler)."),
 ]
-Runtime = Annotated[Literal["litert", "tflm"], Option(help="Interpreter the artefact must run in.")]
+Runtime = Annotated[
+    Literal["litert", "tflm"], Option(help="Interpreter to write for; tflm: run in it too, if installed.")
+]
 RowAlign = Annotated[
     int | None,
     Option(
         metavar="BITS",
-        help="With accel: where weight rows begin, a power of two up to 512; 1 leaves no gaps.",
+        help="With accel: where weight rows begin, 1, which leaves no gaps, or a power of two from 8 to 512.",
         show_default="the widest up to 128 that costs at most 2 %",
     ),
 ]
@@ -94,18 +96,26 @@ Encodings = Annotated[Path | None, Option(metavar="FILE", help="AIMET encodings 
 MinAccuracy = Annotated[
     str | None, Option(metavar="A", help="Least top-1 accuracy on --data: 0.915 or 91.5.", show_default=False)
 ]
-Inputs = Annotated[int, Option(metavar="N", help="Input vectors parity is checked on.")]
+Inputs = Annotated[int, Option(metavar="N", help="Most input vectors for parity; of large models fewer, 16 at least.")]
+BisectInputs = Annotated[int, Option("--inputs", metavar="N", help="Generated inputs to measure on.")]
 Seed = Annotated[int, Option(metavar="N", help="Seed of generated inputs.")]
 Intermediates = Annotated[bool, Option("--intermediates", help="Compare every inner tensor on every input.")]
 Bisect = Annotated[bool, Option("--bisect", help="Report what each layer's quantization costs (kwsq bisect).")]
 AsJson = Annotated[bool, Option("--json", help="Print the result as JSON alone on stdout.")]
 Markdown = Annotated[bool, Option("--markdown", help="Print docs/ops.md.")]
+NoProgress = Annotated[bool, Option("--quiet", "-q", help="Show no progress.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print the verdict alone.")]
 Verbose = Annotated[bool, Option("--verbose", "-v", help="Show stages and, for internal errors, the traceback.")]
 
 Baseline = Annotated[
     Path | None,
     Option(metavar="FILE", help="Committed measurements.", show_default="kwsq-baseline.json, if there"),
+]
+GateBaseline = Annotated[
+    Path | None,
+    Option(
+        "--baseline", metavar="FILE", help="Committed measurements.", show_default="kwsq-gate-baseline.json, if there"
+    ),
 ]
 UpdateBaseline = Annotated[bool, Option("--update-baseline", help="Make what is measured now the baseline.")]
 
@@ -143,8 +153,21 @@ TargetFrr = Annotated[
 Threshold = Annotated[
     float | None, Option(metavar="T", help="The reference's threshold in production.", show_default=False)
 ]
+_REPORTS = "the report's"
 FaMargin = Annotated[
     float | None, Option(metavar="F", help="Increase of false accepts that is still good.", show_default="0.10")
+]
+FaMarginAgain = Annotated[
+    float | None,
+    Option("--fa-margin", metavar="F", help="Increase of false accepts that is still good.", show_default=_REPORTS),
+]
+FrrMarginAgain = Annotated[
+    float | None,
+    Option("--frr-margin", metavar="PP", help="Increase of the false reject rate, in points.", show_default=_REPORTS),
+]
+OnInconclusiveAgain = Annotated[
+    Literal["fail", "warn"] | None,
+    Option("--on-inconclusive", help="Exit code of INCONCLUSIVE: 3 or 0.", show_default=_REPORTS),
 ]
 FrrMargin = Annotated[
     float | None, Option(metavar="PP", help="Increase of the false reject rate, in points.", show_default="0.5")

@@ -9,7 +9,7 @@ from typing import Any
 
 from kwsq.converter.baseline import Baseline, write_baseline
 from kwsq.converter.budget import BudgetLine, Limit, judge_budget
-from kwsq.converter.budget_stage import baseline_path, judged_against
+from kwsq.converter.budget_stage import judged_against
 
 Json = dict[str, Any]
 SCORES, MODELS = "gate of score files", "gate of models"
@@ -23,7 +23,7 @@ class GateBudget:
     Args:
         limits: of `[budget]`.
         now: what was measured, on what.
-        path: of the baseline; None for kwsq-baseline.json where there is one.
+        path: of the baseline; None for kwsq-gate-baseline.json where there is one.
         update: whether the baseline is being renewed.
     """
 
@@ -48,7 +48,7 @@ class GateBudget:
         Raises:
             UsageError: it cannot be written.
         """
-        write_baseline(self.now, baseline_path(self.path))
+        write_baseline(self.now, self.path or self.now.default_file)
 
 
 def failures(lines: tuple[BudgetLine, ...]) -> list[str]:

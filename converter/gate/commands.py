@@ -98,6 +98,11 @@ def _compared(
             "evalset": {"file": None, "sha256": evalset_sha256(first)},
         }
         return join(first, second), sources
+    if is_score_file(reference) or is_score_file(candidate):
+        scores, model = (reference, candidate) if is_score_file(reference) else (candidate, reference)
+        found = f"scores {scores.name!r} and a model {model.name!r}"
+        remedy = "name two models and --data, or two score files (kwsq eval --scores)"
+        raise UsageError(Problem("kwsq gate", found, "two of a kind", remedy))
     from kwsq.converter.gate.model_pairs import scored_pair
 
     if data is None:

@@ -17,7 +17,7 @@ from kwsq.converter.gate.class_trials import ClassTrials, class_trials, softmax_
 from kwsq.converter.gate.columns import read_columns
 from kwsq.converter.gate.config import GateConfig
 from kwsq.converter.input_file import read_file
-from kwsq.ir.errors import Problem, UnsupportedModelError, UsageError
+from kwsq.ir.errors import ParityError, Problem, UnsupportedModelError, UsageError
 
 Json = dict[str, Any]
 Array = npt.NDArray[Any]
@@ -110,7 +110,11 @@ def _tflite(path: Path, data: bytes) -> Runnable:
     model = read(data, path.name).main
     _check_single(path, len(model.inputs), len(model.outputs))
     entry, end = model.tensors[model.inputs[0]], model.tensors[model.outputs[0]]
-    session = LitertSession(data, KernelSet.DEFAULT)
+    try:
+        session = LitertSession(data, KernelSet.DEFAULT)
+    except ParityError as error:
+        found, remedy = error.problems[0].found, "run it where it can be, and gate the score files"
+        raise UnsupportedModelError(Problem(repr(path.name), found, "a file that LiteRT runs", remedy)) from error
 
     def run(inputs: Array) -> FloatArray:
         outputs = session.run([_encoded(entry, inputs)]).outputs[0].reshape(len(inputs), -1)

@@ -66,11 +66,11 @@ def test_the_baseline_is_of_the_same_trials_and_reference(here: Path) -> None:
     refused = gated()
     assert (refused.code, "--update-baseline" in refused.stderr) == (2, True)
     assert gated("--update-baseline").code == 0
-    document = json.loads((here / "kwsq-baseline.json").read_text("utf-8"))
+    document = json.loads((here / "kwsq-gate-baseline.json").read_text("utf-8"))
     assert document["evalset_sha256"]
     assert gated().code == 0
     document["metrics"]["fdr"] -= 0.001
-    (here / "kwsq-baseline.json").write_text(json.dumps(document), encoding="utf-8")
+    (here / "kwsq-gate-baseline.json").write_text(json.dumps(document), encoding="utf-8")
     worse = gated()
     assert (worse.code, "more than the baseline's" in worse.stdout) == (1, True)
     for name in ("source_sha256", "evalset_sha256", "target"):
@@ -84,7 +84,7 @@ def test_the_baseline_is_of_the_same_trials_and_reference(here: Path) -> None:
 def test_a_failing_candidate_does_not_become_the_baseline(here: Path) -> None:
     scores(here, noise=2.0)
     assert gated("--update-baseline").code == 1
-    assert not (here / "kwsq-baseline.json").exists()
+    assert not (here / "kwsq-gate-baseline.json").exists()
 
 
 def test_a_tflite_candidate_is_weighed(here: Path) -> None:
@@ -206,3 +206,24 @@ def test_a_missing_pyarrow_is_named(here: Path, monkeypatch: pytest.MonkeyPatch)
     (here / "x.parquet").write_bytes(b"PAR1")
     outcome = kwsq("gate", "--reference", "x.parquet", "--candidate", "x.parquet")
     assert (outcome.code, "kwsq[parquet]" in outcome.stderr) == (2, True)
+
+
+def test_baselines_of_conversions_and_gates_lie_beside_one_another(here: Path) -> None:
+    """Neither is asked of the other, and neither replaces the other."""
+    reference = float_dense(here)
+    rng = np.random.default_rng(3)
+    np.savez(here / "data.npz", x=rng.normal(0.25, 1, (400, 12)).astype(np.float32), y=rng.integers(0, 4, 400))
+    scores(here)
+    convert = (reference, "--target", "neon", "--calibration", "data.npz", "-o", "out", "--force")
+    settings(here, "[budget]\nfdr = { max_increase = 0.0 }\n")
+    assert gated("--update-baseline").code == 0
+    settings(here, '[budget]\nflash_total = { max_increase = "0B" }\n')
+    assert kwsq_convert(*convert, "--update-baseline").code == 0
+    kept = [(here / name).read_bytes() for name in ("kwsq-baseline.json", "kwsq-gate-baseline.json")]
+    assert kwsq_convert(*convert).code == 0
+    settings(here, "[budget]\nfdr = { max_increase = 0.0 }\n")
+    assert gated().code == 0
+    assert gated("--update-baseline").code == 0
+    assert kept == [(here / name).read_bytes() for name in ("kwsq-baseline.json", "kwsq-gate-baseline.json")]
+    named = gated("--baseline", "kwsq-baseline.json")
+    assert (named.code, "found measured for neon int8; expected gate of score files" in named.stderr) == (2, True)
