@@ -6,7 +6,7 @@ Source: the columns are ours.
 import csv
 import io
 import posixpath
-import unicodedata
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from kwsq.models.data.text_files import capped, lookalike, read_text
 COLUMNS = ("file", "set", "label12", "speaker", "split")
 NOISE_WORDS = ("_silence_", "_noise_", "_background_noise_")
 """What a manifest may call a clip in which nothing is said."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _Lines = list[tuple[int, list[str]]]
 
 
@@ -140,12 +141,8 @@ def _wrong_signs(path: Path, rows: list[Row]) -> Iterator[Problem]:
     yield from _problem(path, "speaker", found, "names without blanks around them", "write a speaker alike in all rows")
     for column in ("file", "split", "speaker", "word"):
         fields = [(row.line, str(getattr(row, column))) for row in rows]
-        found = [f"{text!r} in line {line}" for line, text in fields if any(map(_is_control, text))]
+        found = [f"{text!r} in line {line}" for line, text in fields if _CONTROL.search(text)]
         yield from _problem(path, column, found, "no control character", "take it out")
-
-
-def _is_control(sign: str) -> bool:
-    return unicodedata.category(sign) == "Cc"
 
 
 def _wrong_words(path: Path, rows: list[Row], labels: Sequence[str], keywords: Sequence[str]) -> Iterator[Problem]:
