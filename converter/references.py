@@ -15,7 +15,6 @@ from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Graph
 from kwsq.ir.quant import Affine, quantize
-from kwsq.passes.known_ops import canonical_domain
 from kwsq.passes.load import Source
 from kwsq.passes.pipeline import PipelineResult
 
@@ -34,7 +33,7 @@ def source_reference(source: Source, result: PipelineResult, *, whole: bool) -> 
         result: of the pipeline.
         whole: whether the file alone says how the model is quantised.
     """
-    if whole and "emits_logits" not in result.source.facts and set(map(canonical_domain, source.opsets)) <= {""}:
+    if whole and "emits_logits" not in result.source.facts and source.domains <= {""}:
         try:
             session = OrtSession(source.data)
         except UnsupportedModelError:

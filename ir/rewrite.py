@@ -27,11 +27,12 @@ class Rewriter:
         self.facts: frozenset[str] = graph.facts
         self.integer_io = graph.integer_io
         self.changed = False
+        self.reserved: frozenset[str] = frozenset()
 
     def fresh(self, base: str) -> str:
-        """Returns a name no tensor and no node uses yet."""
+        """Returns a name no tensor and no node uses yet, and none that is reserved for a tensor to come."""
         name, count = base, 1
-        while name in self.tensors or name in self.nodes:
+        while name in self.tensors or name in self.nodes or name in self.reserved:
             name, count = f"{base}_{count}", count + 1
         return name
 

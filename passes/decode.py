@@ -111,7 +111,12 @@ def decode_tensor(tensor: onnx.TensorProto, where: str, findings: Findings) -> A
         Array of the declared shape; int4 and int2 types keep their type, one element per byte.
     """
     if tensor.data_location != TensorProto.DEFAULT or tensor.external_data:
-        findings.broken(where, "external data", "data inside the file", "save with save_as_external_data=False")
+        findings.broken(
+            where,
+            "external data",
+            "data inside the file",
+            "save it as one file: torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(FILE), NEW)",
+        )
         return None
     if not is_supported_type(tensor.data_type):
         _note_type(tensor.data_type, where, findings)

@@ -24,13 +24,18 @@ class DropSoftmax:
         """Returns the graph with its final probabilities replaced by logits.
 
         Raises:
-            UsageError: no output is computed by a Softmax, LogSoftmax or Sigmoid.
+            UsageError: no output is computed by a Softmax, LogSoftmax or Sigmoid, or something else reads one.
         """
+        _require_no_other_reader(graph)
         rewriter = Rewriter(graph)
         notes = [self._drop(rewriter, nodes, output) for output in graph.outputs if (nodes := _tail(graph, output))]
         if not notes:
             found = f"outputs {list(graph.outputs)} that no Softmax, LogSoftmax or Sigmoid computes"
             raise UsageError(Problem("--drop-softmax", found, "a final one", "leave the flag out"))
+        # The grid of unsigned codes was that of probabilities; logits are signed.
+        dropped = {output for output in graph.outputs if _tail(graph, output)}
+        unsigned = {name for name in dropped if graph.integer_io.get(name) == "uint8"}
+        rewriter.integer_io = {**rewriter.integer_io, **dict.fromkeys(unsigned, "int8")}
         return PassResult(rewriter.finish(*self.establishes), True, tuple(notes))
 
     def _drop(self, rewriter: Rewriter, nodes: list[Node], output: str) -> Note:
@@ -48,13 +53,39 @@ class DropSoftmax:
 
 def _tail(graph: Graph, output: str) -> list[Node]:
     """Returns the nodes to remove: quantisers and reshapes are walked through, the last one is what is dropped."""
+    return [node for node in _path(graph, output) if not isinstance(node.op, Reshape)]
+
+
+def _path(graph: Graph, output: str) -> list[Node]:
+    """Returns what lies between an output and the Softmax that computes it, that last; nothing without one."""
     producers = graph.producers()
-    removed: list[Node] = []
+    path: list[Node] = []
     node = producers.get(output)
     while node is not None and isinstance(node.op, FakeQuant | Reshape):
-        if isinstance(node.op, FakeQuant):
-            removed.append(node)
+        path.append(node)
         node = producers.get(node.inputs[0])
     if node is None or not isinstance(node.op, Softmax | LogSoftmax | Sigmoid) or node.inputs[0] in graph.inputs:
         return []
-    return [*removed, node]
+    return [*path, node]
+
+
+def _require_no_other_reader(graph: Graph) -> None:
+    """Refuse to hand logits to what reads probabilities and is no output."""
+    paths = {node.name: node for output in graph.outputs for node in _path(graph, output)}
+    computed = {name: node.name for node in paths.values() for name in node.outputs}
+    readers = [
+        (node, name) for node in graph.nodes for name in node.inputs if name in computed and node.name not in paths
+    ]
+    if readers:
+        remedy = "leave the flag out, or cut this reader out of the model"
+        raise UsageError(
+            [
+                Problem(
+                    f"--drop-softmax: node {node.name!r}",
+                    f"probabilities of {computed[name]!r}",
+                    "outputs alone",
+                    remedy,
+                )
+                for node, name in readers
+            ]
+        )

@@ -20,6 +20,9 @@ from kwsq.passes.base import Note, PassResult, Semantics
 TOLERANCE = 2.0**-20
 """Relative error of a constant: 1/6 and products with it, each rounded to float32, stay within a few 2**-24."""
 
+MOST_FACTORS = 8
+"""Constants in a row that are read back; written out in any way, a hard swish has fewer. It bounds the search."""
+
 
 class FuseHardSwish:
     """See the module docstring."""
@@ -78,14 +81,14 @@ class _Matcher:
             return None
         return product.x if self.graph[product.x].shape == self.graph[node.outputs[0]].shape else None
 
-    def _product(self, name: str) -> _Scaled | None:
+    def _product(self, name: str, left: int = MOST_FACTORS) -> _Scaled | None:
         """Returns `name` as a multiple of a hard swish."""
         node = self._producer(name)
         if node is None or not isinstance(node.op, Mul):
             return None
         for a, b in (node.inputs, node.inputs[::-1]):
             constant = self._scalar(b)
-            inner = None if constant is None else self._product(a)
+            inner = None if constant is None or not left else self._product(a, left - 1)
             if constant is not None and inner is not None:
                 return _Scaled(inner.x, inner.factor * constant)
             for factor in self._factors(a):
@@ -103,12 +106,13 @@ class _Matcher:
             found += [_Scaled(self._skipped(a), constant) for a, constant in pairs if constant is not None]
         return found
 
-    def _gate(self, name: str, x: str) -> float | None:
+    def _gate(self, name: str, x: str, left: int = MOST_FACTORS) -> float | None:
         """Returns the factor of `name` = factor * clip(x + 3, 0, 6) / 6, None when it is something else."""
         node = self._producer(name)
         if node is not None and isinstance(node.op, Mul):
             for a, b in (node.inputs, node.inputs[::-1]):
-                constant, inner = self._scalar(b), self._gate(a, x)
+                constant = self._scalar(b)
+                inner = None if constant is None or not left else self._gate(a, x, left - 1)
                 if constant is not None and inner is not None:
                     return inner * constant
         if node is None or not isinstance(node.op, Clip) or node.op.low != 0:
@@ -118,14 +122,15 @@ class _Matcher:
         matches = line is not None and _close(line.gain * 6, high) and _close(line.offset * 2, high)
         return high if matches else None
 
-    def _line(self, name: str, x: str) -> _Line | None:
+    def _line(self, name: str, x: str, left: int = MOST_FACTORS) -> _Line | None:
         if self._skipped(name) == x:
             return _Line(1.0, 0.0)
         node = self._producer(name)
         if node is None or not isinstance(node.op, Add | Mul):
             return None
         for a, b in (node.inputs, node.inputs[::-1]):
-            constant, inner = self._scalar(b), self._line(a, x)
+            constant = self._scalar(b)
+            inner = None if constant is None or not left else self._line(a, x, left - 1)
             if constant is not None and inner is not None:
                 if isinstance(node.op, Add):
                     return _Line(inner.gain, inner.offset + constant)

@@ -31,6 +31,7 @@ def import_graph(source: gs.Graph, opset: int, *, states: Mapping[str, str] | No
         UsageError: a stated pair of states does not exist or does not match.
     """
     ctx = ImportContext(opset, frozenset(tensor.name for tensor in source.outputs))
+    ctx.builder.reserved = frozenset(source.tensors())
     for tensor in source.inputs:
         ctx.builder.tensors[tensor.name] = Tensor(tensor.name, tuple(tensor.shape), origin=tensor.name)
     ctx.builder.inputs = tuple(tensor.name for tensor in source.inputs)

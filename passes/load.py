@@ -36,6 +36,7 @@ class Source:
         data: the file as read.
         producer: tool that wrote the file, with its version.
         path: where it came from, for messages.
+        domains: of its operators, "" the default one; a file may import more than it uses.
     """
 
     graph: gs.Graph
@@ -45,6 +46,7 @@ class Source:
     data: bytes
     producer: str
     path: str
+    domains: frozenset[str]
 
 
 def load_file(path: str | Path, *, batch: int | None = None, shapes: Mapping[str, Shape] = NO_SHAPES) -> Source:
@@ -97,7 +99,8 @@ def load_bytes(data: bytes, path: str, *, batch: int | None = None, shapes: Mapp
     except UnicodeDecodeError as error:
         problem = Problem(f"file {path!r}", "a name that is not UTF-8", "text", "the file is damaged; export it again")
         raise InvalidModelError(problem) from error
-    return Source(graph, checked.opsets, metadata, hashlib.sha256(data).hexdigest(), data, producer, path)
+    domains = frozenset(canonical_domain(node.domain) for node in model.graph.node)
+    return Source(graph, checked.opsets, metadata, hashlib.sha256(data).hexdigest(), data, producer, path, domains)
 
 
 def _parse(data: bytes, path: str) -> onnx.ModelProto:

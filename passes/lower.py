@@ -73,15 +73,21 @@ def lower(graph: Graph, *, float_io: bool = False) -> LowerResult:
 
 
 def check_lowerable(graph: Graph) -> None:
-    """Refuses what no grid of an activation changes: operators without an int8 kernel and weights no layer can hold.
+    """Refuses what no grid of an activation changes: scalar inputs, operators without an int8 kernel, other weights.
 
     Args:
         graph: after folding; weights that have no grid yet are not judged.
 
     Raises:
-        UnsupportedModelError: naming every such node.
+        UnsupportedModelError: naming every such input and node.
     """
-    raise_all([problem for node in graph.nodes for problem in _standing_problems(graph, node)])
+    remedy = "give it a dimension of size 1"
+    scalars = [
+        Problem(f"graph input {name!r}", "a scalar", "at least one dimension", remedy)
+        for name in graph.inputs
+        if not graph[name].shape
+    ]
+    raise_all([*scalars, *(problem for node in graph.nodes for problem in _standing_problems(graph, node))])
 
 
 def _standing_problems(graph: Graph, node: Node) -> list[Problem]:

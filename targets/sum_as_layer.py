@@ -20,8 +20,9 @@ def sum_as_layer(draft: Draft, node: LoweredNode) -> bool:
         return False
     x, y = draft.tensors[node.inputs[0]], draft.tensors[node.outputs[0]]
     axes = [axis for axis in sorted(node.op.axes) if x.shape[axis] > 1] or [node.op.axes[0]]
-    if axes != list(range(axes[0], axes[-1] + 1)):
+    if any(x.shape[axis] > 1 for axis in range(axes[0], axes[-1]) if axis not in axes):
         return False
+    axes = list(range(axes[0], axes[-1] + 1))
     before, count, after = (math.prod(part) for part in _parts(x.shape, axes))
     op: FullyConnected | DepthwiseConv2D = FullyConnected()
     shapes: tuple[Shape, Shape, Shape] = ((before, count), (1, count), (before, 1))

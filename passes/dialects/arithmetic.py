@@ -134,8 +134,17 @@ def _activation_grid(
     if rounding is Rounding.HALF_UP:
         # The same grid with codes from 0: floor(u + 1/2) rounds ties up, half-away-from-zero for u >= 0 only.
         base, codes = base - codes.low, codes.shifted(-codes.low)
+    elif _fits_shifted(codes) and not np.any(head.offset):
+        # 256 codes about a zero point that is written into the clamp: the shift comes behind the rounding.
+        base, codes = base - codes.low, codes.shifted(-codes.low)
     zeros = context.zero_points(node, integer.reshape(-1) + base, vector.size)
     return Affine(vector, zeros, codes, granularity)
+
+
+def _fits_shifted(codes: IntRange) -> bool:
+    """Whether codes are 8 bits wide, but for where they begin."""
+    fits = any(low <= codes.low and codes.high <= low + 255 for low in (-128, 0))
+    return not fits and codes.high - codes.low <= 255
 
 
 def _adds_offset_first(head: ChainState, spec: Affine) -> bool:

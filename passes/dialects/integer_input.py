@@ -27,6 +27,8 @@ def _check_use(context: DialectContext, node: gs.Node, index: int, tensor: gs.Te
         return
     if node.op.startswith("kwsq.") or node.name in context.refused:
         return
+    if node.op in ("Shape", "Size") and not node.domain:  # read no codes
+        return
     dtype = np.dtype(tensor.dtype)
     container = code_range(dtype)
     if node.op == "Cast" and node.attrs.get("to") == TensorProto.FLOAT and container is not None:

@@ -35,12 +35,14 @@ class ImportContext:
         public: names of the source's outputs.
         builder: the graph under construction.
         aliases: tensor of the source -> tensor that holds the same.
+        moved: constant and what became of it, such as "transposed" -> constant that holds its values so.
     """
 
     opset: int
     public: frozenset[str] = frozenset()
     builder: Rewriter = field(default_factory=lambda: Rewriter(Graph("model", (), {}, (), ())))
     aliases: dict[str, str] = field(default_factory=dict)
+    moved: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def name(self, tensor: gs.Tensor | None) -> str:
         """Returns the graph's name of a source tensor, importing constants on first use; "" for an absent input."""
@@ -137,6 +139,25 @@ class ImportContext:
     def scalar(self, node: gs.Node, part: str, value: float) -> str:
         """Adds a scalar float constant and returns its name."""
         return self.builder.add_constant(f"{node.name}/{part}", np.array(value, np.float32))
+
+    def moved_constant(self, name: str, how: str, data: Array, axis: Callable[[int], int | None]) -> str | None:
+        """Returns the constant that holds the values of `name` moved; the same one whenever they are moved so.
+
+        Args:
+            name: constant.
+            how: what becomes of it.
+            data: its values, moved.
+            axis: maps the axis of its grid.
+
+        Returns:
+            None when the grid's axis does not survive the move.
+        """
+        if (name, how) not in self.moved:
+            new_name = self.builder.fresh(f"{name}/{how}")
+            if not self.move_constant(name, new_name, data, axis):
+                return None
+            self.moved[name, how] = new_name
+        return self.moved[name, how]
 
     def move_constant(self, name: str, new_name: str, data: Array, axis: Callable[[int], int | None]) -> bool:
         """Adds `data`, the moved values of constant `name`, with its grid's axis mapped by `axis`.

@@ -59,6 +59,9 @@ def import_clip(ctx: ImportContext, node: gs.Node) -> None:
             low, high = (float(bound.reshape(())), high) if name == "min" else (low, float(bound.reshape(())))
     if np.isnan(low) or np.isnan(high) or low > high:
         raise UnsupportedNodeError(f"bounds [{low}, {high}]", "min <= max")
+    if (low, high) == (-np.inf, np.inf):
+        ctx.alias(node, ctx.name(node.inputs[0]))
+        return
     ctx.add(node, Relu() if (low, high) == (0.0, np.inf) else Clip(low, high), ctx.inputs(node)[:1])
 
 

@@ -11,6 +11,8 @@ from kwsq.ir.graph import Op, Tensor
 from kwsq.ir.ops import Add, Dense, MatMul, Mul, Reshape, Transpose
 from kwsq.passes.importers.context import ImportContext, UnsupportedNodeError
 
+_TRANSPOSED = "transposed"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Parts:
@@ -116,26 +118,26 @@ def _matrix(ctx: ImportContext, weight: Tensor, *, column: bool) -> Tensor:
     size = weight.shape[-1]
     shape = ((size, 1) if column else (1, size)) if weight.rank == 1 else weight.shape[-2:]
     dropped = weight.rank - 2
-    name = f"{weight.name}/{'column' if column else 'matrix'}"
     assert weight.data is not None
 
     def axis(old: int) -> int | None:
         return (0 if column else 1) if weight.rank == 1 else (old - dropped if old >= dropped else None)
 
-    if name not in ctx.builder.tensors and not ctx.move_constant(weight.name, name, weight.data.reshape(shape), axis):
+    how = "column" if column else "matrix"
+    name = ctx.moved_constant(weight.name, how, weight.data.reshape(shape), axis)
+    if name is None:
         raise UnsupportedNodeError("scales along a batch dimension of a weight", "scales per output channel")
     return ctx.builder.tensors[name]
 
 
 def _transposed(ctx: ImportContext, weight: Tensor) -> str:
     """Returns the name of the transposed constant, its grid moved along; undoes an earlier transposition."""
-    ending = "/transposed"
-    if weight.name.endswith(ending) and weight.name.removesuffix(ending) in ctx.builder.tensors:
-        return weight.name.removesuffix(ending)
-    name = f"{weight.name}{ending}"
-    if name not in ctx.builder.tensors:
-        assert weight.data is not None
-        ctx.move_constant(weight.name, name, np.ascontiguousarray(weight.data.T), lambda axis: 1 - axis)
+    assert weight.data is not None
+    undone = next((old for (old, how), new in ctx.moved.items() if (how, new) == (_TRANSPOSED, weight.name)), None)
+    if undone is not None:
+        return undone
+    name = ctx.moved_constant(weight.name, _TRANSPOSED, np.ascontiguousarray(weight.data.T), lambda axis: 1 - axis)
+    assert name is not None, "a transposition keeps both axes"
     return name
 
 

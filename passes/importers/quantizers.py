@@ -50,6 +50,13 @@ def import_integer_input(ctx: ImportContext, node: gs.Node) -> None:
     """IntegerInput: the graph input itself holds codes."""
     spec: Affine = node.attrs["spec"]
     name = ctx.name(node.inputs[0])
+    before = ctx.builder.tensors[name].quant
+    if isinstance(before, Affine) and not before.same_as(spec):
+        raise UnsupportedNodeError(
+            f"integer graph input {name!r} read on two grids",
+            "one scale and zero point for all its readers",
+            "dequantize the input once, and quantize again where another grid is wanted",
+        )
     ctx.builder.update_tensor(name, quant=spec)
     ctx.builder.integer_io = {**ctx.builder.integer_io, name: str(node.attrs["dtype"])}
     ctx.alias(node, name)

@@ -74,6 +74,9 @@ POOLING = {
     "reduce_sum_axes_input": Case(
         "(float[1,4,6] x) => (float[1,4] y) { a = Constant<value_ints=[-1]>() y = ReduceSum<keepdims=0>(x, a) }"
     ),
+    "reduce_sum_around_a_unit_axis": Case(
+        "(float[1,5,1,7] x) => (float[1,1] y) { a = Constant<value_ints=[1,3]>() y = ReduceSum<keepdims=0>(x, a) }"
+    ),
     "reduce_mean_after_conv": Case(
         "(float[1,3,6,5] x, float[4,3,3,3] w) => (float[1,4,3] y)"
         " { c = Conv(x, w) y = ReduceMean<axes=[2], keepdims=0>(c) }",

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from builders import Model, grid, kinds, texts
 from onnx_models import build, node, normalized, run_normalized, run_onnxruntime
@@ -11,6 +12,7 @@ from kwsq.ir import ops
 from kwsq.ir.errors import UnsupportedModelError, UsageError
 from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Op
+from kwsq.ir.lowered import DType
 from kwsq.passes.drop_softmax import DropSoftmax
 from kwsq.passes.pipeline import PipelineOptions, run_pipeline
 
@@ -90,3 +92,32 @@ def test_a_final_log_softmax_is_dropped_and_named_where_it_is_not(tail: list[str
     result = run_pipeline(normalized(model), opset, replace(options, drop_softmax=True))
     assert "emits_logits" in result.source.facts
     np.testing.assert_allclose(run_float(result.source, X)["y"], X["x"] @ constants["w"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_what_reads_probabilities_and_is_no_output_is_never_given_logits(quantised: bool) -> None:
+    model = Model()
+    y = model.node(ops.Softmax(1), logits(model), name="softmax")
+    p = model.quantize(y, grid(1 / 255)) if quantised else y
+    confidence = model.node(ops.ReduceMax((1,), True), p, name="confidence")
+    with pytest.raises(UsageError, match=r"node 'confidence': found probabilities of .*leave the flag out"):
+        DropSoftmax().run(model.graph(p, confidence))
+
+
+def test_unsigned_codes_of_probabilities_become_signed_ones_of_logits() -> None:
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["xq"]), node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        node("DequantizeLinear", ["wq", "s", "z"], ["w"]), node("Gemm", ["xd", "w"], ["h"]),
+        node("QuantizeLinear", ["h", "sh", "z"], ["hq"]), node("DequantizeLinear", ["hq", "sh", "z"], ["hd"]),
+        node("Softmax", ["hd"], ["p"], axis=1), node("QuantizeLinear", ["p", "sp", "zp"], ["y"]),
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    constants = {
+        "s": np.float32(0.02), "z": np.int8(0), "sh": np.float32(0.05), "sp": np.float32(1 / 256), "zp": np.uint8(0),
+        "wq": rng.integers(-127, 128, (8, 4)).astype(np.int8),
+    }  # fmt: skip
+    model = build(nodes, inputs={"x": [1, 8]}, constants=constants, types={"y": onnx.TensorProto.UINT8})
+    result = run_pipeline(normalized(model), 17, PipelineOptions(drop_softmax=True))
+    assert result.source.integer_io == {"y": "int8"}
+    tensor = result.lowered["y"]
+    assert (tensor.dtype, tensor.zero_point) == (DType.INT8, 0)

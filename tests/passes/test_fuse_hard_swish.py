@@ -122,3 +122,16 @@ def test_comes_before_the_gains_and_reaches_the_kernel() -> None:
         graph = step.run(graph).graph
     assert "HardSwish" in kinds(lowered(graph).graph)
     assert "ChannelAffine" not in kinds(graph)
+
+
+def test_the_search_ends_whatever_is_written_above_a_clip() -> None:
+    """Sums of a tensor with itself, whose halves are the same, and more factors in a row than Python can recurse."""
+    model = Model()
+    x = y = model.input("x", (1, 4))
+    for _ in range(60):
+        y = model.node(ops.Add(), y, y)
+    z = model.node(ops.Clip(0.0, 6.0), y)
+    for _ in range(1200):
+        z = model.node(ops.Mul(), z, model.constant(1.001))
+    before = model.graph(mul(model, z, x))
+    assert not FuseHardSwish().run(before).changed

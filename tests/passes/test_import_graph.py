@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from builders import kinds
-from onnx_models import build, node, normalized, run_normalized, run_onnxruntime
+from onnx_models import MICROSOFT, build, load, node, normalized, run_normalized, run_onnxruntime
 
 from kwsq.ir.errors import UnsupportedModelError, UsageError
 from kwsq.ir.graph import Graph
@@ -176,3 +176,96 @@ def test_every_unsupported_node_is_named_and_its_readers_are_not_blamed() -> Non
         imported(model)
     assert {p.where for p in error.value.problems} == {"Pow_a", "MaxPool_c"}
     assert all(p.opset == 17 and p.remedy for p in error.value.problems)
+
+
+def quantized(x: str, scale: str, y: str) -> list[onnx.NodeProto]:
+    return [node("QuantizeLinear", [x, scale, "z"], [f"{y}q"]), node("DequantizeLinear", [f"{y}q", scale, "z"], [y])]
+
+
+def codes(*shape: int) -> Any:
+    return np.random.default_rng(4).integers(-127, 128, shape).astype(np.int8)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_tensor_may_have_the_name_that_a_moved_weight_would_get(swapped: bool) -> None:
+    layers = [node("Gemm", ["x0", "w"], ["g"], transB=1), node("MatMul", ["h", "w/transposed"], ["k"])]
+    if swapped:
+        layers = [node("MatMul", ["x0", "w"], ["g"]), node("Gemm", ["h", "w/transposed"], ["k"], transB=1)]
+    nodes = [
+        *quantized("x", "s", "x0"), node("DequantizeLinear", ["c1", "s"], ["w/transposed"]),
+        node("DequantizeLinear", ["c2", "s"], ["w"]), layers[0], *quantized("g", "s3", "h"), layers[1],
+        *quantized("k", "s4", "y"),
+    ]  # fmt: skip
+    constants = {
+        "s": F32(0.02),
+        "s3": F32(0.1),
+        "s4": F32(0.3),
+        "z": np.int8(0),
+        "c1": codes(4, 4),
+        "c2": codes(4, 4).T.copy(),
+    }
+    model = build(nodes, inputs={"x": [1, 4]}, constants=constants)
+    feeds = {"x": RNG.uniform(-2, 2, (1, 4)).astype(F32)}
+    np.testing.assert_allclose(run_normalized(model, feeds), run_onnxruntime(model, feeds), atol=1e-5)
+
+
+def test_a_tensor_may_have_the_name_that_a_made_constant_would_get() -> None:
+    hard = node("HardSigmoid", ["x"], ["h"])
+    model = build(
+        [hard, node("Mul", ["h", f"{hard.name}/alpha"], ["y"])],
+        inputs={"x": [1, 4]},
+        constants={f"{hard.name}/alpha": F32([0.5, 2, 1, 3])},
+    )
+    feeds = {"x": RNG.uniform(-2, 2, (1, 4)).astype(F32)}
+    np.testing.assert_allclose(run_normalized(model, feeds), run_onnxruntime(model, feeds), atol=1e-6)
+
+
+def test_an_integer_input_read_on_two_grids_is_refused() -> None:
+    nodes = [
+        node("DequantizeLinear", ["x", "s1"], ["a"]), node("DequantizeLinear", ["x", "s2"], ["b"]),
+        node("Sub", ["a", "b"], ["y"]),
+    ]  # fmt: skip
+    constants = {"s1": F32(0.02), "s2": F32(0.1)}
+    model = build(nodes, inputs={"x": [1, 4]}, constants=constants, types={"x": onnx.TensorProto.INT8})
+    with pytest.raises(UnsupportedModelError, match=r"integer graph input 'x' read on two grids"):
+        imported(model)
+    constants["s2"] = constants["s1"]
+    same = build(nodes, inputs={"x": [1, 4]}, constants=constants, types={"x": onnx.TensorProto.INT8})
+    assert imported(same).inputs == ("x",)
+
+
+def test_the_shape_of_an_integer_input_reads_no_codes() -> None:
+    nodes = [
+        node("Shape", ["x"], ["n"]), node("Gather", ["n", "first"], ["batch"], axis=0),
+        node("Concat", ["batch", "rest"], ["to"], axis=0),
+        node("DequantizeLinear", ["x", "s"], ["a"]), node("Reshape", ["a", "to"], ["y"]),
+    ]  # fmt: skip
+    constants = {"s": F32(0.5), "first": np.array([0]), "rest": np.array([-1])}
+    model = build(nodes, inputs={"x": [1, 2, 3]}, constants=constants, types={"x": onnx.TensorProto.INT8})
+    graph = imported(model)
+    assert graph[graph.outputs[0]].shape == (1, 6)
+
+
+def test_a_clip_without_bounds_between_two_outputs_is_a_copy() -> None:
+    model = build([node("Relu", ["x"], ["a"]), node("Clip", ["a"], ["y"])], inputs={"x": X.shape}, outputs=["a", "y"])
+    graph = imported(model)
+    assert graph.outputs == ("a", "y")
+    assert "Clip" not in kinds(graph)
+
+
+def test_parts_without_a_name_are_refused() -> None:
+    nodes = [node("Split", ["x"], ["a", "", "b"], axis=1), node("Add", ["a", "b"], ["y"])]
+    with pytest.raises(UnsupportedModelError, match="a part without a name"):
+        imported(build(nodes, inputs={"x": [1, 6]}))
+
+
+def test_a_source_knows_the_domains_it_uses_not_those_it_imports() -> None:
+    model = one("Relu")
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    assert load(model).domains == {""}
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["y"], domain=MICROSOFT)]
+    other = build(
+        nodes, inputs={"x": [1, 4]}, constants={"s": F32(1), "z": np.int8(0)}, types={"y": onnx.TensorProto.INT8}
+    )
+    assert load(other).domains == {MICROSOFT}

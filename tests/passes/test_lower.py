@@ -163,3 +163,12 @@ def test_an_operator_outside_its_pattern_is_told_the_pattern(op: Op, found: str,
     (problem,) = error.value.problems
     assert found in problem.found
     assert expected in problem.expected
+
+
+def test_a_scalar_input_has_no_integer_form() -> None:
+    model = Model()
+    x = model.input("x", (), grid(0.1))
+    with pytest.raises(
+        UnsupportedModelError, match=r"graph input 'x': found a scalar; expected at least one dimension"
+    ):
+        check_lowerable(model.graph(model.node(ops.Relu(), x)))

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx_models import build, node
 
 from kwsq.converter.runtimes.ort import OrtSession
 from kwsq.ir.errors import UnsupportedModelError
@@ -68,3 +69,27 @@ def test_absent_outputs_of_a_batch_norm_do_not_crash_it() -> None:
         written = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
         results.append(OrtSession(written.SerializeToString()).run({"x": x})["y"])
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("activation", [np.uint8, np.int8])
+def test_sums_of_products_of_codes_are_exact_on_every_processor(activation: type) -> None:
+    """Where there is no VNNI onnxruntime itself saturates those of uint8 activations and int8 weights."""
+    rng, info = np.random.default_rng(0), np.iinfo(activation)
+    x, w = (
+        rng.integers(info.min, info.max + 1, (4, 64)).astype(activation),
+        rng.integers(-128, 128, (64, 8)).astype(np.int8),
+    )
+    zero = activation((int(info.min) + int(info.max)) // 2)
+    constants = {
+        "xs": np.float32(0.03), "xz": zero, "w": w, "ws": np.float32(0.002), "wz": np.int8(0),
+        "ys": np.float32(0.1), "yz": zero,
+    }  # fmt: skip
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(activation))
+    operator = node("QLinearMatMul", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"], ["y"])
+    model = build([operator], inputs={"x": [4, 64]}, constants=constants, types={"x": kind, "y": kind})
+    (found,) = OrtSession(model.SerializeToString()).run({"x": x}).values()
+    sums = (x.astype(np.int64) - int(zero)) @ w.astype(np.int64)
+    expected = np.clip(np.rint(sums * (0.03 * 0.002 / 0.1)) + int(zero), info.min, info.max)
+    # onnxruntime rounds the product of the scales first, which moves a tie.
+    assert np.abs(found - expected).max() <= 1
+    assert (found == expected).mean() > 0.95

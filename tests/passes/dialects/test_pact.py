@@ -46,3 +46,22 @@ def test_the_clamp_bounds_the_codes(half: tuple[str, str], opset: int) -> None:
 def test_another_bound_is_no_clamp() -> None:
     with pytest.raises(UnsupportedModelError, match="does not recognise"):
         normalized(model_of(bound="other"))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-131, 124), (-1, 254), (-300, -45), (-128, 127), (0, 255)])
+def test_256_levels_about_any_zero_are_8_bits(low: int, high: int) -> None:
+    """A clamp before the division holds the zero point, which the rounded value does not."""
+    scale = F32(0.03)
+    nodes = [
+        node("Clip", ["x", "low", "high"], ["c"]), node("Div", ["c", "s"], ["u"]), node("Round", ["u"], ["r"]),
+        node("Mul", ["r", "s"], ["y"]),
+    ]  # fmt: skip
+    constants = {"low": F32(low * scale), "high": F32(high * scale), "s": scale}
+    model = build(nodes, inputs={"x": [6, 6]}, constants=constants)
+    (quantizer,) = canonical(normalized(model), FAKE_QUANT)
+    spec = quantizer.attrs["spec"]
+    assert spec.range.high - spec.range.low == 255
+    assert spec.range.low in (-128, 0)
+    assert spec.range.low - spec.zero_point[0] == low
+    x = np.random.default_rng(1).uniform(low * scale - 1, high * scale + 1, (6, 6)).astype(F32)
+    np.testing.assert_allclose(run_normalized(model, {"x": x}), run_onnxruntime(model, {"x": x}), atol=1e-5)
