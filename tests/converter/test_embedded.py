@@ -180,3 +180,14 @@ def test_a_dense_layer_of_five_four_and_one_bit() -> None:
         assert packed is not None
         assert len(packed.indices) == size
         assert len(packed.ancillary) == 16 + 2**bits
+
+
+@needs_tflm
+def test_a_gate_on_a_file_that_litert_does_not_run_is_unsupported_not_worse(converted: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(8).normal(size=(24, 64, 98)).astype(np.float32)
+    np.savez(tmp_path / "eval.npz", x=x, y=np.arange(24) % 12)
+    candidate = converted / "lut" / "model.tflite"
+    outcome = kwsq("gate", "--reference", MODEL, "--candidate", candidate, "--data", tmp_path / "eval.npz")
+    assert (outcome.code, outcome.stdout) == (4, "")
+    assert "'model.tflite': found " in outcome.stderr
+    assert "expected a file that LiteRT runs; run it where it can be, and gate the score files" in outcome.stderr

@@ -43,8 +43,10 @@ QUANTIZED = sorted(
     for path in (MODELS / folder).glob("*.onnx")
     if not path.stem.endswith(("_float", "_fxp"))  # fixed point: test_fixed_point_files
 )
-# Of the 208 synthetic clips, and of the 643 recorded ones, that is all of them.
+# Of the 208 synthetic clips, and of the 643 recorded ones, that is all of them but for ties, see `agreement`.
 LEAST_AGREEMENT = 0.999
+# Measured: one clip of the 208 for one file, where the processor has AVX2 at most; none where it has AVX-512.
+MOST_TIES = 0.01
 # Measured: up to 6 of the 208 (ds_cnn_w8, whose ten layers round twice each), up to 7 of the 643.
 LEAST_REFERENCE_AGREEMENT = 0.96
 # (taps, C_in, C_out), (K_t, K_f, C_in, C_out) and (C_in, C_out) of Keras, from the axes of ONNX.
@@ -131,27 +133,37 @@ def logits_scale(name: str) -> float:
     return float(numpy_helper.to_array(scale).item())
 
 
+def agreement(found: NDArray[np.int32], expected: NDArray[np.int32]) -> float:
+    """Share of clips that are named alike, by logits as codes without a zero point.
+
+    A class that is within one code of the best is as good a name: floats are added in another order on another
+    processor, which moves a sum at a tie by one code.
+    """
+    named, best = found.argmax(axis=1), expected.max(axis=1)
+    assert (named != expected.argmax(axis=1)).mean() <= MOST_TIES
+    return float((np.take_along_axis(expected, named[:, None], axis=1)[:, 0] >= best - 1).mean())
+
+
 def check_agreement(name: str, features: NDArray[np.float32], folder: Path) -> None:
     """Compare every side with ONNX Runtime."""
     path = MODELS / folder_of(name) / name
     rank = len(onnx.load(path).graph.input[0].type.tensor_type.shape.dim)
     arranged, source = model_layout(features, rank=rank), logits(path, features)
-    expected = source.argmax(axis=1)
+    expected = np.rint(source / logits_scale(name)).astype(np.int32)
     conversion = proven(path, arranged, folder)
-    assert (keras_model(name).predict(features, verbose=0).argmax(axis=1) == expected).mean() >= LEAST_AGREEMENT
+    trained = np.rint(keras_model(name).predict(features, verbose=0) / logits_scale(name)).astype(np.int32)
+    assert agreement(trained, expected) >= LEAST_AGREEMENT
 
     graph = conversion.graph
     (codes,) = artefact_inputs(graph, {graph.inputs[0]: arranged}).values()
     by_default, by_reference = (run(conversion, codes, kernels) for kernels in (KernelSet.DEFAULT, KernelSet.REFERENCE))
     once = executed(conversion, codes, DEFAULT_KERNELS.kernels)
-    assert (by_default.argmax(axis=1) == expected).mean() >= LEAST_AGREEMENT
-    assert (once.argmax(axis=1) == expected).mean() >= LEAST_AGREEMENT
-    expected_codes = np.rint(source / logits_scale(name)).astype(np.int32)
-    for found in (by_default, once):
-        assert np.abs(found - logits_zero_point(conversion) - expected_codes).max() <= 1
+    for found in (by_default - logits_zero_point(conversion), once - logits_zero_point(conversion)):
+        assert agreement(found, expected) >= LEAST_AGREEMENT
+        assert np.abs(found - expected).max() <= 1
 
     # These equal the executor's own, bit for bit: `proven` compared them on the same clips.
-    assert (by_reference.argmax(axis=1) == expected).mean() >= LEAST_REFERENCE_AGREEMENT
+    assert (by_reference.argmax(axis=1) == expected.argmax(axis=1)).mean() >= LEAST_REFERENCE_AGREEMENT
 
 
 def both_splits(features: str) -> NDArray[np.float32]:

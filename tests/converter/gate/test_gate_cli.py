@@ -360,20 +360,6 @@ def test_scores_are_not_held_against_a_model(here: Path) -> None:
         assert f"found scores 'scores.csv' and a model {reference.name!r}; expected two of a kind" in outcome.stderr
 
 
-def test_a_file_that_litert_does_not_run_is_unsupported_not_worse(here: Path) -> None:
-    reference = float_dense(here)
-    np.savez(
-        here / "eval.npz", x=np.random.default_rng(2).normal(size=(64, 12)).astype(np.float32), y=np.arange(64) % 4
-    )
-    flags = ("--calibration", "eval.npz", "--container", "lut", "--runtime", "tflm")
-    if kwsq_convert(reference, "--target", "neon", *flags, "-o", "lut").code:
-        pytest.skip("TFLite Micro is absent; enable with: pip install 'kwsq[tflm]'")
-    outcome = kwsq("gate", "--reference", reference, "--candidate", "lut/model.tflite", "--data", "eval.npz")
-    assert (outcome.code, outcome.stdout) == (4, "")
-    assert "'model.tflite': found " in outcome.stderr
-    assert "expected a file that LiteRT runs; run it where it can be, and gate the score files" in outcome.stderr
-
-
 def test_judging_again_says_that_margins_stay_the_reports() -> None:
     shown = " ".join(kwsq("gate", "judge", "--help").stdout.split())
     assert shown.count("[default: (the report's)]") == 3
