@@ -69,7 +69,7 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, name: str) -> None:
         read_clip(path)
 
 
-@pytest.mark.parametrize("kind", ["AIFF", "AU", "SVX", "RF64", "W64", "MP3", "CAF", "OGG"])
+@pytest.mark.parametrize("kind", ["AIFF", "AU", "SVX", "RF64", "W64", "MP3", "OGG"])
 def test_a_file_of_another_format_cut_short_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"clip.{kind.lower()}"
     soundfile.write(path, NOISE, 16_000, format=kind)
