@@ -27,7 +27,8 @@ from kwsq.models.data.audio import CLIP_SAMPLES, read_clip
 from kwsq.models.data.augmentation import Augmentation, augment
 from kwsq.models.data.clips import LabelledFeatures, front_end
 from kwsq.models.data.folds import clip_groups, speaker_folds, subset
-from kwsq.models.table.protocol import Method, read_protocol
+from kwsq.models.table.protocol import Method
+from kwsq.models.table.read_protocol import read_protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"

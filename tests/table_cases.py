@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from kwsq.models.recipe import Distillation, Phase
-from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol, read_protocol
+from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol
+from kwsq.models.table.read_protocol import read_protocol
 from kwsq.models.table.rows import KEYWORDS, FinishedRow, FoldClips, Results, score_codes
 
 RECIPE = Path(__file__).resolve().parents[1] / "models" / "kws_ff" / "table.toml"

@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from kwsq.models.table.protocol import FLOAT_BITS, Goal, Protocol, read_protocol
+from kwsq.models.table.protocol import FLOAT_BITS, Goal, Protocol
+from kwsq.models.table.read_protocol import read_protocol
 from kwsq.models.table.rows import read_results
 from kwsq.models.table.statistics import Cell, Clips, Difference, accuracies, cells, loss
 

@@ -13,7 +13,8 @@ import typer
 from kwsq.models.data.clips import SILENCE
 from kwsq.models.table.gains import NOTHING, Cells, Gain, gains, paper_lines
 from kwsq.models.table.goals import findings, goal_lines, points
-from kwsq.models.table.protocol import FLOAT, FLOAT_BITS, Protocol, read_protocol
+from kwsq.models.table.protocol import FLOAT, FLOAT_BITS, Protocol
+from kwsq.models.table.read_protocol import read_protocol
 from kwsq.models.table.rows import Results, read_results
 from kwsq.models.table.statistics import FEWER_REPLICATES, Cell, Clips, accuracies, cells, detection, loss
 

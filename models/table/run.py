@@ -24,7 +24,8 @@ from kwsq.ir.errors import KwsqError, Problem, UsageError
 from kwsq.models.cli import Data, prepare_tensorflow
 from kwsq.models.data.clips import LabelledFeatures, load_split
 from kwsq.models.data.folds import clip_groups, speaker_folds, subset
-from kwsq.models.table.protocol import FLOAT, Protocol, Row, read_protocol
+from kwsq.models.table.protocol import FLOAT, Protocol, Row
+from kwsq.models.table.read_protocol import read_protocol
 from kwsq.models.table.rows import (
     KEYWORDS,
     FinishedRow,

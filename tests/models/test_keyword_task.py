@@ -26,7 +26,7 @@ from kwsq.models.schemes import FixedPoint, TwoStage
 from kwsq.models.scoring.artefact import scored_artefact
 from kwsq.models.scoring.detection import keyword_trials, miss_rate
 from kwsq.models.synthetic.dataset import WAKE_WORD, load_synthetic, synthetic_words
-from kwsq.models.table.protocol import read_protocol
+from kwsq.models.table.read_protocol import read_protocol
 from kwsq.models.training.fitting import class_weights, training_step
 from kwsq.models.training.train import train, trained_models
 

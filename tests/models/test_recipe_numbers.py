@@ -10,7 +10,7 @@ from kwsq.models.allowed import TEXT, Limit, named, number, one_of, whole
 from kwsq.models.data.augmentation import Augmentation
 from kwsq.models.recipe import Phase, read_recipe
 from kwsq.models.schemes import SoftToHard, weight_scheme
-from kwsq.models.table.protocol import read_protocol
+from kwsq.models.table.read_protocol import read_protocol
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 RECIPES = sorted(path for path in MODELS.glob("*/*.toml") if "table" not in path.stem)

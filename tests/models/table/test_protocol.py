@@ -6,7 +6,8 @@ import pytest
 
 from kwsq.ir.errors import UsageError
 from kwsq.models.schemes import NormClips
-from kwsq.models.table.protocol import CONTROL, FLOAT, Protocol, read_protocol
+from kwsq.models.table.protocol import CONTROL, FLOAT, Protocol
+from kwsq.models.table.read_protocol import read_protocol
 
 FIRST_DIGESTS = {
     ("float", 32): "fad952fcf958",

@@ -9,7 +9,8 @@ import pytest
 
 from kwsq.models.table.gains import gains, paper_lines
 from kwsq.models.table.goals import findings, goal_lines
-from kwsq.models.table.protocol import Protocol, read_protocol
+from kwsq.models.table.protocol import Protocol
+from kwsq.models.table.read_protocol import read_protocol
 from kwsq.models.table.report import cell_start, groups, introduction
 from kwsq.models.table.rows import Results, read_results
 from kwsq.models.table.statistics import Clips, cells

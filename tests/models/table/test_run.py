@@ -19,7 +19,8 @@ from kwsq.models.data.clips import LABELS, SILENCE, LabelledFeatures
 from kwsq.models.data.folds import clip_groups, speaker_folds
 from kwsq.models.recipe import NO_DISTILLATION, Phase
 from kwsq.models.schemes import NormClips
-from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol, read_protocol
+from kwsq.models.table.protocol import CONTROL, FLOAT, Method, Protocol
+from kwsq.models.table.read_protocol import read_protocol
 from kwsq.models.table.row_training import trained_row
 from kwsq.models.table.rows import KEYWORDS, FinishedRow, append_line, read_results
 from kwsq.models.table.run import START, Workplace, open_workplace, pending_rows, run
@@ -138,14 +139,20 @@ def test_rows_do_not_wait_for_a_float_model_that_failed(tmp_path: Path) -> None:
     assert len(shown) == 2
 
 
-def test_rows_of_a_seed_and_fold_go_on_from_one_float_model(tmp_path: Path) -> None:
-    place, shown = workplace(tmp_path), list[str]()
+def moved_workplace(folder: Path) -> Workplace:
+    """One whose float rows are finished, and whose float weights are not those that the rows name."""
+    place = workplace(folder)
+    codes = np.zeros((24, len(KEYWORDS)), np.int8)
     for row in place.protocol.rows():
         if row.method == FLOAT:
-            codes = np.zeros((24, len(KEYWORDS)), np.int8)
             append_line(place.rows, FinishedRow(row, 1, np.zeros(24, np.int64), codes, {START: "0123"}).to_json())
             place.float_weights(row).parent.mkdir(parents=True, exist_ok=True)
             place.float_weights(row).write_bytes(b"of another processor")
+    return place
+
+
+def test_rows_of_a_seed_and_fold_go_on_from_one_float_model(tmp_path: Path) -> None:
+    place, shown = moved_workplace(tmp_path), list[str]()
     assert {row.method for row in run(place, shown.append)} == {CONTROL, "two_stage"}
     assert len(shown) == 4
     assert all("expected 0123, as finished rows" in line for line in shown)
@@ -154,13 +161,7 @@ def test_rows_of_a_seed_and_fold_go_on_from_one_float_model(tmp_path: Path) -> N
 
 def test_rows_that_are_refused_are_none_of_those_after_which_a_process_ends(tmp_path: Path) -> None:
     """The next process would begin with them again, and so would every one after it."""
-    place, tried = workplace(tmp_path), list[str]()
-    for row in place.protocol.rows():
-        if row.method == FLOAT:
-            codes = np.zeros((24, len(KEYWORDS)), np.int8)
-            append_line(place.rows, FinishedRow(row, 1, np.zeros(24, np.int64), codes, {START: "0123"}).to_json())
-            place.float_weights(row).parent.mkdir(parents=True, exist_ok=True)
-            place.float_weights(row).write_bytes(b"of another processor")
+    place, tried = moved_workplace(tmp_path), list[str]()
     assert len(run(place, tried.append, most=2)) == len(tried) == 4
 
 

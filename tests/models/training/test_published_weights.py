@@ -23,7 +23,7 @@ from kwsq.models.layers.over_maps import QuantizedConv2D
 from kwsq.models.layers.over_time import QuantizedDense
 from kwsq.models.recipe import Recipe, Start, read_recipe
 from kwsq.models.schemes import FloatWeights, TwoStage
-from kwsq.models.table.protocol import read_protocol
+from kwsq.models.table.read_protocol import read_protocol
 from kwsq.models.table.run import open_workplace
 from kwsq.models.training.published_start import adopt_published, channel_factors
 from kwsq.models.training.published_weights import PublishedLayer, published_layers, read_layers
