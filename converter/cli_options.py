@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -153,32 +154,20 @@ TargetFrr = Annotated[
 Threshold = Annotated[
     float | None, Option(metavar="T", help="The reference's threshold in production.", show_default=False)
 ]
+_fa_margin = partial(Option, "--fa-margin", metavar="F", help="Increase of false accepts that is still good.")
+_frr_margin = partial(Option, "--frr-margin", metavar="PP", help="Increase of the false reject rate, in points.")
+_on_inconclusive = partial(Option, "--on-inconclusive", help="Exit code of INCONCLUSIVE: 3 or 0.")
 _REPORTS = "the report's"
-FaMargin = Annotated[
-    float | None, Option(metavar="F", help="Increase of false accepts that is still good.", show_default="0.10")
-]
-FaMarginAgain = Annotated[
-    float | None,
-    Option("--fa-margin", metavar="F", help="Increase of false accepts that is still good.", show_default=_REPORTS),
-]
-FrrMarginAgain = Annotated[
-    float | None,
-    Option("--frr-margin", metavar="PP", help="Increase of the false reject rate, in points.", show_default=_REPORTS),
-]
-OnInconclusiveAgain = Annotated[
-    Literal["fail", "warn"] | None,
-    Option("--on-inconclusive", help="Exit code of INCONCLUSIVE: 3 or 0.", show_default=_REPORTS),
-]
-FrrMargin = Annotated[
-    float | None, Option(metavar="PP", help="Increase of the false reject rate, in points.", show_default="0.5")
-]
+FaMargin = Annotated[float | None, _fa_margin(show_default="0.10")]
+FaMarginAgain = Annotated[float | None, _fa_margin(show_default=_REPORTS)]
+FrrMargin = Annotated[float | None, _frr_margin(show_default="0.5")]
+FrrMarginAgain = Annotated[float | None, _frr_margin(show_default=_REPORTS)]
+OnInconclusive = Annotated[Literal["fail", "warn"] | None, _on_inconclusive(show_default="fail")]
+OnInconclusiveAgain = Annotated[Literal["fail", "warn"] | None, _on_inconclusive(show_default=_REPORTS)]
 KeywordRate = Annotated[
     float | None, Option(metavar="R", help="Keyword utterances per hour in use.", show_default=False)
 ]
 GateSeed = Annotated[int | None, Option("--seed", metavar="N", help="Seed of the resamples.", show_default="0")]
-OnInconclusive = Annotated[
-    Literal["fail", "warn"] | None, Option(help="Exit code of INCONCLUSIVE: 3 or 0.", show_default="fail")
-]
 ReportFile = Annotated[
     Path | None, Option("--output", "-o", metavar="FILE", help="Also write the report here.", show_default=False)
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from kwsq.ir.errors import Problem, UsageError
@@ -26,34 +27,29 @@ class DropSoftmax:
         Raises:
             UsageError: no output is computed by a Softmax, LogSoftmax or Sigmoid, or something else reads one.
         """
-        _require_no_other_reader(graph)
-        rewriter = Rewriter(graph)
-        notes = [self._drop(rewriter, nodes, output) for output in graph.outputs if (nodes := _tail(graph, output))]
-        if not notes:
+        paths = {output: path for output in graph.outputs if (path := _path(graph, output))}
+        _require_no_other_reader(graph, paths)
+        if not paths:
             found = f"outputs {list(graph.outputs)} that no Softmax, LogSoftmax or Sigmoid computes"
             raise UsageError(Problem("--drop-softmax", found, "a final one", "leave the flag out"))
+        rewriter = Rewriter(graph)
+        notes = tuple(self._drop(rewriter, path, output) for output, path in paths.items())
         # The grid of unsigned codes was that of probabilities; logits are signed.
-        dropped = {output for output in graph.outputs if _tail(graph, output)}
-        unsigned = {name for name in dropped if graph.integer_io.get(name) == "uint8"}
+        unsigned = {output for output in paths if graph.integer_io.get(output) == "uint8"}
         rewriter.integer_io = {**rewriter.integer_io, **dict.fromkeys(unsigned, "int8")}
-        return PassResult(rewriter.finish(*self.establishes), True, tuple(notes))
+        return PassResult(rewriter.finish(*self.establishes), True, notes)
 
-    def _drop(self, rewriter: Rewriter, nodes: list[Node], output: str) -> Note:
-        """Removes quantisers of the probabilities and the Softmax itself, output side first."""
-        for node in nodes:
-            if node.name not in rewriter.nodes:
-                continue  # two outputs carry the same probabilities
+    def _drop(self, rewriter: Rewriter, path: list[Node], output: str) -> Note:
+        """Removes quantisers of the probabilities and the Softmax itself, output side first; reshapes stay."""
+        for node in path:
+            if isinstance(node.op, Reshape) or node.name not in rewriter.nodes:
+                continue  # two outputs may carry the same probabilities
             if rewriter.can_bypass(node.name):
                 rewriter.bypass(node.name)
             else:  # the logits are an output too, and keep their own name
                 shape = rewriter.tensors[node.outputs[0]].shape
                 rewriter.update_node(node.name, op=Reshape(shape))
-        return Note(self.name, nodes[-1].name, f"dropped on request: output {output!r} carries logits")
-
-
-def _tail(graph: Graph, output: str) -> list[Node]:
-    """Returns the nodes to remove: quantisers and reshapes are walked through, the last one is what is dropped."""
-    return [node for node in _path(graph, output) if not isinstance(node.op, Reshape)]
+        return Note(self.name, path[-1].name, f"dropped on request: output {output!r} carries logits")
 
 
 def _path(graph: Graph, output: str) -> list[Node]:
@@ -69,12 +65,12 @@ def _path(graph: Graph, output: str) -> list[Node]:
     return [*path, node]
 
 
-def _require_no_other_reader(graph: Graph) -> None:
+def _require_no_other_reader(graph: Graph, paths: Mapping[str, list[Node]]) -> None:
     """Refuse to hand logits to what reads probabilities and is no output."""
-    paths = {node.name: node for output in graph.outputs for node in _path(graph, output)}
-    computed = {name: node.name for node in paths.values() for name in node.outputs}
+    within = {node.name: node for path in paths.values() for node in path}
+    computed = {name: node.name for node in within.values() for name in node.outputs}
     readers = [
-        (node, name) for node in graph.nodes for name in node.inputs if name in computed and node.name not in paths
+        (node, name) for node in graph.nodes for name in node.inputs if name in computed and node.name not in within
     ]
     if readers:
         remedy = "leave the flag out, or cut this reader out of the model"

@@ -86,11 +86,11 @@ class _Matcher:
         node = self._producer(name)
         if node is None or not isinstance(node.op, Mul):
             return None
-        for a, b in (node.inputs, node.inputs[::-1]):
-            constant = self._scalar(b)
-            inner = None if constant is None or not left else self._product(a, left - 1)
-            if constant is not None and inner is not None:
+        for a, constant in self._besides_constants(node) if left else ():
+            inner = self._product(a, left - 1)
+            if inner is not None:
                 return _Scaled(inner.x, inner.factor * constant)
+        for a, b in (node.inputs, node.inputs[::-1]):
             for factor in self._factors(a):
                 gate = self._gate(b, factor.x)
                 if gate is not None:
@@ -102,18 +102,16 @@ class _Matcher:
         found = [_Scaled(self._skipped(name), 1.0)]
         node = self._producer(name)
         if node is not None and isinstance(node.op, Mul):
-            pairs = ((a, self._scalar(b)) for a, b in (node.inputs, node.inputs[::-1]))
-            found += [_Scaled(self._skipped(a), constant) for a, constant in pairs if constant is not None]
+            found += [_Scaled(self._skipped(a), constant) for a, constant in self._besides_constants(node)]
         return found
 
     def _gate(self, name: str, x: str, left: int = MOST_FACTORS) -> float | None:
         """Returns the factor of `name` = factor * clip(x + 3, 0, 6) / 6, None when it is something else."""
         node = self._producer(name)
         if node is not None and isinstance(node.op, Mul):
-            for a, b in (node.inputs, node.inputs[::-1]):
-                constant = self._scalar(b)
-                inner = None if constant is None or not left else self._gate(a, x, left - 1)
-                if constant is not None and inner is not None:
+            for a, constant in self._besides_constants(node) if left else ():
+                inner = self._gate(a, x, left - 1)
+                if inner is not None:
                     return inner * constant
         if node is None or not isinstance(node.op, Clip) or node.op.low != 0:
             return None
@@ -128,14 +126,18 @@ class _Matcher:
         node = self._producer(name)
         if node is None or not isinstance(node.op, Add | Mul):
             return None
-        for a, b in (node.inputs, node.inputs[::-1]):
-            constant = self._scalar(b)
-            inner = None if constant is None or not left else self._line(a, x, left - 1)
-            if constant is not None and inner is not None:
+        for a, constant in self._besides_constants(node) if left else ():
+            inner = self._line(a, x, left - 1)
+            if inner is not None:
                 if isinstance(node.op, Add):
                     return _Line(inner.gain, inner.offset + constant)
                 return _Line(inner.gain * constant, inner.offset * constant)
         return None
+
+    def _besides_constants(self, node: Node) -> list[tuple[str, float]]:
+        """Returns the operands of a node of two whose other one is a scalar constant, each with that constant."""
+        pairs = ((a, self._scalar(b)) for a, b in (node.inputs, node.inputs[::-1]))
+        return [(a, constant) for a, constant in pairs if constant is not None]
 
     def _producer(self, name: str) -> Node | None:
         return self.producers.get(self._skipped(name))
