@@ -6,6 +6,7 @@ Every number has a largest value: training computes in float32, counts steps in 
 
 import math
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ MOST_NAME_BYTES = 200
 """Of a file name that is made of a recipe's names: with what temporary files add to it, file systems take 255."""
 _SHOWN = 60
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, what is no character, ends of lines and paragraphs
+_SHA256 = re.compile("[0-9A-Fa-f]{64}")
 Record = TypeVar("Record")
 
 
@@ -69,6 +71,7 @@ def number(low: float = -MOST_NUMBER, high: float = MOST_NUMBER, *, above: bool 
 
 FLAG = Limit(lambda value: isinstance(value, bool), "true or false")
 TEXT = Limit(lambda value: isinstance(value, str) and value != "", "text")
+SHA256 = Limit(lambda value: isinstance(value, str) and bool(_SHA256.fullmatch(value)), "64 hexadecimal digits")
 
 
 def _is_whole(value: Any) -> bool:

@@ -3,7 +3,7 @@
 import math
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.allowed import (
     KEYWORD,
+    SHA256,
     TEXT,
     checked_table,
     is_file_part,
@@ -29,7 +30,15 @@ from kwsq.models.allowed import (
 from kwsq.models.data.augmentation import Augmentation
 from kwsq.models.data.clips import FRONT_ENDS, class_names
 from kwsq.models.data.text_files import read_text
-from kwsq.models.schemes import ActivationRanges, FixedPoint, NormClips, WeightScheme, choice, weight_scheme
+from kwsq.models.schemes import (
+    ActivationRanges,
+    FixedPoint,
+    NormClips,
+    WeightScheme,
+    choice,
+    parameter_bits,
+    weight_scheme,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +83,8 @@ class Start:
     sha256: str
 
     def __post_init__(self) -> None:
-        """Refuse what is no text."""
-        require_none(refused_fields(self, {"model": TEXT, "sha256": TEXT}))
+        """Refuse what is no text, or no hash."""
+        require_none(refused_fields(self, {"model": TEXT, "sha256": SHA256}))
 
 
 NO_DISTILLATION = Distillation(weight=0.0, temperature=1.0)
@@ -128,11 +137,14 @@ class Variant:
     norm_clips: NormClips = NormClips.MIXED
 
     def __post_init__(self) -> None:
-        """Refuse a percentile that leaves no range, and widths of single layers where one format holds them all."""
+        """Refuse a percentile that leaves no range, and what has no effect where one format holds every layer."""
         problems = refused_fields(self, {"activation_percentile": number(50, 100, above=True)})
         if self.layers and isinstance(self.scheme, FixedPoint):
             found = ", ".join(name for name, _ in self.layers)
             problems.append(Problem("layer_bits", found, "none with fxp, which is one format", "leave it out"))
+        elif not problems and isinstance(self.scheme, FixedPoint) and self.activation_percentile < 100:
+            found, expected = f"{self.activation_percentile:g}", "100 with fxp, whose activations have one grid"
+            problems.append(Problem("activation_percentile", found, expected, "state 100"))
         require_none(problems)
 
 
@@ -299,11 +311,23 @@ def _variant(where: str, entry: Any) -> Variant:
         for name, width in _layer_bits(table.pop("layer_bits", {})):
             with noted(problems, f"{where}.layer_bits.{name}."):
                 layers.append((name, _scheme(weights, width, options)))
+        require_none(_without_effect(scheme, table))
     with noted(problems, f"{where}."):
         schedule = pop_schedule(table)
     require_none(problems)
     with within(f"{where}."):
         return Variant(scheme=scheme, layers=tuple(layers), **schedule, **table)
+
+
+def _without_effect(scheme: WeightScheme, table: Mapping[str, Any]) -> list[Problem]:
+    """Return a problem for every key that a scheme leaves nothing to decide: another would ship than asked for."""
+    expected: dict[str, str] = {}
+    if isinstance(scheme, FixedPoint):
+        without = "none with fxp, which has one grid and no batch norms"
+        expected = {"activation_ranges": without, "norm_clips": without}
+    elif parameter_bits(scheme):
+        expected = {"norm_clips": "none with parameter_bits, which quantize batch norms before the end"}
+    return [Problem(key, shown(table[key]), expected[key], "take it out") for key in expected if key in table]
 
 
 def _scheme(weights: Any, bits: Any, options: Any) -> WeightScheme:

@@ -12,6 +12,13 @@ from typing import BinaryIO
 from kwsq.ir.errors import Problem, UsageError
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what processes that were killed left of their files, from folders that no other writes to."""
+    for partial in folder.rglob(".*.partial"):
+        with suppress(OSError):
+            partial.unlink()
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file of this process's own, which takes the name once it is written and on disk, or goes.

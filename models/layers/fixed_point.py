@@ -256,7 +256,8 @@ def adopt_fixed_point(target: Any, source: Any) -> None:
         spread = np.std(weight / columns, axis=tuple(range(weight.ndim - 1))) * 3.0
         fills_weights = layer.top / np.maximum(spread, 1e-9)
         if layer.window.taps:
-            layer.output_steps.assign(2.0 ** np.rint(np.log2(np.median(fills_weights * largest))))
+            fitting = np.rint(np.log2(np.median(fills_weights * largest)))
+            layer.output_steps.assign(2.0 ** max(fitting, layer.accumulator.shift))  # codes are whole steps of sums
         steps = float(layer.output_steps.numpy())
         factor = np.minimum(fills_weights / steps, 1.0 / largest)
         if not layer.relu:

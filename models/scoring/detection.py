@@ -12,6 +12,7 @@ Source: (1) our choice where equal scores or few clips give no threshold of exac
 is that of docs/gate.md, 3.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from kwsq.converter.det import Trials
 from kwsq.converter.det.operating_point import COUNT_SLACK
-from kwsq.converter.gate.bootstrap import generator, percentile_bounds
+from kwsq.converter.gate.bootstrap import CHUNK_ELEMENTS, generator, percentile_bounds
 from kwsq.converter.gate.class_trials import log_odds
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import LabelledFeatures
@@ -84,23 +85,31 @@ def miss_rate(trials: Trials, false_accept_rate: float, *, seed: int = 0) -> Mis
     if not 0.0 <= false_accept_rate <= 1.0:
         expected, remedy = "a fraction from 0 to 1", "1 % is written 0.01"
         raise UsageError(Problem("false accept rate", repr(false_accept_rate), expected, remedy))
-    group = np.arange(trials.label.size) if trials.group is None else trials.group
-    value = _miss_rates(trials, np.ones((1, trials.label.size), np.int64), false_accept_rate)
-    weights = generator(seed, MISS_STREAM).poisson(1.0, (REPLICATES, int(group.max()) + 1))
-    drawn = _miss_rates(trials, weights[:, group], false_accept_rate)
+    order = np.argsort(-trials.score, kind="stable")
+    falling = Trials.of(trials.label[order], trials.score[order])
+    group = order if trials.group is None else trials.group[order]
+    value = _miss_rates(falling, np.ones((1, order.size), np.int64), false_accept_rate)
+    drawn = np.concatenate(
+        [_miss_rates(falling, weights[:, group], false_accept_rate) for weights in _resamples(group, seed)]
+    )
     # A resample without a keyword has no rate: at the lower end it counts as none missed, at the upper as all.
     low, high = percentile_bounds(np.nan_to_num(drawn, nan=0.0), np.nan_to_num(drawn, nan=1.0), BOUND_CONFIDENCE)
     sizes = int(trials.label.sum()), int((~trials.label).sum())
     return MissRate(false_accept_rate, float(value[0]), low, high, *sizes)
 
 
-def _miss_rates(trials: Trials, weights: Counts, false_accept_rate: float) -> NDArray[np.float64]:
-    """Equation (1) for each row of (b, n) weights of the trials."""
-    order = np.argsort(-trials.score, kind="stable")
-    falling, is_keyword, weight = trials.score[order], trials.label[order], weights[:, order]
-    hits, accepts = np.cumsum(weight * is_keyword, axis=1), np.cumsum(weight * ~is_keyword, axis=1)
+def _resamples(group: NDArray[np.int64], seed: int) -> Iterator[Counts]:
+    """Draw (b, groups) weights, as many rows at a time as memory holds of their (b, n) trials."""
+    rng, rows = generator(seed, MISS_STREAM), max(CHUNK_ELEMENTS // group.size, 1)
+    for first in range(0, REPLICATES, rows):
+        yield rng.poisson(1.0, (min(rows, REPLICATES - first), int(group.max()) + 1))
+
+
+def _miss_rates(falling: Trials, weights: Counts, false_accept_rate: float) -> NDArray[np.float64]:
+    """Equation (1) for each row of (b, n) weights of n trials, best scores first."""
+    hits, accepts = np.cumsum(weights * falling.label, axis=1), np.cumsum(weights * ~falling.label, axis=1)
     # A threshold accepts every clip of its score, so that only the last of equal ones can be one.
-    ends = np.append(falling[1:] != falling[:-1], True)
+    ends = np.append(falling.score[1:] != falling.score[:-1], True)
     is_allowed = ends & (accepts <= false_accept_rate * accepts[:, -1:] + COUNT_SLACK)
     found = np.where(is_allowed, hits, 0).max(axis=1)
     with np.errstate(invalid="ignore"):

@@ -23,14 +23,14 @@ def require_feasible(plan: Recipe, build: Build, examples: LabelledFeatures) -> 
         examples: training clips.
 
     Raises:
-        UsageError: a report split that is trained on, classes without a clip, features that the network does not
-            take, masks longer than these, or a variant that cannot be built or whose schedule does not end; all of it
-            at once.
+        UsageError: a report split that is trained on, classes without a clip, noise to add and no clip of it, features
+            that the network does not take, masks longer than these, or a variant that cannot be built or whose schedule
+            does not end; all of it at once.
     """
     # Keras counts the names it gives, and the seeds, per thread: those of the models that are trained stay as they are.
     with ThreadPoolExecutor(max_workers=1) as apart:
         unbuilt = apart.submit(lambda: [*_features(plan, build(FloatWeights()), examples), *_unbuilt(plan, build)])
-        split = [*_splits(plan), *_classes(plan, examples)]
+        split = [*_splits(plan), *_classes(plan, examples), *_noise(plan, examples)]
         problems = [*split, *_masks(plan, examples), *_unfinished(plan, examples), *unbuilt.result()]
     require_none(problems)
 
@@ -49,6 +49,14 @@ def _classes(plan: Recipe, examples: LabelledFeatures) -> Iterator[Problem]:
         where = f"recipe: train_split {plan.train_split!r} of {plan.dataset!r}"
         remedy = "bring clips of them" if plan.keywords else "bring clips of them, or name the words as keywords"
         yield Problem(where, f"no clip of {', '.join(missing)}", f"clips of all {len(names)} classes", remedy)
+
+
+def _noise(plan: Recipe, examples: LabelledFeatures) -> Iterator[Problem]:
+    """Other clips cannot stand in: what says the keyword, mixed into what does not, would be trained as none."""
+    if plan.augmentation.noise_share > 0 and not examples.is_noise.any():
+        where, found = "recipe: augmentation.noise_share", f"{plan.augmentation.noise_share:g}, and no clip of noise"
+        expected = f"clips labelled _noise_ in train_split {plan.train_split!r}, or 0"
+        yield Problem(where, found, expected, "bring recordings of background noise, or add none")
 
 
 def _features(plan: Recipe, model: Any, examples: LabelledFeatures) -> Iterator[Problem]:

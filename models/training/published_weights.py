@@ -62,7 +62,7 @@ def _verified(start: Start, weights: Path) -> bytes:
         raise UsageError(Problem(str(weights), "no such file", start.model, remedy))
     content = weights.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    if digest != start.sha256:
+    if digest != start.sha256.lower():
         remedy = f"get {start.model}, or state the hash of yours in a recipe of your own"
         raise UsageError(Problem(str(weights), f"sha256 {digest}", start.sha256, remedy))
     return content

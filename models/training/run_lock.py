@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kwsq.ir.errors import Problem, UsageError
+from kwsq.models.data.whole_file import remove_partials
 
 LOCK = "run.lock"
 
@@ -18,8 +19,8 @@ def held_folder(folder: Path, show: Callable[[str], None]) -> Iterator[None]:
     """Hold a folder; the system lets go of it when the process ends, however it ends.
 
     Args:
-        folder: created; keeps an empty file LOCK, which says nothing by being there. Where a run fails before it has
-            written anything else, what was created is gone again.
+        folder: created; keeps an empty file LOCK, which says nothing by being there, and loses what killed runs left
+            half written. Where a run fails before it has written anything else, what was created is gone again.
         show: called where the file system has no locks: the run goes on, and other runs are not kept out.
 
     Raises:
@@ -35,6 +36,7 @@ def held_folder(folder: Path, show: Callable[[str], None]) -> Iterator[None]:
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_partials(folder)
         except BlockingIOError as error:
             remedy = "wait until it has ended, or name another folder with --out"
             raise UsageError(Problem(str(folder), "another run at work", "one run in a folder", remedy)) from error

@@ -4,6 +4,7 @@ Source: the order of stages is that of Zeng et al. 2022; every length and rate i
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from kwsq.models.data.whole_file import whole_file
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.layers.accumulator_biases import round_biases
 from kwsq.models.layers.calibration import calibrate
-from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
+from kwsq.models.layers.norm_statistics import MOST_CLIPS, are_young, settle_norms
 from kwsq.models.layers.sequential import adopt_weights, layer_records, set_schemes
 from kwsq.models.progress import Told, ignore_count
 from kwsq.models.quantizers.activation import use_ranges
@@ -33,7 +34,7 @@ from kwsq.models.schemes import FloatWeights, NormClips
 from kwsq.models.scoring.accuracy import accuracy
 from kwsq.models.training.distribution import chosen_strategy, ended_workers_named, is_chief, synchronize_norms
 from kwsq.models.training.feasible import require_feasible
-from kwsq.models.training.fitting import fit
+from kwsq.models.training.fitting import fit, whole_batches
 from kwsq.models.training.published_start import adopt_published
 from kwsq.models.training.published_weights import PublishedLayer, published_layers
 from kwsq.models.training.run_lock import held_folder
@@ -187,15 +188,24 @@ def train_float(
     start: tuple[PublishedLayer, ...] | None = None,
     watch: Watch = UNWATCHED,
 ) -> Any:
-    """Train the float model, from random weights or from published ones."""
+    """Train the float model, from random weights or from published ones; after a few steps its norms are settled."""
     tf_keras.utils.set_random_seed(seed)
     model = build(FloatWeights())
     if start is not None:
         adopt_published(model, start, examples.features)
     synchronize_norms(model)
     stage = Stage(model, plan, examples, np.random.default_rng([seed, 0]), watch)
-    stage.run(FLOAT, plan.float_phase)
+    stage.run(FLOAT, plan.float_phase, lambda: _settle_young(model, plan, examples, seed) if start is None else None)
     return model
+
+
+def _settle_young(model: Any, plan: Recipe, examples: LabelledFeatures, seed: int) -> None:
+    """Give batch norms that saw few steps the statistics of augmented clips, by draws of their own."""
+    _, per_epoch = whole_batches(plan, examples)
+    if are_young(model, plan.float_phase.epochs * per_epoch):
+        rng = np.random.default_rng([seed, 2])
+        clips = subset(examples, _drawn(examples, MOST_CLIPS, rng))
+        settle_norms(model, augment(clips, plan.augmentation, rng)[0])
 
 
 def train_variant(
@@ -267,8 +277,8 @@ class Stage:
     watch: Watch
     teacher: Any | None = None
 
-    def run(self, name: str, phase: Phase) -> None:
-        """Train one stage, from its state on disk where there is one, and tell the boundary."""
+    def run(self, name: str, phase: Phase, at_end: Callable[[], None] = lambda: None) -> None:
+        """Train one stage, from its state on disk where there is one, do what is left to do, and tell the boundary."""
         fit(
             self.model,
             self.examples,
@@ -280,6 +290,7 @@ class Stage:
             observe=lambda epoch: self.watch.epoch(name, epoch),
             follow=lambda steps: self.watch.steps(name, steps),
         )
+        at_end()
         self.watch.boundary(name, self.model)
 
 

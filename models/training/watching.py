@@ -20,6 +20,7 @@ from kwsq.models.training.fitting import Epoch, Steps
 from kwsq.models.training.run_facts import run_facts
 from kwsq.models.training.state import TrainingState
 
+BOUNDARY_CLIPS = 256
 Show = Callable[[str], None]
 
 
@@ -127,7 +128,9 @@ class RunFolder:
 
     def boundary(self, stage: str, model: Any) -> None:
         """Measure the accuracy and write it to `stages.json`."""
-        predicted = model(self.held_out.features, training=False).numpy().argmax(axis=1)
+        features = self.held_out.features
+        slices = (features[start : start + BOUNDARY_CLIPS] for start in range(0, len(features), BOUNDARY_CLIPS))
+        predicted = np.concatenate([model(each, training=False).numpy().argmax(axis=1) for each in slices])
         accuracy = float(np.mean(predicted == self.held_out.labels))
         known = self._measured() | {stage: {"accuracy": accuracy, "clips": len(self.held_out.labels)}}
         with whole_file(self.out / "stages.json") as stream:

@@ -43,6 +43,7 @@ activation_percentile = 100.0
 stage1 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
 stage2 = { epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }
 """
+HASH = "0a1B" * 16
 STAGE = "{ epochs = 1, learning_rate = 1e-3, weight_decay = 0.0 }"
 HEAD, VARIANT = RECIPE[: RECIPE.index("[[variant]]")], RECIPE[RECIPE.index("[[variant]]") :]
 WITHOUT_AUGMENTATION = HEAD[: HEAD.index("[augmentation]")]
@@ -172,15 +173,42 @@ def test_the_stated_keys_are_those_that_are_read(tmp_path: Path) -> None:
     """No key is refused that the lists name: each is read with a value that another test has, or here."""
     values = {
         "features": '"lfbe"', "keywords": '["yes"]', "distillation": "{ weight = 0.5, temperature = 2 }",
-        "start": '{ model = "m", sha256 = "0" }', "options": "{ cosine = 1e-4 }", "layer_bits": "{ classifier = 8 }",
-        "activation_ranges": '"learned"', "norm_clips": '"clean"',
+        "start": f'{{ model = "m", sha256 = "{HASH}" }}', "options": "{ cosine = 1e-4 }",
+        "layer_bits": "{ classifier = 8 }", "activation_ranges": '"learned"', "norm_clips": '"clean"',
     }  # fmt: skip
     top = "".join(f"{key} = {values[key]}\n" for key in OTHER_RECIPE_KEYS)
     own = "".join(f"{key} = {values[key]}\n" for key in OTHER_VARIANT_KEYS)
     plan = read_recipe(written(tmp_path, top + RECIPE + own))
-    assert (plan.start, plan.distillation, plan.keywords) == (Start("m", "0"), Distillation(0.5, 2), ("yes",))
+    assert (plan.start, plan.distillation, plan.keywords) == (Start("m", HASH), Distillation(0.5, 2), ("yes",))
     assert plan.variants[0].distillation == Distillation(0.5, 2)
     assert all(f"{key} = " in RECIPE or f"[{key}]" in RECIPE for key in (*RECIPE_KEYS, *VARIANT_KEYS))
+
+
+@pytest.mark.parametrize("digest", [HASH[:-1], HASH + "0", HASH.replace("a", "g"), f"{HASH[:-1]}\u0660"])
+def test_a_hash_is_64_hexadecimal_digits(tmp_path: Path, digest: str) -> None:
+    found = found_at(tmp_path, with_line(f'start = {{ model = "m", sha256 = "{digest}" }}'))
+    assert list(found) == ["start.sha256"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "line", "where"),
+    [
+        ("fxp", 'activation_ranges = "learned"', "activation_ranges"),
+        ("fxp", 'norm_clips = "clean"', "norm_clips"),
+        ("two_stage", 'norm_clips = "mixed"\noptions = { parameter_bits = 8 }', "norm_clips"),
+        ("fxp", "layer_bits = { classifier = 8 }", "layer_bits"),
+    ],
+)
+def test_a_key_without_effect_is_refused(tmp_path: Path, weights: str, line: str, where: str) -> None:
+    other = RECIPE.replace('"two_stage"', f'"{weights}"')
+    assert read_recipe(written(tmp_path, other)).variants
+    assert list(found_at(tmp_path, f"{other}{line}\n")) == [f"variant w4.{where}"]
+
+
+def test_a_percentile_has_no_effect_in_fixed_point(tmp_path: Path) -> None:
+    fixed = RECIPE.replace('"two_stage"', '"fxp"')
+    found = found_at(tmp_path, fixed.replace("percentile = 100.0", "percentile = 99.9"))
+    assert found == {"variant w4.activation_percentile": "99.9"}
 
 
 # ---- names that become those of files ----

@@ -189,6 +189,20 @@ def test_adoption_keeps_what_the_float_model_decides(network: str) -> None:
     assert (wanted == found).mean() > 0.8
 
 
+@pytest.mark.parametrize("network", NETWORKS)
+def test_an_output_step_is_a_whole_number_of_steps_of_sums_whatever_the_weights(network: str) -> None:
+    """Weights a thousand times as large ask for less than one."""
+    floats, fixed = NETWORKS[network]
+    source, model = floats(), fixed(FixedPoint(3))
+    for layer in source.layers:
+        if hasattr(layer, "parameter"):
+            layer.parameter.assign(layer.parameter * 1000.0)
+    adopt_weights(model, source)
+    layers = [layer for layer in model.layers if isinstance(layer, FixedPointLayer)]
+    assert all(float(layer.output_steps.numpy()) >= 2.0**layer.accumulator.shift for layer in layers)
+    assert exported(model).graph.node
+
+
 @pytest.mark.parametrize("group", [1, 3, 16])
 @pytest.mark.parametrize("training", [True, False])
 def test_saturation_in_keras_is_that_of_the_reference(group: int, training: bool) -> None:

@@ -1,5 +1,7 @@
 """FRR at a rate of false accepts is what its definition says, and its interval moves with the speakers."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from kwsq.converter.det import Trials
 from kwsq.ir.errors import UsageError
 from kwsq.models.data.clips import LabelledFeatures
+from kwsq.models.scoring import detection
 from kwsq.models.scoring.detection import keyword_trials, miss_rate
 
 SCORES = st.lists(st.tuples(st.booleans(), st.integers(-4, 4)), min_size=4, max_size=40).filter(
@@ -47,6 +50,24 @@ def test_the_interval_narrows_with_speakers_and_repeats_under_its_seed() -> None
     assert (many.high - many.low) / (few.high - few.low) < 0.5
     assert miss_rate(normal_trials(10), 0.05) == few
     assert miss_rate(normal_trials(10), 0.05, seed=1) != few
+
+
+@pytest.mark.parametrize("elements", [1, 200 * 7])
+def test_resamples_block_by_block_are_those_drawn_at_once(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = miss_rate(normal_trials(10), 0.05)
+    monkeypatch.setattr(detection, "CHUNK_ELEMENTS", elements)
+    assert miss_rate(normal_trials(10), 0.05) == at_once
+
+
+def test_memory_does_not_grow_with_the_trials() -> None:
+    tracemalloc.start()
+    try:
+        miss_rate(normal_trials(500), 0.05)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A dozen arrays of a block, 8 bytes each; 2,000 resamples of 10,000 trials at once would take five times as much.
+    assert peak < 12 * 8 * detection.CHUNK_ELEMENTS
 
 
 def test_speakers_are_drawn_not_clips() -> None:

@@ -33,6 +33,11 @@ MODELS = Path(__file__).resolve().parents[3] / "models"
 CLIPS = synthetic_keywords(48, seed=1)
 
 
+NO_NOISE = {
+    "recipe: augmentation.noise_share": "0.5, and no clip of noise; clips labelled _noise_ in train_split 'train', or 0"
+}
+
+
 @pytest.fixture(scope="module")
 def plan() -> Recipe:
     """A recipe with one variant, which fits the clips."""
@@ -62,13 +67,25 @@ def test_features_that_the_network_does_not_take_are_refused(plan: Recipe) -> No
 def test_classes_without_a_clip_are_all_named(plan: Recipe) -> None:
     some = subset(CLIPS, ~np.isin(CLIPS.labels, (LABELS.index("go"), SILENCE)))
     assert problems(plan, clips=some) == {
-        "recipe: train_split 'train' of 'gsc12'": "no clip of go, _silence_; clips of all 12 classes"
+        "recipe: train_split 'train' of 'gsc12'": "no clip of go, _silence_; clips of all 12 classes",
+        **NO_NOISE,
     }
     words = replace(plan, keywords=("hey", "ho"))
     none = replace(CLIPS, labels=np.zeros_like(CLIPS.labels))
     assert problems(words, architecture(plan.architecture, 3), none) == {
-        "recipe: train_split 'train' of 'gsc12'": "no clip of hey, ho; clips of all 3 classes"
+        "recipe: train_split 'train' of 'gsc12'": "no clip of hey, ho; clips of all 3 classes",
+        **NO_NOISE,
     }
+
+
+def test_noise_is_taken_from_noise_never_from_words(plan: Recipe) -> None:
+    """A clip that says the keyword, mixed into one that does not, would be trained as none."""
+    words = replace(plan, keywords=("yes",))
+    spoken = replace(CLIPS, labels=CLIPS.labels % 2, noise=np.zeros(CLIPS.labels.size, bool))
+    network = architecture(plan.architecture, 2)
+    assert problems(words, network, spoken) == NO_NOISE
+    require_feasible(replace(words, augmentation=replace(plan.augmentation, noise_share=0)), network, spoken)
+    require_feasible(words, network, replace(spoken, noise=np.arange(CLIPS.labels.size) == 3))
 
 
 def test_a_report_on_the_clips_that_train_is_refused(plan: Recipe) -> None:

@@ -242,6 +242,13 @@ def test_the_protocol_compares_with_the_published_model_and_trains_as_the_recipe
         assert protocol.plan(method).distillation == plan.distillation
 
 
+def test_a_hash_may_be_written_in_capitals(tmp_path: Path) -> None:
+    path = tmp_path / "published.onnx"
+    path.write_bytes(onnx_model(random_layers(1)))
+    capitals = Start("published.onnx", hashlib.sha256(path.read_bytes()).hexdigest().upper())
+    assert published_layers(replace(read_recipe(RECIPE), start=capitals), path) is not None
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(onnx_model(random_layers(1)))

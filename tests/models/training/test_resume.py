@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import training_program
 from keyword_cases import synthetic_keywords
 
@@ -21,7 +22,7 @@ from kwsq.models.recipe import Recipe
 from kwsq.models.schemes import LearnedStep, NormClips
 from kwsq.models.training.fitting import Epoch
 from kwsq.models.training.state import TrainingState
-from kwsq.models.training.watching import RunFolder, ignore_line
+from kwsq.models.training.watching import BOUNDARY_CLIPS, RunFolder, ignore_line
 
 PROGRAM = Path(training_program.__file__)
 Spoil = Callable[[dict[str, object], dict[str, np.ndarray]], None]
@@ -281,6 +282,23 @@ def test_a_damaged_report_is_refused_before_the_stage_is_trained(tmp_path: Path,
     watch = RunFolder(tmp_path, training_program.PLAN, 1, "a", synthetic_keywords(12, seed=2), ignore_line)
     with pytest.raises(UsageError, match=r"stages\.json: found a damaged file"):
         watch.state("float")
+
+
+def test_the_accuracy_at_a_boundary_is_of_all_clips_a_few_at_a_time(tmp_path: Path) -> None:
+    """All at once, a large report split takes more memory than its training."""
+    clips, sizes = synthetic_keywords(2 * BOUNDARY_CLIPS + 8, seed=2), list[int]()
+    named = np.eye(12, dtype=np.float32)[
+        np.where(np.arange(clips.clips) % 5 == 0, (clips.labels + 1) % 12, clips.labels)
+    ]
+
+    def model(features: np.ndarray, *, training: bool) -> tf.Tensor:
+        sizes.append(len(features))
+        return tf.constant(named[sum(sizes[:-1]) : sum(sizes)])
+
+    RunFolder(tmp_path, training_program.PLAN, 1, "a", clips, ignore_line).boundary("float", model)
+    assert sizes == [BOUNDARY_CLIPS, BOUNDARY_CLIPS, 8]
+    stages = json.loads((tmp_path / "stages.json").read_text(encoding="utf-8"))
+    assert stages["float"] == {"accuracy": 416 / 520, "clips": 520}
 
 
 def test_events_that_cannot_be_written_are_said(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_a_run_that_fails_before_it_writes_leaves_no_folder(tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "worked").iterdir()) == ["cache", LOCK]
 
 
+def test_what_a_killed_run_left_half_written_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    names = (".metrics.json.12.partial", "state/.w4-stage1.npz.7.partial", "kept.partial", "state/.kept")
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    hold(tmp_path)
+    assert [name for name in names if (tmp_path / name).exists()] == ["kept.partial", "state/.kept"]
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept", encoding="utf-8")
     for folder in (tmp_path / "file", tmp_path / "file" / "in_it"):

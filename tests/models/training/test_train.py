@@ -17,7 +17,7 @@ from kwsq.models.data.augmentation import Augmentation
 from kwsq.models.data.clips import LABELS, LabelledFeatures
 from kwsq.models.export_onnx import export_onnx
 from kwsq.models.kws_ff.model import build as build_kws_ff
-from kwsq.models.layers.norm_statistics import MOST_CLIPS, settle_norms
+from kwsq.models.layers.norm_statistics import MOST_CLIPS, are_young, settle_norms
 from kwsq.models.layers.over_time import MeanOverTime, QuantizedDense, SplicedDense
 from kwsq.models.layers.sequential import layer_records, set_schemes
 from kwsq.models.quantizers.activation import ActivationQuantizer
@@ -176,6 +176,25 @@ def test_norms_of_a_variant_take_the_statistics_of_the_clips_it_names(models: di
     settle_norms(mixed, clips.features)
     for one, other in zip(norm_of(mixed), clean, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_norms_of_a_float_model_after_a_few_steps_take_the_statistics_of_augmented_clips() -> None:
+    """After nine steps the moving averages are nine tenths of what they began with."""
+    clips, plain = synthetic_keywords(144, seed=1), Augmentation(0, 0.0, 0.0, masks=0)
+    short = replace(PLAN, float_phase=replace(PLAN.float_phase, epochs=1), augmentation=plain, variants=())
+    model = trained_models(short, build_small, clips, seed=5)["float"]
+    found = norm_of(model)
+    settle_norms(model, clips.features)
+    for one, other in zip(found, norm_of(model), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_norms_keep_their_averages_once_they_have_forgotten_what_they_began_with() -> None:
+    model = build_small(FloatWeights())
+    assert are_young(model, 687)  # 0.99^687 = 0.001003
+    assert not are_young(model, 688)
+    model.layers[2].momentum = 0.5
+    assert [are_young(model, steps) for steps in (9, 10)] == [True, False]
 
 
 def test_kws_ff_has_the_stated_size() -> None:
