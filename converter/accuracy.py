@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kwsq.converter.class_rows import class_rows
 from kwsq.converter.data import Samples
 from kwsq.converter.det.saturation import BYTE_LEVELS, is_probability
 from kwsq.converter.det.trials import BoolArray, FloatArray, IntArray
@@ -16,7 +17,6 @@ from kwsq.converter.parity import SourceReference
 from kwsq.converter.parity.sequences import run_vectors, zero_states
 from kwsq.converter.parity.source import real_inputs
 from kwsq.ir import ops
-from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.execute import run_float, run_integer
 from kwsq.ir.graph import Graph
 from kwsq.ir.lowered import Dequantize, LoweredGraph, Reshape, Softmax
@@ -106,20 +106,20 @@ def assess(
     states = {pair.output for pair in graph.states}
     output = next(name for name in graph.outputs if name not in states)
     initial = zero_states(graph)
-    found = _rows(run_vectors(graph, run, codes, initial)[output], samples.labels)
+    found = class_rows(run_vectors(graph, run, codes, initial)[output], samples.labels)
     real_states = {name: real_inputs(graph, {name: array})[name] for name, array in initial.items()}
-    expected = _rows(run_vectors(graph, source.run, samples.inputs, real_states)[output], samples.labels)
+    expected = class_rows(run_vectors(graph, source.run, samples.inputs, real_states)[output], samples.labels)
     right = _right(expected, samples.labels), _right(found, samples.labels)
     shares = [float(np.mean(each)) for each in right]
     accuracy = Accuracy(samples.labels.size, shares[0], shares[1], output, source.name)
     scores, runtime = _real(graph, output, expected), source.name
     if _is_coarse(scores) and not graph.states and (logits := _source_logits(annotated, output)) is not None:
         values = run_float(annotated, {n: np.asarray(a, np.float32) for n, a in samples.inputs.items()}, keep=[logits])
-        scores, runtime = _rows(values[logits], samples.labels).astype(np.float64), "kwsq's float executor, logits"
+        scores, runtime = class_rows(values[logits], samples.labels).astype(np.float64), "kwsq's float executor, logits"
     artefact, artefact_runtime = _real(graph, output, found), "the artefact's runtime"
     if _is_coarse(artefact) and (logits := artefact_logits(graph, output)) is not None:
         values = run_vectors(graph, lambda arrays: run_integer(graph, arrays, [logits]), codes, initial)
-        artefact = _real(graph, logits, _rows(values[logits], samples.labels))
+        artefact = _real(graph, logits, class_rows(values[logits], samples.labels))
         artefact_runtime = "the integer reference, logits under the softmax"
     return Scored(accuracy, scores, artefact, right, runtime, artefact_runtime)
 
@@ -156,15 +156,6 @@ def _real(graph: LoweredGraph, name: str, scores: Array) -> FloatArray:
     if scores.dtype.kind not in "iu" or tensor.scale is None:
         return np.asarray(scores, np.float64)
     return (scores.astype(np.float64) - tensor.zero_point) * float(tensor.scale[0])
-
-
-def _rows(scores: Array, labels: IntArray) -> Array:
-    rows = scores.reshape(labels.size, -1) if scores.size % labels.size == 0 else scores
-    classes = rows.shape[-1]
-    if len(rows) != labels.size or classes < 2 or int(labels.max()) >= classes:
-        found = f"labels up to {int(labels.max())} for outputs of shape {list(scores.shape)}"
-        raise UsageError(Problem("--data, labels 'y'", found, "one class per output row", "check the labels"))
-    return rows
 
 
 def _right(rows: Array, labels: IntArray) -> BoolArray:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from kwsq.converter.class_rows import class_rows
 from kwsq.converter.det.operating_point import matched_point
 from kwsq.converter.det.trials import Trials
 from kwsq.converter.parity.source import sqnr_db
@@ -183,12 +184,8 @@ def _sqnr_db(reference: FloatArray, found: FloatArray) -> float:
 
 
 def _judged(scores: FloatArray, labels: np.ndarray[Any, np.dtype[np.int64]]) -> Json:
-    rows = scores.reshape(labels.size, -1) if scores.size % labels.size == 0 else scores
-    classes = rows.shape[-1]
-    if len(rows) != labels.size or classes < 2 or not 0 <= labels.min() <= labels.max() < classes:
-        found = f"labels up to {int(labels.max())} for outputs of shape {list(scores.shape)}"
-        raise UsageError(Problem("--data, labels 'y'", found, "one class per output row", "check the labels"))
-    spoken = np.arange(classes)[None, :] == labels[:, None]
+    rows = class_rows(scores, labels)
+    spoken = np.arange(rows.shape[-1])[None, :] == labels[:, None]
     # Every class in turn is the keyword, pooled: as the gate does for models without --keyword.
     point = matched_point(Trials.of(spoken.reshape(-1), rows.reshape(-1)), TARGET_FRR)
     accuracy = float(np.mean(rows.argmax(-1) == labels))

@@ -228,6 +228,11 @@ def _fitted(array: Array, spec: InputSpec, where: str) -> Array:
     if array.size % math.prod(sample) or array.size < math.prod(spec.shape):
         found, expected = f"shape {list(array.shape)}", f"samples of {[1, *sample]}, at least {batch} of them"
         raise UsageError(Problem(where, found, expected, "save samples of the model's input shape"))
+    sizes, wanted = ([size for size in shape if size > 1] for shape in (array.shape, sample))
+    end = sizes[-len(wanted) :] if wanted else []
+    if end != wanted and sorted(end) == sorted(wanted):
+        found, expected = f"shape {list(array.shape)}", f"samples of {[1, *sample]}"
+        raise UsageError(Problem(where, f"{found}, axes in another order", expected, "transpose the samples"))
     if spec.dtype == "float32":
         if not np.isfinite(array).all():
             raise UsageError(Problem(where, "NaN or infinite values", "finite values", "remove those samples"))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from kwsq.converter.config import ConvertOptions
 from kwsq.converter.data import InputSpec, Samples, read_samples
+from kwsq.ir.errors import Problem, UsageError
 from kwsq.ir.execute import run_float
 from kwsq.ir.graph import Graph
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredTensor
@@ -20,7 +21,7 @@ from kwsq.passes.dialects import Normalized
 from kwsq.passes.dialects.canonical import INTEGER_INPUT
 from kwsq.passes.import_graph import import_graph
 from kwsq.passes.load import Source
-from kwsq.passes.observe import SEEDED_SAMPLES, spread_inputs
+from kwsq.passes.observe import SEEDED_SAMPLES, Observer, spread_inputs
 
 Array = npt.NDArray[Any]
 
@@ -33,11 +34,13 @@ class Boundary:
         specs: every input, in order.
         codes: grid of the inputs that are integer in the source.
         graph: the imported model; None when it has no states.
+        guessed: whether its states were paired by order and shape alone.
     """
 
     specs: tuple[InputSpec, ...]
     codes: Mapping[str, Affine]
     graph: Graph | None
+    guessed: bool = False
 
     @property
     def states(self) -> frozenset[str]:
@@ -61,7 +64,8 @@ def boundary_of(source: Source, normalized: Normalized, options: ConvertOptions)
     if len(specs) > 1:
         imported = import_graph(normalized.graph, source.opsets[""], states=options.states)
         graph = imported if imported.states else None
-    return Boundary(specs, {name: attrs["spec"] for name, attrs in integer.items()}, graph)
+    codes = {name: attrs["spec"] for name, attrs in integer.items()}
+    return Boundary(specs, codes, graph, guessed=options.states is None)
 
 
 def real_samples(boundary: Boundary, path: Path, flag: str, *, labelled: bool = False) -> Samples:
@@ -79,14 +83,44 @@ def real_samples(boundary: Boundary, path: Path, flag: str, *, labelled: bool = 
 
 
 def with_states(boundary: Boundary, samples: Samples) -> dict[str, FloatArray]:
-    """Returns the samples with an array for every state: what it holds when the chunks arrive one after the other."""
+    """Returns the samples with an array for every state: what it holds when the chunks arrive one after the other.
+
+    Raises:
+        UsageError: values of an input that was taken for a state, and cannot have come out of the output it was paired
+            with.
+    """
     inputs = {name: np.asarray(array, np.float32) for name, array in samples.inputs.items()}
     graph = boundary.graph
-    if graph is None or boundary.states <= set(inputs):
+    if graph is None:
         return inputs
+    whole = inputs if boundary.states <= set(inputs) else _carried(graph, inputs, samples.runs)
+    if boundary.guessed:
+        _require_fed_back(graph, whole, set(inputs))
+    return whole
+
+
+def _require_fed_back(graph: Graph, inputs: Mapping[str, FloatArray], given: set[str]) -> None:
+    """Refuses a pair whose input holds what its output never gives: two tensors that happen to have the same shape."""
+    pairs = [pair for pair in graph.states if pair.input in given]
+    ranges = Observer(graph, inputs).ranges([pair.output for pair in pairs])
+    problems = []
+    for pair in pairs:
+        low, high = min(ranges[pair.output][0], 0.0), max(ranges[pair.output][1], 0.0)
+        least, most = float(inputs[pair.input].min()), float(inputs[pair.input].max())
+        if least < low - (high - low) / 2 or most > high + (high - low) / 2:
+            found = f"values from {least:.6g} to {most:.6g}, paired by order and shape with output {pair.output!r}"
+            expected = f"what that output gives as a streaming state, {low:.6g} to {high:.6g} here"
+            remedy = f"pass --state none where it is no state, or --state {pair.input}={pair.output}"
+            problems.append(Problem(f"graph input {pair.input!r}", found, expected, remedy))
+    if problems:
+        raise UsageError(problems)
+
+
+def _carried(graph: Graph, inputs: dict[str, FloatArray], runs: int) -> dict[str, FloatArray]:
+    """Returns the inputs with the states that are missing, each from zero on fed by its output."""
     current = {pair.input: np.zeros(graph[pair.input].shape, np.float32) for pair in graph.states}
     history: dict[str, list[FloatArray]] = {name: [] for name in current}
-    for step in range(samples.runs):
+    for step in range(runs):
         for name, value in current.items():
             history[name].append(value)
         chunk = {name: _step(graph, name, array, step) for name, array in inputs.items() if name not in current}

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from kwsq.ir.graph import Graph, Node
+from kwsq.ir.graph import Graph, Node, StatePair
 from kwsq.ir.ops import (
     AveragePool,
     Clip,
@@ -247,9 +247,17 @@ class _Work:
                 self.assign(pair.input, target)
                 changed = True
             elif target is None and source is not None:
+                self._note_saturation(pair, source)
                 self.assign(pair.output, source)
                 changed = True
         return changed
+
+    def _note_saturation(self, pair: StatePair, spec: Affine) -> None:
+        """The input of the next step would cut the state anyway; an output that is none would be cut unseen."""
+        if not self._covers(spec, pair.output, has_readers=True):
+            low, high = self.options.observer.ranges([pair.output])[pair.output]
+            text = f"[{low:.6g}, {high:.6g}] is cut to the grid of {pair.input!r}, the state it feeds (or --state none)"
+            self.notes.append(Note(self.options.name, pair.output, text, Level.WARNING))
 
     def _observe(self, name: str) -> None:
         group = self._open_group(name)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kwsq.converter.class_rows import rows_of
 from kwsq.converter.data import InputSpec, Samples, read_samples
 from kwsq.converter.det.trials import FloatArray
 from kwsq.converter.gate.class_trials import ClassTrials, class_trials, softmax_lint
@@ -97,7 +98,7 @@ def _onnx(path: Path, data: bytes) -> Runnable:
     tensor, output = graph.inputs[0], graph.outputs[0].name
 
     def run(inputs: Array) -> FloatArray:
-        return np.asarray(run_source({tensor.name: inputs})[output], np.float64).reshape(len(inputs), -1)
+        return rows_of(np.asarray(run_source({tensor.name: inputs})[output], np.float64), len(inputs))
 
     spec = InputSpec(tensor.name, tuple(tensor.shape), str(np.dtype(tensor.dtype)))
     return Runnable(path.name, source.sha256, runtime, spec, run)
@@ -117,8 +118,7 @@ def _tflite(path: Path, data: bytes) -> Runnable:
         raise UnsupportedModelError(Problem(repr(path.name), found, "a file that LiteRT runs", remedy)) from error
 
     def run(inputs: Array) -> FloatArray:
-        outputs = session.run([_encoded(entry, inputs)]).outputs[0].reshape(len(inputs), -1)
-        return _real(end, outputs)
+        return _real(end, rows_of(session.run([_encoded(entry, inputs)]).outputs[0], len(inputs)))
 
     spec = InputSpec(entry.name, tuple(entry.shape))
     return Runnable(path.name, hashlib.sha256(data).hexdigest(), "LiteRT, default kernels", spec, run)

@@ -130,6 +130,8 @@ def import_neg(ctx: ImportContext, node: gs.Node) -> None:
 def import_pow(ctx: ImportContext, node: gs.Node) -> None:
     """Pow: only squares have an integer kernel."""
     exponent = ctx.constant(node, 1)
+    if exponent is not None and exponent.ndim > ctx.builder.tensors[ctx.inputs(node)[0]].rank:
+        raise UnsupportedNodeError(f"exponents of shape {list(exponent.shape)}", "an exponent of no higher rank")
     if exponent is not None and exponent.size == 1 and float(exponent.reshape(())) == 2.0:
         ctx.add(node, SquaredDifference(), [ctx.inputs(node)[0], ctx.scalar(node, "zero", 0.0)])
         return

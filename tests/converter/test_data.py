@@ -76,6 +76,20 @@ def test_unfit_arrays_are_refused_by_name(tmp_path: Path, members: dict[str, obj
     assert "--calibration" in caught.value.message()
 
 
+@pytest.mark.parametrize("shape", [(60, 4, 5), (60, 1, 4, 5), (4, 5)])
+def test_samples_with_axes_in_another_order_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Their values would be read in a wrong order, without a sign of it."""
+    with pytest.raises(UsageError, match=r"axes in another order; expected samples of \[1, 5, 4\]; transpose"):
+        read_samples(saved(tmp_path, x=np.zeros(shape)), "--data", [InputSpec("x", (1, 5, 4))])
+
+
+@pytest.mark.parametrize("shape", [(60, 5, 4), (60, 20), (1200,), (60, 1, 5, 4), (3, 20, 5, 4), (60, 5, 1, 4), (5, 4)])
+def test_samples_may_be_flat_or_have_dimensions_of_size_one(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    values = np.arange(np.prod(shape)).reshape(shape)
+    found = read_samples(saved(tmp_path, x=values), "--data", [InputSpec("x", (1, 5, 4))]).inputs["x"]
+    np.testing.assert_array_equal(found, values.reshape(-1, 5, 4))
+
+
 def test_every_problem_is_listed(tmp_path: Path) -> None:
     inputs = [InputSpec("a", (1, 2)), InputSpec("b", (1, 3)), InputSpec("c", (1, 1))]
     with pytest.raises(UsageError) as caught:

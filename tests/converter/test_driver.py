@@ -138,6 +138,55 @@ def test_a_model_may_be_said_to_have_no_states(tmp_path: Path) -> None:
     assert guessed["model"]["states"] == stated["model"]["states"] == [{"input": "s", "output": "n"}]
 
 
+ORDINARY = """(float[1,8] x, float[1,8] second, float[16,6] w1, float[6,8] w2) => (float[1,6] logits, float[1,8] mask)
+{ c = Concat<axis=-1>(x, second) logits = MatMul(c, w1) g = MatMul(logits, w2) mask = Sigmoid(g) }"""
+
+
+def test_values_that_no_output_gives_are_of_no_state(tmp_path: Path) -> None:
+    """Two inputs, of which the second has the shape of the last output, on whose grid it would be cut to [0, 1]."""
+    model, data = float_model(ORDINARY), tmp_path / "data.npz"
+    path = save(model, tmp_path / "ordinary.onnx")
+    inputs = {name: np.random.default_rng(4).uniform(-2, 2, (64, 8)).astype(np.float32) for name in ("x", "second")}
+    np.savez(data, **inputs)
+    convert = (path, "--target", "neon", "--calibration", data, "--json", "-o")
+    refused = kwsq_convert(*convert, tmp_path / "a")
+    assert (refused.code, (tmp_path / "a").exists()) == (2, False)
+    assert "graph input 'second': found values from -" in refused.stderr
+    assert "pass --state none where it is no state, or --state second=mask" in refused.stderr
+    stated = report(kwsq_convert(*convert, tmp_path / "b", "--state", "none"))
+    grids = {tensor["name"]: tensor for tensor in stated["inputs"]}
+    assert grids["second"]["scale"] == pytest.approx(4 / 255, rel=0.05)
+    steps = ({name: each[i : i + 1] for name, each in inputs.items()} for i in range(64))
+    mask = np.concatenate([run_onnx(model, step)["mask"] for step in steps])
+    np.savez(data, x=inputs["x"], second=np.concatenate([np.zeros((1, 8), np.float32), mask[:-1]]))
+    streaming = report(kwsq_convert(*convert, tmp_path / "c"))
+    assert streaming["model"]["states"] == [{"input": "second", "output": "mask"}]
+
+
+def test_a_state_that_its_grid_cuts_is_warned_of(tmp_path: Path) -> None:
+    """The square of an input, with no quantizer of its own and the input's shape."""
+    text = """<ir_version: 8, opset_import: ["": 13]>
+    agraph (float[1,4] x, float[1,4] r) => (float[1,4] y, float[1,4] p) <float s = {0.05}, int8 zero = {0}>
+    {
+      q = QuantizeLinear(x, s, zero)
+      a = DequantizeLinear(q, s, zero)
+      v = QuantizeLinear(r, s, zero)
+      b = DequantizeLinear(v, s, zero)
+      c = Add(a, b)
+      w = QuantizeLinear(c, s, zero)
+      y = DequantizeLinear(w, s, zero)
+      p = Mul(b, b)
+    }"""
+    np.savez(tmp_path / "data.npz", x=np.full((8, 4), 3, np.float32), r=np.full((8, 4), 6, np.float32))
+    path = save(onnx.parser.parse_model(text), tmp_path / "square.onnx")
+    convert = (path, "--target", "neon", "--calibration", tmp_path / "data.npz", "--json", "-o")
+    found = report(kwsq_convert(*convert, tmp_path / "a", "--state", "r=p"))
+    texts = [note["text"] for note in found["notes"] if note["level"] == "warning" and note["where"] == "p"]
+    assert texts == ["[36, 36] is cut to the grid of 'r', the state it feeds (or --state none)"]
+    found = report(kwsq_convert(*convert, tmp_path / "b", "--state", "none"))
+    assert [tensor["scale"] for tensor in found["outputs"] if tensor["name"] == "p"] == [pytest.approx(36 / 255)]
+
+
 SWAPPED = """(float[1,4] x, float[1,6] s1, float[1,6] s2, float[10,6] w1, float[12,6] w2, float[12,3] w3)
 => (float[1,3] y, float[1,6] n2, float[1,6] n1)
 { c1 = Concat<axis=-1>(x, s1) h1 = MatMul(c1, w1) n1 = Tanh(h1)

@@ -82,6 +82,10 @@ REFUSED: dict[str, tuple[Case, str]] = {
         ),
         "Reciprocal",
     ),
+    "pow_rank": (
+        Case("(float[1,8] x, float[1,1,1] c) => (float[1,1,8] y) { y = Pow(x, c) }", constants={"c": 2.0}),
+        "exponents of shape [1, 1, 1]",
+    ),
     "pow_cube": (
         Case("(float[1,4,6] x, float c) => (float[1,4,6] y) { y = Pow(x, c) }", constants={"c": 3.0}),
         "exponent 3.0",
