@@ -87,8 +87,9 @@ class OutputLoss:
     def __init__(self, heads: tuple[Head, ...], reference: Mapping[str, FloatArray], samples: int) -> None:
         self._heads = heads
         self._samples, self._rows = samples, len(reference[heads[0].tensor])
-        self._reference = {head.tensor: _by_clip(head, reference[head.tensor], samples) for head in heads}
-        self._variance = {name: _variance(z) for name, z in self._reference.items()}
+        # By head, not by tensor: logits may be an output themselves and under a softmax that is another one.
+        self._reference = {head: _by_clip(head, reference[head.tensor], samples) for head in heads}
+        self._variance = {head: _variance(z) for head, z in self._reference.items()}
 
     def per_clip(self, outputs: Mapping[str, FloatArray]) -> Float64:
         """Returns the loss of the first clips, as many as `outputs` holds.
@@ -99,9 +100,9 @@ class OutputLoss:
         clips = len(outputs[self._heads[0].tensor]) * self._samples // self._rows
         total = np.zeros(clips)
         for head in self._heads:
-            z = self._reference[head.tensor][:clips]
+            z = self._reference[head][:clips]
             other = _by_clip(head, outputs[head.tensor], clips)
-            total += np.square(other - z).sum(axis=(1, 2)) / self._variance[head.tensor] + _divergence(head, z, other)
+            total += np.square(other - z).sum(axis=(1, 2)) / self._variance[head] + _divergence(head, z, other)
         total[np.isnan(total)] = np.inf  # an undefined output is as unlike as can be
         return np.sqrt(-np.expm1(-np.maximum(total, 0)))  # a divergence may round to just below zero
 
@@ -116,7 +117,7 @@ class OutputLoss:
         """
         spreads = {
             head.tensor: (
-                _median_deviation(self._reference[head.tensor]),
+                _median_deviation(self._reference[head]),
                 _median_deviation(_by_clip(head, outputs[head.tensor], self._samples)),
             )
             for head in self._heads
@@ -129,9 +130,13 @@ def _median_deviation(z: Float64) -> float:
 
 
 def _by_clip(head: Head, z: FloatArray, samples: int) -> Float64:
-    """Returns (clips, positions, classes), centred over the classes for a softmax."""
-    wide = np.moveaxis(z.astype(np.float64), head.axis, -1) if z.ndim else z.reshape(1, 1).astype(np.float64)
-    by_clip = wide.reshape(samples, -1, wide.shape[-1] if wide.ndim > 1 else 1)
+    """Returns (clips, positions, classes), centred over the classes for a softmax.
+
+    Clips are stacked along the first axis, which may be that of the classes: a model need not have a batch.
+    """
+    clips = z.astype(np.float64).reshape(samples, -1, *z.shape[1:])
+    wide = np.moveaxis(clips, head.axis + 1, -1)
+    by_clip = wide.reshape(samples, -1, wide.shape[-1])
     return by_clip - by_clip.mean(axis=2, keepdims=True) if head.kind == "softmax" else by_clip
 
 

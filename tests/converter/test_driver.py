@@ -187,6 +187,29 @@ def test_a_state_that_its_grid_cuts_is_warned_of(tmp_path: Path) -> None:
     assert [tensor["scale"] for tensor in found["outputs"] if tensor["name"] == "p"] == [pytest.approx(36 / 255)]
 
 
+UNBATCHED = {
+    "vector": "(float[6] x, float[6,5] w) => (float[5] y) { h = MatMul(x, w) y = Softmax<axis=-1>(h) }",
+    "attention": "(float[7,6] x, float[6,1] w) => (float[7,1] y) { h = MatMul(x, w) y = Softmax<axis=0>(h) }",
+    "scores too": "(float[1,3,8] x, float[8,7] w) => (float[1,3,7] y, float[1,3,7] h)"
+    " { h = MatMul(x, w) y = Softmax<axis=1>(h) }",
+}
+
+
+@pytest.mark.parametrize("name", UNBATCHED)
+def test_float_models_need_no_batch_and_may_show_their_scores(name: str, tmp_path: Path) -> None:
+    model = float_model(UNBATCHED[name])
+    shape = tuple(each.dim_value for each in model.graph.input[0].type.tensor_type.shape.dim)
+    clips = np.random.default_rng(3).normal(0, 1, (64, *shape[shape[0] == 1 :])).astype(np.float32)
+    np.savez(tmp_path / "clips.npz", x=clips)
+    convert = (save(model, tmp_path / "m.onnx"), "--target", "neon", "--calibration", tmp_path / "clips.npz", "--json")
+    losses = []
+    for bits in (8, 2):
+        result = report(kwsq_convert(*convert, "--wbits", bits, "-o", tmp_path / f"w{bits}"))
+        (text,) = (note["text"] for note in result["notes"] if "mean output loss" in note["text"])
+        losses.append(float(text.partition("mean output loss ")[2].split()[0].rstrip(",;")))
+    assert 0 < losses[0] < losses[1]
+
+
 SWAPPED = """(float[1,4] x, float[1,6] s1, float[1,6] s2, float[10,6] w1, float[12,6] w2, float[12,3] w3)
 => (float[1,3] y, float[1,6] n2, float[1,6] n1)
 { c1 = Concat<axis=-1>(x, s1) h1 = MatMul(c1, w1) n1 = Tanh(h1)

@@ -102,3 +102,27 @@ def test_fewer_clips_are_compared_with_the_first() -> None:
         OutputLoss((Head("z", "softmax", 1),), {"z": z}, 20).per_clip({"z": z[:7] + 0.1 * z[7:14]}),
         loss_of("softmax", z, np.concatenate([z[:7] + 0.1 * z[7:14], z[7:]]))[:7],
     )
+
+
+def test_a_tensor_that_is_two_heads_has_a_reference_for_each() -> None:
+    """Attention scores, an output themselves and under a softmax along another axis."""
+    rng = np.random.default_rng(0)
+    z, other = (rng.normal(0, 2, (20, 3, 7)).astype(np.float32) for _ in range(2))
+    heads = Head("z", "softmax", 1), Head("z", "plain", 2)
+    both = OutputLoss(heads, {"z": z}, 20)
+    apart = [OutputLoss((head,), {"z": z}, 20).per_clip({"z": other}) for head in heads]
+    # (50): what is left of both likenesses multiplies.
+    left = np.sqrt(1 - (1 - np.square(apart[0])) * (1 - np.square(apart[1])))
+    np.testing.assert_allclose(both.per_clip({"z": other}), left, rtol=1e-9)
+    assert both.per_clip({"z": z}).max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_classes_may_lie_along_the_axis_that_clips_are_stacked_on(shape: tuple[int, ...]) -> None:
+    """A model without a batch: its clips' classes follow one another."""
+    rng = np.random.default_rng(0)
+    z, other = (rng.normal(0, 2, (20, 4)).astype(np.float32) for _ in range(2))
+    stacked = {name: values.reshape(20 * shape[0], *shape[1:]) for name, values in (("z", z), ("other", other))}
+    found = OutputLoss((Head("z", "softmax", 0),), {"z": stacked["z"]}, 20).per_clip({"z": stacked["other"]})
+    np.testing.assert_allclose(found, loss_of("softmax", z, other), rtol=1e-9)
+    assert found.min() > 0.01
