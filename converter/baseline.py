@@ -17,6 +17,8 @@ from kwsq.ir.errors import Problem, UsageError
 FILE_NAME, GATE_FILE_NAME = "kwsq-baseline.json", "kwsq-gate-baseline.json"
 """Where none is named, of conversions and of gates: one cannot be held against the other."""
 SCHEMA_VERSION = 1
+MOST = 2.0**63
+"""Beyond any measurement; NaN, which JSON's reader lets through, is not below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def _wrong_part(document: Any) -> str:
     metrics = document["metrics"]
     if not all(isinstance(text, str) for text in texts) or not isinstance(metrics, dict):
         return "a value of another type"
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in metrics.values())
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and -MOST < v < MOST for v in metrics.values())
     return "" if numbers and metrics.keys() <= METRICS.keys() else "unknown metrics or values that are no numbers"
 
 

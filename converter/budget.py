@@ -112,6 +112,8 @@ def parse_amount(given: Any, metric: str, where: str) -> Amount:
         value = math.nan if isinstance(given, bool) else float(text) * factor
     except ValueError:
         value = math.nan
+    if METRICS[metric] == "fraction" and not is_share and value > 1:
+        raise UsageError(Problem(where, repr(given), "a fraction up to 1; 5 % is written 0.05", "correct the value"))
     if not (math.isfinite(value) and value >= 0):
         forms = '96000, "96KiB", "96KB", "512B" or "2%"' if METRICS[metric] == "bytes" else 'a number or "2%"'
         raise UsageError(Problem(where, repr(given), forms, "correct the value"))

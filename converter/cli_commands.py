@@ -197,7 +197,7 @@ def run(
         from kwsq.converter.run_model import run_model
         from kwsq.converter.summaries import run_blocks
 
-        facts = run_model(data, _format_of(model, data), model.name, inputs, output)
+        facts = run_model(data, _format_of(model, data), model, inputs, output)
         show_result(_titled(model, facts), run_blocks(facts), as_json=as_json)
         return 0
 

@@ -51,7 +51,7 @@ def gate(
     def action() -> int:
         from kwsq.converter.gate.commands import check_report_place, compare
 
-        check_report_place(output, force=force)
+        check_report_place(output, force=force, kept=(reference, candidate, data, config))
         measured = (baseline, update_baseline)
         report = compare(reference, candidate, data, tuple(keyword or ()), config, flags, measured)
         return _publish_gate(report, output, force=force, as_json=as_json, quiet=quiet)
@@ -82,7 +82,7 @@ def gate_judge(
     def action() -> int:
         from kwsq.converter.gate.commands import check_report_place, judge_again
 
-        check_report_place(output, force=force)
+        check_report_place(output, force=force, kept=(config,))
         return _publish_gate(judge_again(report, config, flags), output, force=force, as_json=as_json, quiet=quiet)
 
     finish(action, verbose=verbose)

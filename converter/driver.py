@@ -154,11 +154,12 @@ def _sections(options: ConvertOptions) -> Mapping[str, Mapping[str, Any]] | None
     """Returns the settings; None, at no cost, where nothing speaks of any."""
     project = Path("pyproject.toml")
     named = options.config is not None or options.baseline is not None or options.update_baseline
-    if not (named or Path("kwsq.toml").is_file() or (project.is_file() and b"tool.kwsq" in project.read_bytes())):
+    # Dotted keys and inline tables name the section in other words than [tool.kwsq]; a dependency speaks of kwsq too.
+    if not (named or Path("kwsq.toml").is_file() or (project.is_file() and b"kwsq" in read_file(project, "settings"))):
         return None
     from kwsq.converter.settings import read_settings
 
-    return read_settings(options.config)
+    return read_settings(options.config) or ({} if named else None)
 
 
 def _limits(sections: Mapping[str, Mapping[str, Any]] | None) -> tuple[Limit, ...] | None:

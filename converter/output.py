@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,33 +129,45 @@ def write_beside(directory: Path, files: Mapping[str, bytes]) -> None:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def check_new_file(path: Path, where: str, *, force: bool) -> None:
+def check_new_file(path: Path, where: str, *, force: bool, kept: Sequence[Path | None] = ()) -> None:
     """Checks that a file can be written and nothing would be lost; creates nothing.
 
     Args:
         path: the file.
         where: option that named it, for messages.
         force: whether an existing file may be replaced.
+        kept: files that are read and must stay; None for one that is not named.
 
     Raises:
-        UsageError: a directory, a file that exists while `force` is not given, or a place that cannot be written.
+        UsageError: no file but a directory or a device, a file that exists while `force` is not given, one that is
+            read, or a place that cannot be written.
     """
     with _reported(where, _OTHER_PATH):
-        try:
-            is_directory, exists = stat.S_ISDIR(path.stat().st_mode), True
-        except FileNotFoundError:
-            is_directory, exists = False, False
-    if is_directory:
-        raise UsageError(Problem(where, "a directory", "a file", _OTHER_PATH))
+        exists = _check_regular(path, where)
+        same = [each for each in kept if each is not None and exists and each.exists() and path.samefile(each)]
     if exists and not force:
         raise UsageError(Problem(where, "an existing file", "a new one", "choose another name or add --force"))
+    if same:
+        raise UsageError(Problem(where, f"{same[0].name!r}, which is read", "another file", _OTHER_PATH))
     if not os.access(path.parent, os.W_OK | os.X_OK):
         found = f"the folder {str(path.parent)!r}, which is missing or cannot be written"
         raise UsageError(Problem(where, found, "a writable place", _OTHER_PATH))
 
 
+def _check_regular(path: Path, where: str) -> bool:
+    """Returns whether the path exists; refuses what a replacement would destroy for others, such as a device."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        found = "a directory" if stat.S_ISDIR(mode) else "a device, a pipe or a socket"
+        raise UsageError(Problem(where, found, "a file", _OTHER_PATH))
+    return True
+
+
 def write_file(path: Path, data: bytes, where: str) -> None:
-    """Writes a file, whole or not at all; an existing one is replaced.
+    """Writes a file, whole or not at all; an existing one is replaced, of a symbolic link the file it leads to.
 
     Args:
         path: the file.
@@ -163,10 +175,12 @@ def write_file(path: Path, data: bytes, where: str) -> None:
         where: option that named it, for messages.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: it cannot be written, or is no file, such as a pipe.
     """
-    staging = path.parent / f".{path.name}.{os.getpid()}"
     with _reported(where, _OTHER_PATH):
+        path = path.resolve()
+        _check_regular(path, where)
+        staging = path.parent / f".{path.name}.{os.getpid()}"
         try:
             staging.write_bytes(data)
             staging.replace(path)

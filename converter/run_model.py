@@ -52,7 +52,7 @@ class Model:
     run: Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
-def run_model(data: bytes, format: str, path: str, inputs: Path, output: Path) -> Json:
+def run_model(data: bytes, format: str, model_path: Path, inputs: Path, output: Path) -> Json:
     """Runs a model on the arrays of an `.npz` and writes its outputs to another.
 
     Real numbers for a quantised input are rounded onto its grid; codes are taken as they are. Of a pack with states,
@@ -61,7 +61,7 @@ def run_model(data: bytes, format: str, path: str, inputs: Path, output: Path) -
     Args:
         data: the model file.
         format: "kwsq", "tflite" or "onnx".
-        path: its name, for messages.
+        model_path: where it was read, for messages; kept.
         inputs: `.npz` of arrays by input name, the first dimension k times the declared one.
         output: `.npz` to write; an existing one is replaced.
 
@@ -72,8 +72,8 @@ def run_model(data: bytes, format: str, path: str, inputs: Path, output: Path) -
         UsageError: arrays that do not fit or are a pack's states, or an output that cannot be written.
         InvalidModelError, UnsupportedModelError: the model cannot be run.
     """
-    model = {"kwsq": _pack, "tflite": _tflite, "onnx": _onnx}[format](data, path)
-    _check_place(output, inputs)
+    model = {"kwsq": _pack, "tflite": _tflite, "onnx": _onnx}[format](data, model_path.name)
+    check_new_file(output, f"--output {str(output)!r}", force=True, kept=(model_path, inputs))
     free = [port for port in model.ports if not port.state_from]
     states = [port.spec.name for port in model.ports if port.state_from]
     arrays = read_arrays(inputs, "--input", [port.spec for port in free], states)
@@ -121,13 +121,6 @@ def _stepped(model: Model, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         steps.append(model.run({**chunk, **states}))
         states = {port.spec.name: steps[-1][port.state_from] for port in model.ports if port.state_from}
     return {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
-
-
-def _check_place(output: Path, inputs: Path) -> None:
-    where = f"--output {str(output)!r}"
-    check_new_file(output, where, force=True)
-    if output.exists() and inputs.exists() and output.samefile(inputs):
-        raise UsageError(Problem(where, "the file of --input", "another file", "choose another path"))
 
 
 def _write(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -35,7 +35,11 @@ def read_settings(path: Path | None) -> Mapping[str, Mapping[str, Any]]:
         document = tomllib.loads(read_file(path, "settings").decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(Problem(where, str(error), "TOML", "correct the file")) from error
-    tables = document.get("tool", {}).get("kwsq", {}) if path.name == "pyproject.toml" else document
+    tables: Any = document
+    for key in ("tool", "kwsq") if path.name == "pyproject.toml" else ():
+        tables = tables.get(key, {})
+        if not isinstance(tables, dict):
+            raise UsageError(Problem(f"{where}, {key}", repr(tables), "a table", "correct the file"))
     check_keys(tables, SECTIONS, where)
     wrong = [name for name, table in tables.items() if not isinstance(table, dict)]
     if wrong:
@@ -86,13 +90,18 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     else:
         # TOML's 1 is a good 1.0, and true is no number.
         kinds = tuple(o for o in options if isinstance(o, type)) + ((int,) if float in options else ())
-        good = isinstance(value, kinds) and not isinstance(value, bool)
+        good = isinstance(value, kinds) and not isinstance(value, bool) and not _is_huge(value)
     if not good:
         expected = " or ".join(
             str(getattr(option, "__name__", option)) for option in options if option is not type(None)
         )
         raise UsageError(Problem(f"settings, [gate] {name}", repr(value), expected, "correct the value"))
     return float(value) if float in options and isinstance(value, int) else value
+
+
+def _is_huge(value: Any) -> bool:
+    """Whether a whole number is none of 64 bits, which TOML gives a parser to refuse and Python's reads."""
+    return isinstance(value, int) and not -(2**63) <= value < 2**64
 
 
 def _classes(name: str, value: Any) -> tuple[int, ...]:

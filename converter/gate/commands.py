@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,12 @@ def judge_again(report: Path, config: Path | None, flags: Mapping[str, Any]) -> 
     named = [*sections.get("gate", {}), *(name for name, value in flags.items() if value is not None)]
     document = read_report(report)
     budget = document["result"].get("budget")
+    limits = read_budget(sections.get("budget", {}))
+    if limits and budget is None:
+        found, remedy = "limits, and a report without measurements", "convert again, or run the gate again"
+        raise UsageError(Problem(f"settings, [budget], and {report.name!r}", found, "a report with a budget", remedy))
     if budget is not None and "budget" in sections:
-        budget = judged_again(read_budget(sections["budget"]), budget)
+        budget = judged_again(limits, budget)
     values = {name: getattr(settings, name) for name in named}
     return rejudge(document, f"report {report.name!r}", values, budget)
 
@@ -147,14 +151,14 @@ def plan_for(numbers: tuple[int, int, float, float, float, int], config: Path | 
     return dict(plan(PlanRequest(*numbers), gate_config(read_settings(config), flags)))
 
 
-def check_report_place(path: Path | None, *, force: bool) -> None:
+def check_report_place(path: Path | None, *, force: bool, kept: Sequence[Path | None] = ()) -> None:
     """Checks where a report is to be written, before the work for it.
 
     Raises:
-        UsageError: the file exists and `force` is not given, or it cannot be written.
+        UsageError: the file exists and `force` is not given, is one of those kept, or cannot be written.
     """
     if path is not None:
-        check_new_file(path, _place(path), force=force)
+        check_new_file(path, _place(path), force=force, kept=kept)
 
 
 def write_report(report: Mapping[str, Any], path: Path, *, force: bool) -> None:

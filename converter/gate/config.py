@@ -112,7 +112,10 @@ def check_config(config: GateConfig) -> GateConfig:
             config.keyword_rate is None or 0 < config.keyword_rate < math.inf,
             "utterances per hour above 0",
         ),
-        "keywords": (all(keyword >= 0 for keyword in config.keywords), "classes from 0"),
+        "keywords": (
+            all(keyword >= 0 for keyword in config.keywords) and len(set(config.keywords)) == len(config.keywords),
+            "classes from 0, each once",
+        ),
         "smoothing_frames": (1 <= config.smoothing_frames <= FRAMES_MAX, f"1 to {FRAMES_MAX}"),
         "lockout_seconds": (0 < config.lockout_seconds <= LOCKOUT_MAX_SECONDS, f"above 0, to {LOCKOUT_MAX_SECONDS}"),
         "on_inconclusive": (config.on_inconclusive in ("fail", "warn"), "fail or warn"),

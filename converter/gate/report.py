@@ -149,7 +149,24 @@ def gate_document(document: Any) -> Any:
     if not isinstance(gate, dict):
         return document
     inner = {name: value for name, value in gate.items() if name != "enforced"}
+    lines = result.get("budget") if isinstance(result, dict) else None
+    if lines:
+        inner["budget"] = _budget_of(lines) if isinstance(lines, list) else lines
     return {**document, "kind": KIND, "schema_version": SCHEMA_VERSION, "result": inner}
+
+
+def _budget_of(lines: list[Any]) -> Any:
+    """Returns a conversion's budget lines as the section of a gate's report; damaged ones for the check to refuse."""
+    if not all(isinstance(line, dict) and isinstance(line.get("exceeded"), list) for line in lines):
+        return lines
+    broken = [(line.get("status"), text) for line in lines for text in line["exceeded"]]
+    return {
+        "metrics": {str(line.get("metric")): line.get("measured") for line in lines},
+        "lines": lines,
+        "failures": [text for status, text in broken if status == "fail"],
+        "warnings": [text for status, text in broken if status == "warn"],
+        "not_measured_here": [],
+    }
 
 
 def checked_report(document: object, where: str) -> Json:
@@ -216,6 +233,7 @@ def rejudge(report: Json, where: str, settings: Mapping[str, Any], budget: Json 
         found = "a setting that enters the bounds"
         raise UsageError([Problem(f"{where}, {name}", found, expected, "run the gate again") for name in fixed])
     config = check_config(replace(before, **settings))
+    _require_floor(checks, config, where)
     judged_again = tuple(_judged_again(check, before, config) for check in checks)
     return _document(
         {
@@ -226,6 +244,14 @@ def rejudge(report: Json, where: str, settings: Mapping[str, Any], budget: Json 
             "checks": [check.to_json() for check in judged_again],
         }
     )
+
+
+def _require_floor(checks: list[Check], config: GateConfig, where: str) -> None:
+    """Refuses a least accuracy that the report says nothing of: it holds the loss, not the accuracy itself."""
+    judged = {check.id for check in checks if check.status is not Status.SKIPPED}
+    if config.min_accuracy is not None and "P4.top1" in judged and "P4.min_accuracy" not in judged:
+        found, expected = "a floor that was not set when the models ran", "no floor, or a report with one"
+        raise UsageError(Problem(f"{where}, min_accuracy", found, expected, "run the gate again"))
 
 
 def _check(entry: Json) -> Check:

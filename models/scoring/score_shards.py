@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from kwsq.converter.gate.class_trials import log_odds
 from kwsq.converter.gate.score_files import read_scores
-from kwsq.converter.output import write_file
+from kwsq.converter.output import check_new_file, write_file
 from kwsq.ir.errors import Problem, UsageError
 from kwsq.models.data.clips import LABELS, OTHER, SILENCE, UNKNOWN, LabelledFeatures, class_names
 from kwsq.models.data.text_files import capped, read_text
@@ -120,6 +120,7 @@ def merge_scores(parts: Sequence[Path], out: Path) -> int:
             written.
     """
     _check_names(parts)
+    check_new_file(out, str(out), force=True, kept=parts)
     found: list[tuple[Path, list[Row]]] = []
     for part in parts:
         read_scores(part, "part")  # refuses what the gate would refuse, with its messages

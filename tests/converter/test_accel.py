@@ -204,16 +204,16 @@ def test_run_says_where_its_outputs_cannot_go(tmp_path: Path, name: str) -> None
     assert left(tmp_path) == ["float.onnx", "in.npz"]
 
 
-def test_run_does_not_replace_its_own_input(tmp_path: Path) -> None:
+def test_run_replaces_nothing_that_it_reads(tmp_path: Path) -> None:
     model, given = float_dense(tmp_path), tmp_path / "in.npz"
     np.savez(given, x=np.zeros((1, 12), np.float32))
     (tmp_path / "link.npz").symlink_to(given)
-    before = given.read_bytes()
-    for name in ("in.npz", "link.npz"):
+    before = given.read_bytes(), model.read_bytes()
+    for name in ("in.npz", "link.npz", model.name):
         outcome = kwsq("run", model, "--input", given, "--output", tmp_path / name)
         assert (outcome.code, outcome.stdout) == (2, "")
-        assert "the file of --input" in outcome.stderr
-    assert given.read_bytes() == before
+        assert f"{model.name if name == model.name else 'in.npz'!r}, which is read" in outcome.stderr
+    assert (given.read_bytes(), model.read_bytes()) == before
 
 
 def test_run_steps_a_streaming_pack_from_state_to_state(tmp_path: Path) -> None:

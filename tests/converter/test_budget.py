@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,9 @@ def test_counts_take_no_byte_suffix() -> None:
         ({"ram_peak": {"level": "warn"}}, "no limit"),
         ({"ram_peak": {"max": "5%"}}, "max_increase alone"),
         ({"accuracy": {"max": 0.9}}, "unknown key 'max'"),
+        ({"fdr": {"max": 5}}, "a fraction up to 1; 5 % is written 0.05"),
+        ({"accuracy": {"min": 90}}, "a fraction up to 1"),
+        ({"accuracy": {"max_decrease": 1.5}}, "a fraction up to 1"),
     ],
 )
 def test_wrong_settings_are_refused(table: dict[str, Any], message: str) -> None:
@@ -128,6 +132,9 @@ def test_a_baseline_of_something_else_is_refused(tmp_path: Path) -> None:
         lambda d: d.pop("target"),
         lambda d: d.update(schema_version=2),
         lambda d: d["metrics"].update(macs="5"),
+        lambda d: d["metrics"].update(macs=math.nan),
+        lambda d: d["metrics"].update(macs=math.inf),
+        lambda d: d["metrics"].update(macs=10**400),
         lambda d: d["metrics"].update(speed=5),
         lambda d: d.update(extra=1),
         lambda d: d.update(target=5),
@@ -222,5 +229,24 @@ def test_wrong_settings_are_refused_before_any_work(here: Path) -> None:
     assert outcome.code == 2
     assert "did you mean ram_peak" in outcome.stderr
     assert not (here / "out").exists()
+    for text, expected in (("tool = 3", "tool: found 3"), ("[tool]\nkwsq = 5", "kwsq: found 5")):
+        (here / "pyproject.toml").write_text(f"{text}  # kwsq\n")
+        outcome = converted(here)
+        assert (outcome.code, expected in outcome.stderr) == (2, True)
+    (here / "kwsq.toml").write_text(f"[gate]\nthreshold = 1{'0' * 400}\n")
+    assert "[gate] threshold: found 1000" in converted(here).stderr
+    (here / "kwsq.toml").unlink()
     (here / "pyproject.toml").write_text("[tool.other]\nx = 1\n")
     assert converted(here).code == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["[tool]\nkwsq.budget.macs = {{ max = {0} }}", "tool.kwsq = {{ budget = {{ macs = {{ max = {0} }} }} }}"]
+)
+def test_settings_are_found_however_toml_writes_them(here: Path, text: str) -> None:
+    (here / "pyproject.toml").write_text(text.format(1))
+    assert converted(here).code == 1
+    (here / "pyproject.toml").write_text(text.format(10**6))
+    assert converted(here).code == 0
+    (here / "pyproject.toml").write_text('[project]\ndependencies = ["kwsq"]\n')
+    assert json.loads(converted(here).stdout)["result"]["budget"] == []

@@ -135,6 +135,35 @@ def test_a_conversions_report_is_judged_again(here: Path) -> None:
     assert kwsq("gate", "judge", "out/report.json", "--fa-margin", 9, "--frr-margin", 50).code in (0, 1)
 
 
+def test_the_budget_of_a_conversion_is_judged_again_with_its_gate(here: Path) -> None:
+    model = network(here)
+    evaluation(here, model)
+    wide = "[gate]\nfa_ratio_margin = 50\nrelative_fdr_margin = 50\nfrr_margin_pp = 50\naccuracy_margin_pp = 90\n"
+    (here / "kwsq.toml").write_text(f"{wide}[budget]\nmacs = {{ max = 1 }}\n", encoding="utf-8")
+    assert converted(here, model, 4).code == 1
+    for options in ((), ("--config", "kwsq.toml")):
+        again = kwsq("gate", "judge", "out/report.json", *options, "--json")
+        result = json.loads(again.stdout)["result"]
+        assert (again.code, result["verdict"]["status"]) == (1, "FAIL")
+        assert any(reason.startswith("budget macs: ") for reason in result["verdict"]["reasons"])
+    (here / "kwsq.toml").write_text(f"{wide}[budget]\nmacs = {{ max = 1e9 }}\n", encoding="utf-8")
+    assert kwsq("gate", "judge", "out/report.json").code == 0
+    (here / "kwsq.toml").write_text(wide, encoding="utf-8")
+    converted(here, model, 4)
+    (here / "kwsq.toml").write_text(f"{wide}[budget]\nmacs = {{ max = 1 }}\n", encoding="utf-8")
+    refused = kwsq("gate", "judge", "out/report.json")
+    assert (refused.code, "a report without measurements" in refused.stderr) == (2, True)
+
+
+def test_a_floor_that_the_report_knows_nothing_of_is_no_pass(here: Path) -> None:
+    model = network(here)
+    evaluation(here, model)
+    converted(here, model, 4)
+    (here / "floor.toml").write_text("[gate]\nmin_accuracy = 0.99\n", encoding="utf-8")
+    refused = kwsq("gate", "judge", "out/report.json", "--config", "floor.toml")
+    assert (refused.code, "a floor that was not set when the models ran" in refused.stderr) == (2, True)
+
+
 def test_the_report_renders_and_a_damaged_gate_in_it_is_refused(here: Path) -> None:
     model = network(here)
     evaluation(here, model)

@@ -1,10 +1,11 @@
 """All files or none, and nothing foreign is touched."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from kwsq.converter.output import MANIFEST, OutputDirectory
+from kwsq.converter.output import MANIFEST, OutputDirectory, check_new_file, write_file
 from kwsq.ir.errors import UsageError
 
 FILES = {"model.tflite": b"m", "report.json": b"{}", "report.html": b"<", MANIFEST: b"{}"}
@@ -160,3 +161,21 @@ def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None
     too_long = tmp_path / ("n" * 300)
     with pytest.raises(UsageError, match="output directory"):
         OutputDirectory.claim(too_long, force=False).publish(FILES)
+
+
+def test_a_single_file_goes_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    write_file(tmp_path / "link", b"new", "--output")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/null")):
+        for attempt in (lambda p: check_new_file(p, "--output", force=True), lambda p: write_file(p, b"", "--output")):
+            with pytest.raises(UsageError, match="found a device, a pipe or a socket; expected a file"):
+                attempt(place)
+    assert (tmp_path / "pipe").is_fifo()

@@ -173,6 +173,13 @@ def test_where_a_report_cannot_go_is_said_before_anything_is_compared(
     assert sorted(here.iterdir()) == files
 
 
+def test_a_report_does_not_take_the_place_of_the_scores(here: Path) -> None:
+    before = gated(here, 0.1) and (here / "ref.csv").read_bytes()
+    refused = gated(here, 0.1, "-o", "ref.csv", "--force")
+    assert (refused.code, "'ref.csv', which is read" in refused.stderr) == (2, True)
+    assert (here / "ref.csv").read_bytes() == before
+
+
 def test_a_report_is_judged_again_without_its_data(here: Path) -> None:
     assert gated(here, 0.1, "-o", "r.json").code == 3
     (here / "ref.csv").unlink()
@@ -322,6 +329,8 @@ def test_two_models_are_run_and_compared(here: Path) -> None:
     one = json.loads(kwsq(*pair, reference, "--keyword", 1).stdout)["result"]
     assert one["trials"]["positives"] == int((y == 1).sum())
     assert kwsq(*pair, reference, "--keyword", 9).code == 2
+    twice = kwsq(*pair, reference, "--keyword", 1, "--keyword", 1)  # would count its trials twice
+    assert (twice.code, "classes from 0, each once" in twice.stderr) == (2, True)
     assert kwsq("gate", "--reference", reference, "--candidate", reference).code == 2
 
 
