@@ -162,8 +162,8 @@ def check_options(options: ConvertOptions) -> None:
     if options.batch is not None and options.batch < 1:
         problems.append(Problem("--batch", str(options.batch), "1 or more", "correct the value"))
     problems += hop_problems(options.hop_ms)
-    if options.seed < 0:
-        problems.append(Problem("--seed", str(options.seed), "0 or more", "correct the value"))
+    if not 0 <= options.seed < 2**64:
+        problems.append(Problem("--seed", str(options.seed), "0 to 2**64 - 1", "correct the value"))
     if problems:
         raise UsageError(problems)
 

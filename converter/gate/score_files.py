@@ -72,6 +72,8 @@ def read_scores(path: Path, flag: str) -> ScoreFile:
     columns = reader(data, where)
     _check_columns(columns, where)
     converted = {name: _converted(name, values, where) for name, values in columns.items()}
+    if "group" in converted and not _has_groups(converted["group"], where):
+        del converted["group"]
     sizes = {name: values.size for name, values in converted.items()}
     if len(set(sizes.values())) != 1:
         raise UsageError(Problem(where, str(sizes), "columns of one length", "write one row per trial"))
@@ -174,6 +176,15 @@ def _converted(name: str, values: npt.NDArray[np.generic], where: str) -> npt.ND
         return np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
         raise UsageError(Problem(f"{where}, column {name}", str(error), "numbers", "correct the column")) from error
+
+
+def _has_groups(groups: npt.NDArray[np.generic], where: str) -> bool:
+    """Whether a column names groups; empty in every row it does not, empty in some they would be one group."""
+    empty = int((groups == "").sum())
+    if 0 < empty < groups.size:
+        found, expected = f"{empty} empty of {groups.size}", "a speaker or recording in every row, or in none"
+        raise UsageError(Problem(f"{where}, column group", found, expected, "name one for each trial"))
+    return not empty
 
 
 def _check_duplicates(file: ScoreFile, where: str) -> None:

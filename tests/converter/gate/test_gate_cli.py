@@ -173,6 +173,23 @@ def test_where_a_report_cannot_go_is_said_before_anything_is_compared(
     assert sorted(here.iterdir()) == files
 
 
+def test_an_empty_column_names_no_groups_and_a_cell_no_speaker(here: Path) -> None:
+    """Taken as a name, the empty one would be that of one large speaker."""
+    header, rows = "trial_id,label,score,duration,group", small()
+
+    def scored(groups: list[str]) -> Outcome:
+        for name, column in (("ref", 4), ("cand", 5)):
+            lines = [f"{row[0]},{row[1]},{row[column]},1.0,{group}" for row, group in zip(rows, groups, strict=True)]
+            (here / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+        return kwsq("gate", "--reference", "ref.csv", "--candidate", "cand.csv", "--json")
+
+    unknown = scored([""] * len(rows))
+    assert "needs 20" not in unknown.stdout
+    assert json.loads(unknown.stdout)["result"]["checks"]
+    partly = scored(["anna", *[""] * (len(rows) - 1)])
+    assert (partly.code, f"column group: found {len(rows) - 1} empty of {len(rows)}" in partly.stderr) == (2, True)
+
+
 def test_a_report_does_not_take_the_place_of_the_scores(here: Path) -> None:
     before = gated(here, 0.1) and (here / "ref.csv").read_bytes()
     refused = gated(here, 0.1, "-o", "ref.csv", "--force")
