@@ -30,13 +30,15 @@ def channels_last(rank: int, axis: int = 1, *, dims: int | None = None) -> Form:
     return (*head, *padding, *middle, axis)
 
 
-def unit_dimensions_added(form: Form, dims: int) -> Form:
-    """Returns the form padded to `dims` dimensions after its first one.
+def unit_dimensions_fitted(form: Form, dims: int) -> Form:
+    """Returns the form with `dims` dimensions: unit dimensions are added after its first one, or its first ones go.
 
-    >>> unit_dimensions_added((0, 2, 1), 4)
-    (0, None, 2, 1)
+    >>> unit_dimensions_fitted((0, 2, 1), 4), unit_dimensions_fitted((None, 0, None, 1, 2), 4)
+    ((0, None, 2, 1), (0, None, 1, 2))
     """
-    return (*form[:1], *[None] * (dims - len(form)), *form[1:])
+    surplus = [i for i, axis in enumerate(form) if axis is None][: max(0, len(form) - dims)]
+    kept = tuple(axis for i, axis in enumerate(form) if i not in surplus)
+    return (*kept[:1], *[None] * (dims - len(kept)), *kept[1:])
 
 
 def physical_shape(form: Form, shape: Shape) -> Shape:

@@ -14,7 +14,7 @@ from kwsq.ir.ops import Activation, ChannelAffine, Conv, Dense
 from kwsq.ir.quant import Affine, Codebook, IntRange, PerAxis, PerTensor, Unquantized
 from kwsq.passes.base import Level
 from kwsq.passes.lowering.context import LoweringContext, LoweringRefusedError, int8_grid
-from kwsq.passes.lowering.forms import channels_last, identity_form, physical_shape, unit_dimensions_added
+from kwsq.passes.lowering.forms import channels_last, identity_form, physical_shape, unit_dimensions_fitted
 from kwsq.passes.quantize_bias import LayerCodes, integer_bias, scale_from_bias
 
 Float64 = npt.NDArray[np.float64]
@@ -201,7 +201,7 @@ def lower_channel_affine(ctx: LoweringContext, node: Node) -> None:
     form = channels_last(x.rank, op.axis, dims=4)
     if np.ptp(gain) == 0 and np.ptp(offset) == 0:
         # One gain and offset for all: whatever is stored last serves as the channels, and nothing is transposed.
-        form = unit_dimensions_added(ctx.form(x.name), 4)
+        form = unit_dimensions_fitted(ctx.form(x.name), 4)
         channels = physical_shape(form, x.shape)[-1]
         gain, offset = np.full(channels, gain[0]), np.full(channels, offset[0])
     weight = _affine_weight(gain, offset, f"{node.name}/gain")

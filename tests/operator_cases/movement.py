@@ -64,6 +64,21 @@ MOVEMENT = {
     ),
     "squeeze_all": Case("(float[1,4,1,6] x) => (float[4,6] y) { h = Relu(x) y = Squeeze(h) }"),
     "squeeze_opset11": Case("(float[1,4,1] x) => (float[1,4] y) { y = Squeeze<axes=[-1]>(x) }", opset=11),
+    # Stored with a dimension more than the depthwise convolution of a gain takes.
+    "squeeze_5d_gain_conv": Case(
+        "(float[1,1,1,49,10] x, float c, float[2,1,3,3] w) => (float[1,2,47,8] y) {"
+        " ax = Constant<value_ints=[1]>() s = Squeeze(x, ax) m = Mul(s, c) y = Conv(m, w) }",
+        constants={"c": 0.25},
+        lsb=2,
+    ),
+    "squeeze_5d_first_neg": Case(
+        "(float[1,2,3,4,2] x) => (float[2,3,4,2] y) { ax = Constant<value_ints=[0]>() s = Squeeze(x, ax) y = Neg(s) }"
+    ),
+    "squeeze_5d_last_hard_sigmoid": Case(
+        "(float[2,3,4,2,1] x) => (float[2,3,4,2] y) {"
+        " ax = Constant<value_ints=[-1]>() s = Squeeze(x, ax) y = HardSigmoid(s) }",
+        lsb=2,
+    ),
     "unsqueeze_conv": Case(
         "(float[1,9,10] x, float[4,1,3,3] w) => (float[1,4,7,8] y) {"
         " ax = Constant<value_ints=[1]>() a = Unsqueeze(x, ax) y = Conv(a, w) }"

@@ -17,7 +17,7 @@ from kwsq.passes.lowering.forms import (
     renumbered,
     same_order,
     transpose_perm,
-    unit_dimensions_added,
+    unit_dimensions_fitted,
     unit_reshape_mapping,
     without,
 )
@@ -116,5 +116,8 @@ def test_small_ones() -> None:
     assert channels_last(3, 0, dims=4) == (None, 1, 2, 0)
     assert channels_last(4, 2) == (0, 1, 3, 2)
     assert without((0, None, 2, 1), (2,)) == (0, None, 1)
-    assert unit_dimensions_added((0, 1), 4) == (0, None, None, 1)
-    assert unit_dimensions_added((0, 2, 3, 1), 4) == (0, 2, 3, 1)
+    assert unit_dimensions_fitted((0, 1), 4) == (0, None, None, 1)
+    assert unit_dimensions_fitted((0, 2, 3, 1), 4) == (0, 2, 3, 1)
+    assert unit_dimensions_fitted((None, 0, 1, 2, 3), 4) == (0, 1, 2, 3)
+    assert unit_dimensions_fitted((None, None, None, 2, 3), 4) == (None, None, 2, 3)
+    assert unit_dimensions_fitted((0, 1, 2, 3, None), 4) == (0, 1, 2, 3)
