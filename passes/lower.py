@@ -13,6 +13,7 @@ from kwsq.ir import lowered as low
 from kwsq.ir.errors import Problem
 from kwsq.ir.graph import Graph, Node
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredTensor, verify
+from kwsq.ir.numerics import KernelRangeError
 from kwsq.ir.ops import Conv, Dense
 from kwsq.ir.quant import Unquantized
 from kwsq.passes.base import Note
@@ -129,7 +130,7 @@ def _lower_node(ctx: LoweringContext, node: Node) -> list[Problem]:
         lowering_of(node)(ctx, node)
     except LoweringRefusedError as error:
         refused = error
-    except ValueError as error:
+    except KernelRangeError as error:
         # The arithmetic of a kernel refuses a ratio of scales that its multipliers cannot hold.
         expected, remedy = "scales int8 kernels can hold", "check the ranges the quantizers of this layer learned"
         refused = LoweringRefusedError(str(error), expected, remedy)

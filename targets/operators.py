@@ -58,7 +58,7 @@ def describe(call: Call) -> Description:
         call: operator and its tensors; their contents are not looked at.
 
     Raises:
-        ValueError: the scales are out of the arithmetic's range.
+        KernelRangeError: the scales are out of the arithmetic's range.
     """
     return ROWS[type(call.op)](call)
 

@@ -99,7 +99,7 @@ def constraint_scales(graph: LoweredGraph, node: LoweredNode) -> str | None:
         describe(call)
         if isinstance(node.op, LAYERS):
             _derive_multipliers(call)
-    except ValueError as error:
+    except numerics.KernelRangeError as error:
         return str(error)
     return None
 

@@ -53,6 +53,7 @@ from kwsq.ir.numerics.elementwise import (
     sub,
 )
 from kwsq.ir.numerics.fixed_point import (
+    KernelRangeError,
     multiply_by_quantized_multiplier,
     quantize_multiplier,
     quantize_multipliers,
@@ -126,6 +127,7 @@ __all__ = [
     "TANH_OUTPUT",
     "FixedPointParams",
     "Grid",
+    "KernelRangeError",
     "MeanParams",
     "MulParams",
     "Operand",

@@ -17,6 +17,7 @@ from kwsq.ir.numerics.fixed_point import (
     Int8Array,
     Int32Array,
     Int64Array,
+    KernelRangeError,
     multiply_by_quantized_multiplier,
     quantize_multiplier,
     rounding_divide_by_pot,
@@ -53,7 +54,7 @@ def relu_table(source: Grid, target: Grid, *, low: float | None = 0.0, high: flo
         (256,) int8.
 
     Raises:
-        ValueError: the ratio of the scales is out of range.
+        KernelRangeError: the ratio of the scales is out of range.
 
     Source: LiteRT ``ReluPrepare``, ``QuantizedReluX``; docs/quantization.md (22).
     """
@@ -74,7 +75,7 @@ def leaky_relu_table(source: Grid, target: Grid, *, alpha: float) -> Int8Array:
         (256,) int8.
 
     Raises:
-        ValueError: a multiplier is out of range.
+        KernelRangeError: a multiplier is out of range.
 
     Source: LiteRT ``LeakyReluPrepare``, ``QuantizeLeakyRelu``; docs/quantization.md (23).
     """
@@ -108,7 +109,7 @@ def derive_prelu(source: Grid, alpha: Grid, target: Grid) -> PreluParams:
         the constants for `prelu`.
 
     Raises:
-        ValueError: a multiplier is out of range.
+        KernelRangeError: a multiplier is out of range.
 
     Source: LiteRT ``PreluPrepare``; docs/quantization.md (23).
     """
@@ -148,7 +149,7 @@ def abs_table(source: Grid, target: Grid) -> Int8Array:
         (256,) int8.
 
     Raises:
-        ValueError: the ratio of the scales is out of range.
+        KernelRangeError: the ratio of the scales is out of range.
 
     Source: LiteRT ``AbsEvalQuantized``; docs/quantization.md (22).
     """
@@ -209,7 +210,7 @@ def hard_swish_table(source: Grid, target: Grid) -> Int8Array:
         (256,) int8.
 
     Raises:
-        ValueError: the scales are out of the kernel's range.
+        KernelRangeError: the scales are out of the kernel's range.
 
     Source: LiteRT ``HardSwishPrepare``, ``reference/hard_swish.h``; docs/quantization.md (24), (25).
     """
@@ -218,7 +219,7 @@ def hard_swish_table(source: Grid, target: Grid) -> Int8Array:
     gate_q15, gate_exponent = _multiplier_q15(raised_scale / np.float32(3.0 / 32768.0))
     # A 16-bit right shift by 16 or more is undefined in the kernel.
     if not -15 <= output_exponent <= 0 or gate_exponent < -15:
-        raise ValueError(
+        raise KernelRangeError(
             f"HARD_SWISH: found scales {source.scale} -> {target.scale}, expected a ratio in [2**-9, 128) "
             "and an input scale above 2e-7; requantize before or after"
         )

@@ -16,6 +16,7 @@ from kwsq.ir.numerics.fixed_point import (
     INT8_MAX,
     INT8_MIN,
     Int8Array,
+    KernelRangeError,
     multiply_by_quantized_multiplier,
     quantize_multiplier,
     round_half_away,
@@ -40,7 +41,9 @@ def float32_scale(scale: float, what: str = "scale") -> np.float32:
     """
     single = np.float32(scale)
     if not (np.isfinite(single) and single > 0):
-        raise ValueError(f"{what}: found {scale!r}, expected a finite scale > 0; check where the scale was computed")
+        raise KernelRangeError(
+            f"{what}: found {scale!r}, expected a finite scale > 0; check where the scale was computed"
+        )
     if float(single) != float(scale):
         raise ValueError(f"{what}: found {scale!r}, expected an exact float32; round it once with numpy.float32")
     return single
@@ -64,7 +67,7 @@ class Grid:
     def __post_init__(self) -> None:
         float32_scale(self.scale)
         if not INT8_MIN <= self.zero_point <= 255:
-            raise ValueError(f"zero point: found {self.zero_point}, expected an 8-bit code; check the range")
+            raise KernelRangeError(f"zero point: found {self.zero_point}, expected an 8-bit code; check the range")
 
 
 def activation_range(low: float | None, high: float | None, *, scale: float, zero_point: int) -> tuple[int, int]:
@@ -93,7 +96,7 @@ def activation_range(low: float | None, high: float | None, *, scale: float, zer
 def _bound_code(bound: float, scale: np.float32, zero_point: int) -> int:
     steps = round_half_away(np.float32(bound) / scale)  # the division rounds to float32, as in the kernel
     if abs(float(steps)) > 2**31 - 1:
-        raise ValueError(
+        raise KernelRangeError(
             f"activation bound {bound}: found {float(steps)} steps, expected int32; check the output scale"
         )
     return zero_point + int(steps)
@@ -175,7 +178,7 @@ def derive_requantize(source: Grid, target: Grid, *, target_is_unsigned: bool = 
         the constants for `requantize`.
 
     Raises:
-        ValueError: the ratio of the scales is out of range.
+        KernelRangeError: the ratio of the scales is out of range.
 
     Source: LiteRT QUANTIZE Prepare (double division); docs/quantization.md (4), (8).
     """

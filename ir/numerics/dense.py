@@ -36,7 +36,7 @@ def fully_connected(x: Int8Array, weights: Int8Array, bias: Int32Array | None, p
         (..., C_out) int8.
 
     Raises:
-        ValueError: the accumulator bound exceeds int32.
+        KernelRangeError: the accumulator bound exceeds int32.
 
     Source: LiteRT ``reference_integer_ops::FullyConnected``; docs/quantization.md (13), (14a), (15b).
     """
@@ -58,7 +58,7 @@ def fully_connected_sums(
         (..., C_out) int32.
 
     Raises:
-        ValueError: the accumulator bound exceeds int32.
+        KernelRangeError: the accumulator bound exceeds int32.
 
     Source: docs/quantization.md (13).
     """
@@ -80,7 +80,7 @@ def batch_matmul(a: Int8Array, b: Int8Array, params: FixedPointParams, *, b_zero
         (..., M, N) int8.
 
     Raises:
-        ValueError: the accumulator bound exceeds int32.
+        KernelRangeError: the accumulator bound exceeds int32.
 
     Source: LiteRT ``reference_ops::BatchMatMul``; docs/quantization.md (15a), (17).
     """

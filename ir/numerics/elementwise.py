@@ -30,6 +30,7 @@ from kwsq.ir.numerics.fixed_point import (
     INT8_MIN,
     Int8Array,
     Int32Array,
+    KernelRangeError,
     multiply_by_quantized_multiplier,
     quantize_multiplier,
 )
@@ -86,7 +87,7 @@ def _below_one(real: float, operator: str) -> tuple[int, int]:
     """Quantize a multiplier >= 1 of which makes the kernel's Prepare abort the process."""
     multiplier, shift = quantize_multiplier(real)
     if real >= 1.0 or shift > 0:
-        raise ValueError(
+        raise KernelRangeError(
             f"{operator}: found the output multiplier {real!r}, expected below 1; enlarge the output scale"
         )
     return multiplier, shift
@@ -113,7 +114,7 @@ def derive_add(a: Grid, b: Grid, output: Grid, *, low: int = INT8_MIN, high: int
         the constants for `add`.
 
     Raises:
-        ValueError: the output scale is so small that the runtime would abort.
+        KernelRangeError: the output scale is so small that the runtime would abort.
 
     Source: LiteRT ADD Prepare; docs/quantization.md (18).
     """
@@ -136,7 +137,7 @@ def derive_sub(a: Grid, b: Grid, output: Grid, *, low: int = INT8_MIN, high: int
         the constants for `sub`.
 
     Raises:
-        ValueError: the output scale is so small that the runtime would abort or shift by a negative amount.
+        KernelRangeError: the output scale is so small that the runtime would abort or shift by a negative amount.
 
     Source: LiteRT SUB Prepare; docs/quantization.md (18).
     """
@@ -157,7 +158,7 @@ def derive_squared_difference(a: Grid, b: Grid, output: Grid) -> SumParams:
         the constants for `squared_difference`.
 
     Raises:
-        ValueError: the output scale is so small that the runtime would abort.
+        KernelRangeError: the output scale is so small that the runtime would abort.
 
     Source: LiteRT SQUARED_DIFFERENCE Prepare; docs/quantization.md (20).
     """
@@ -181,7 +182,7 @@ def derive_mul(a: Grid, b: Grid, output: Grid, *, low: int = INT8_MIN, high: int
         the constants for `mul`.
 
     Raises:
-        ValueError: the effective scale is out of range.
+        KernelRangeError: the effective scale is out of range.
 
     Source: LiteRT MUL Prepare; docs/quantization.md (19).
     """

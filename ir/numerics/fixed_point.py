@@ -28,6 +28,13 @@ FloatArray = NDArray[np.float64]
 _BELOW_HALF = 0.5 - 2.0**-54
 
 
+class KernelRangeError(ValueError):
+    """Scales or sizes of a model that a kernel cannot compute with.
+
+    Its text is shown to users as a statement about their model; a plain ValueError is a defect of kwsq.
+    """
+
+
 def round_half_away(x: ArrayLike) -> FloatArray:
     """Round to the nearest integer, ties away from zero (C ``round``).
 
@@ -96,12 +103,12 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
         ``(multiplier_q31, shift)`` with multiplier 0 or in [2**30, 2**31) and shift in [-31, 31].
 
     Raises:
-        ValueError: ``real`` is NaN, infinite, negative, or >= 2**31 (no int32 survives such a scale).
+        KernelRangeError: ``real`` is NaN, infinite, negative, or >= 2**31 (no int32 survives such a scale).
 
     Source: LiteRT ``QuantizeMultiplier``; docs/quantization.md (4).
     """
     if not math.isfinite(real) or real < 0.0:
-        raise ValueError(f"quantize_multiplier: found {real!r}, expected a finite value >= 0; check the scales")
+        raise KernelRangeError(f"quantize_multiplier: found {real!r}, expected a finite value >= 0; check the scales")
     fraction, shift = math.frexp(real)
     multiplier = int(round_half_away(fraction * 2.0**31))
     if multiplier == 2**31:
@@ -109,7 +116,7 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     if shift < -31:
         return 0, 0
     if shift > 31:
-        raise ValueError(f"quantize_multiplier: found {real!r}, expected a value below 2**31; check the scales")
+        raise KernelRangeError(f"quantize_multiplier: found {real!r}, expected a value below 2**31; check the scales")
     return multiplier, shift
 
 
@@ -123,7 +130,7 @@ def quantize_multipliers(reals: ArrayLike) -> tuple[Int32Array, Int32Array]:
         ``(multiplier_q31, shift)``, int32 arrays of the same shape.
 
     Raises:
-        ValueError: as `quantize_multiplier`.
+        KernelRangeError: as `quantize_multiplier`.
 
     Source: LiteRT ``PopulateConvolutionQuantizationParams``; docs/quantization.md (4).
     """

@@ -30,6 +30,7 @@ from kwsq.ir.numerics.fixed_point import (
     Int8Array,
     Int32Array,
     Int64Array,
+    KernelRangeError,
     multiply_by_quantized_multiplier,
     quantize_multipliers,
     round_half_away,
@@ -144,7 +145,7 @@ def derive_fixed_point(
         the constants.
 
     Raises:
-        ValueError: a multiplier is out of range.
+        KernelRangeError: a multiplier is out of range.
 
     Source: docs/quantization.md (4), (14).
     """
@@ -219,12 +220,12 @@ def exact_float(bound: int) -> type[np.floating[Any]]:
         ``numpy.float32`` or ``numpy.float64``.
 
     Raises:
-        ValueError: ``bound`` is above 2**31 - 1: an int32 accumulator may overflow.
+        KernelRangeError: ``bound`` is above 2**31 - 1: an int32 accumulator may overflow.
 
     Source: IEEE 754 significand widths; docs/quantization.md (13).
     """
     if bound > INT32_MAX:
-        raise ValueError(f"accumulator bound: found {bound}, expected at most 2**31 - 1; split the layer")
+        raise KernelRangeError(f"accumulator bound: found {bound}, expected at most 2**31 - 1; split the layer")
     return np.float32 if bound < 2**24 else np.float64
 
 

@@ -19,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kwsq.ir.numerics.affine import Grid
-from kwsq.ir.numerics.fixed_point import INT8_MAX, INT8_MIN, Int8Array, round_half_away, saturate
+from kwsq.ir.numerics.fixed_point import (
+    INT8_MAX,
+    INT8_MIN,
+    Int8Array,
+    KernelRangeError,
+    round_half_away,
+    saturate,
+)
 
 Float32Array = NDArray[np.float32]
 
@@ -56,7 +63,7 @@ def _table(function: Callable[[Float32Array], Float32Array], source: Grid, targe
     with np.errstate(over="ignore"):
         scaled = function(real) * inverse
     if not (np.abs(scaled) < 2.0**31).all():
-        raise ValueError(
+        raise KernelRangeError(
             f"lookup table: found {float(np.abs(scaled).max())} output steps, expected less than 2**31, "
             "beyond which the kernel's cast is undefined; enlarge the output scale or narrow the input range"
         )
@@ -80,12 +87,12 @@ def logistic_table(source: Grid, target: Grid) -> Int8Array:
         (256,) int8 for `look_up`.
 
     Raises:
-        ValueError: another output scale, which the runtime refuses.
+        KernelRangeError: another output scale, which the runtime refuses.
 
     Source: LiteRT LOGISTIC Prepare; docs/quantization.md (26).
     """
     if target.scale != LOGISTIC_OUTPUT.scale:
-        raise ValueError(f"LOGISTIC: found output scale {target.scale}, expected 1/256; requantize after it")
+        raise KernelRangeError(f"LOGISTIC: found output scale {target.scale}, expected 1/256; requantize after it")
     one = np.float32(1.0)
     return _table(lambda x: one / (one + _rounded(np.exp, -x)), source, target)
 
@@ -101,7 +108,7 @@ def tanh_table(source: Grid, target: Grid) -> Int8Array:
         (256,) int8 for `look_up`.
 
     Raises:
-        ValueError: an entry is beyond 2**31 output steps.
+        KernelRangeError: an entry is beyond 2**31 output steps.
 
     Source: LiteRT TANH Prepare; docs/quantization.md (26).
     """
@@ -119,7 +126,7 @@ def exp_table(source: Grid, target: Grid) -> Int8Array:
         (256,) int8 for `look_up`.
 
     Raises:
-        ValueError: an entry is beyond 2**31 output steps.
+        KernelRangeError: an entry is beyond 2**31 output steps.
 
     Source: LiteRT EXP Prepare; docs/quantization.md (26).
     """
@@ -137,7 +144,7 @@ def log_table(source: Grid, target: Grid) -> Int8Array:
         (256,) int8 for `look_up`.
 
     Raises:
-        ValueError: an entry is beyond 2**31 output steps.
+        KernelRangeError: an entry is beyond 2**31 output steps.
 
     Source: LiteRT LOG Prepare; docs/quantization.md (26).
     """
@@ -162,7 +169,7 @@ def gelu_table(source: Grid, target: Grid, *, approximate: bool) -> Int8Array:
         (256,) int8 for `look_up`.
 
     Raises:
-        ValueError: an entry is beyond 2**31 output steps.
+        KernelRangeError: an entry is beyond 2**31 output steps.
 
     Source: LiteRT ``reference/gelu.h``; docs/quantization.md (26).
     """

@@ -13,7 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from kwsq.ir.numerics.affine import Grid
-from kwsq.ir.numerics.fixed_point import Int8Array
+from kwsq.ir.numerics.fixed_point import (
+    Int8Array,
+    KernelRangeError,
+)
 
 
 def pad(x: Int8Array, padding: Sequence[tuple[int, int]], *, zero_point: int) -> Int8Array:
@@ -44,11 +47,13 @@ def concatenate(parts: Sequence[tuple[Int8Array, Grid]], *, axis: int, output: G
         int8.
 
     Raises:
-        ValueError: a grid differs from the output's, which the int8 kernel refuses.
+        KernelRangeError: a grid differs from the output's, which the int8 kernel refuses.
 
     Source: LiteRT CONCATENATION Prepare; docs/quantization.md (34).
     """
     for position, (_, grid) in enumerate(parts):
         if grid != output:
-            raise ValueError(f"CONCATENATION: found {grid} on input {position}, expected {output}; requantize it first")
+            raise KernelRangeError(
+                f"CONCATENATION: found {grid} on input {position}, expected {output}; requantize it first"
+            )
     return np.concatenate([codes for codes, _ in parts], axis=axis)

@@ -10,7 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from kwsq.ir.numerics.fixed_point import INT8_MAX, INT8_MIN, Int8Array, Int32Array, saturate
+from kwsq.ir.numerics.fixed_point import (
+    INT8_MAX,
+    INT8_MIN,
+    Int8Array,
+    Int32Array,
+    KernelRangeError,
+    saturate,
+)
 from kwsq.ir.numerics.window import Window, pad_for_window, tap_view
 
 
@@ -30,13 +37,15 @@ def average_pool2d(
         (N, OH, OW, C) int8, rounded half away from zero *in codes*.
 
     Raises:
-        ValueError: a window covers no pixel, which the runtime refuses.
+        KernelRangeError: a window covers no pixel, which the runtime refuses.
 
     Source: LiteRT ``reference_integer_ops::AveragePool``; docs/quantization.md (31).
     """
     counts = _pixels_covered(x, kernel, window)
     if (counts == 0).any():
-        raise ValueError("AVERAGE_POOL_2D: found a window outside the image, expected a pixel; reduce the padding")
+        raise KernelRangeError(
+            "AVERAGE_POOL_2D: found a window outside the image, expected a pixel; reduce the padding"
+        )
     padded = pad_for_window(x, kernel=kernel, window=window, value=0)
     total = np.zeros((x.shape[0], *window.output_size, x.shape[3]), dtype=np.int32)
     for row, column in np.ndindex(*kernel):

@@ -21,6 +21,7 @@ from kwsq.ir.numerics.fixed_point import (
     Int8Array,
     Int32Array,
     Int64Array,
+    KernelRangeError,
     multiply_by_quantized_multiplier,
     quantize_multiplier,
     rounding_divide_by_pot,
@@ -88,14 +89,14 @@ def derive_rsqrt(source: Grid, target: Grid) -> RsqrtParams:
         the constants for `rsqrt`.
 
     Raises:
-        ValueError: the effective scale needs a right shift beyond 31 bits, undefined in the kernel.
+        KernelRangeError: the effective scale needs a right shift beyond 31 bits, undefined in the kernel.
 
     Source: LiteRT ``SetRsqrtOutputMultiplier``, ``RsqrtEvalQuantizedInt8``; docs/quantization.md (36).
     """
     real = 1.0 / float(np.sqrt(np.float32(source.scale)) * np.float32(target.scale))
     multiplier, shift = quantize_multiplier(real)
     if shift < _RAISED_BITS - 31:
-        raise ValueError(
+        raise KernelRangeError(
             f"RSQRT: found the output multiplier {real!r}, expected at least 2**-12; use a smaller output scale"
         )
     steps = np.arange(1, INT8_MAX - source.zero_point + 1, dtype=np.int32)
@@ -120,12 +121,12 @@ def rsqrt(x: Int8Array, params: RsqrtParams) -> Int8Array:
         int8, same shape.
 
     Raises:
-        ValueError: a code is below the zero point, at which the runtime fails to invoke.
+        KernelRangeError: a code is below the zero point, at which the runtime fails to invoke.
 
     Source: LiteRT ``RsqrtEvalQuantizedInt8``; docs/quantization.md (36).
     """
     if x.size and int(x.min()) < params.input_zero_point:
-        raise ValueError(
+        raise KernelRangeError(
             f"RSQRT: found code {int(x.min())}, expected at least the zero point {params.input_zero_point}; put the "
             "zero point at -128"
         )

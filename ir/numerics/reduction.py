@@ -20,6 +20,7 @@ from kwsq.ir.numerics.fixed_point import (
     INT8_MAX,
     INT8_MIN,
     Int8Array,
+    KernelRangeError,
     multiply_by_quantized_multiplier,
     quantize_multiplier,
     saturate,
@@ -56,12 +57,12 @@ def derive_mean(source: Grid, target: Grid, *, count: int) -> MeanParams:
         the constants for `mean`.
 
     Raises:
-        ValueError: the ratio of the scales is out of range, or ``count`` < 1.
+        KernelRangeError: the ratio of the scales is out of range, or ``count`` < 1.
 
     Source: LiteRT ``PrepareMeanOrSum``, ``reference_ops::QuantizedMeanOrSum``; docs/quantization.md (33).
     """
     if count < 1:
-        raise ValueError(f"MEAN: found {count} elements, expected at least 1; check the axes")
+        raise KernelRangeError(f"MEAN: found {count} elements, expected at least 1; check the axes")
     multiplier, shift = quantize_multiplier(source.scale / target.scale)
     raised = min(count.bit_length() - 1, 32, 31 + shift)
     folded = (multiplier << raised) // count

@@ -25,6 +25,7 @@ from kwsq.ir.numerics.fixed_point import (
     Int8Array,
     Int32Array,
     Int64Array,
+    KernelRangeError,
     quantize_multiplier,
     rounding_divide_by_pot,
     saturate,
@@ -139,7 +140,9 @@ def derive_softmax(*, input_scale: float, beta: float = 1.0) -> SoftmaxParams:
     factor = float(float32_scale(beta, "beta"))
     real = min(factor * scale * 2.0 ** (31 - _DIFFERENCE_BITS), 2.0**31 - 1.0)
     if real <= 1.0:
-        raise ValueError(f"SOFTMAX: found beta * input scale {factor * scale!r}, expected above 2**-26; rescale it")
+        raise KernelRangeError(
+            f"SOFTMAX: found beta * input scale {factor * scale!r}, expected above 2**-26; rescale it"
+        )
     multiplier, left_shift = quantize_multiplier(real)
     radius = (2**_DIFFERENCE_BITS - 1) * 2.0 ** (31 - _DIFFERENCE_BITS) / 2.0**left_shift
     return SoftmaxParams(multiplier, left_shift, -math.floor(radius))
@@ -174,12 +177,12 @@ def softmax(x: Int8Array, params: SoftmaxParams) -> Int8Array:
         (..., K) int8 on the grid (1/256, -128).
 
     Raises:
-        ValueError: K is 512 or more: a sum of 512 makes the runtime abort the process.
+        KernelRangeError: K is 512 or more: a sum of 512 makes the runtime abort the process.
 
     Source: LiteRT ``reference_ops::Softmax``; docs/quantization.md (27)-(30).
     """
     if x.shape[-1] >= _MAX_SUM:
-        raise ValueError(f"SOFTMAX: found {x.shape[-1]} classes, expected fewer than {_MAX_SUM}; split the layer")
+        raise KernelRangeError(f"SOFTMAX: found {x.shape[-1]} classes, expected fewer than {_MAX_SUM}; split the layer")
     difference = x.max(axis=-1, keepdims=True).astype(np.int64) - x
     live = difference <= -params.lowest_difference
     exponential: Int64Array = exp_difference_table(params).astype(np.int64)[difference]

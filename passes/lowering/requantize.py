@@ -14,7 +14,16 @@ import numpy.typing as npt
 from kwsq.ir import lowered as low
 from kwsq.ir.graph import Node
 from kwsq.ir.lowered import DType, LoweredOp
-from kwsq.ir.numerics import Grid, activation_range, add, derive_add, derive_requantize, relu_table, requantize_table
+from kwsq.ir.numerics import (
+    Grid,
+    KernelRangeError,
+    activation_range,
+    add,
+    derive_add,
+    derive_requantize,
+    relu_table,
+    requantize_table,
+)
 from kwsq.ir.ops import Activation
 from kwsq.passes.lowering.context import LoweringContext, int8_grid
 from kwsq.passes.lowering.forms import Form
@@ -78,7 +87,7 @@ def _adds_exactly(source: Grid, target: Grid, activation: Activation) -> bool:
     bounds = _codes(target, activation)
     try:
         params = derive_add(source, Grid(source.scale, 0), target, low=bounds[0], high=bounds[1])
-    except ValueError:
+    except KernelRangeError:
         return False  # the ratio of the scales is out of ADD's range
     table = add(CODES, np.zeros(1, np.int8), params)
     return grid_error(table, source, target, activation) <= ROUNDING_BOUND

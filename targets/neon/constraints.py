@@ -13,7 +13,7 @@ from kwsq.ir import lowered as ir
 from kwsq.ir.errors import Problem
 from kwsq.ir.execute import run_integer
 from kwsq.ir.lowered import DType, LoweredGraph, LoweredNode
-from kwsq.ir.numerics import LOGISTIC_OUTPUT, Grid
+from kwsq.ir.numerics import LOGISTIC_OUTPUT, Grid, KernelRangeError
 from kwsq.targets.base import Constraint
 from kwsq.targets.draft import same_grid
 from kwsq.targets.neon.padding import padding_scheme
@@ -82,7 +82,7 @@ def constraint_scales(graph: LoweredGraph, node: LoweredNode) -> str | None:
     zeros = {n: np.full(graph[n].shape, graph[n].zero_point, graph[n].dtype.numpy) for n in inputs}
     try:
         run_integer(LoweredGraph(node.name, (node,), tensors, inputs, node.outputs), zeros)
-    except ValueError as error:
+    except KernelRangeError as error:
         return str(error)
     return None
 

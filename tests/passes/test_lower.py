@@ -9,10 +9,12 @@ from builders import Model, codes_of, grid, kinds, lowered, lsb_distance, op_nod
 from kwsq.ir import ops
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_float, run_integer
-from kwsq.ir.graph import Graph, Op
+from kwsq.ir.graph import Graph, Node, Op
 from kwsq.ir.lowered import DType, verify
 from kwsq.ir.quant import Affine, IntRange, PerAxis
 from kwsq.passes.lower import check_lowerable
+from kwsq.passes.lowering import table
+from kwsq.passes.lowering.context import LoweringContext
 
 X, Y = grid(0.05), grid(0.0317, -9)
 
@@ -163,6 +165,29 @@ def test_an_operator_outside_its_pattern_is_told_the_pattern(op: Op, found: str,
     (problem,) = error.value.problems
     assert found in problem.found
     assert expected in problem.expected
+
+
+def averaged(spec: Affine, target: Affine) -> Graph:
+    """Returns a mean over time between two grids."""
+    model = Model()
+    mean = model.node(ops.Mean((2,), False), model.input("x", (1, 2, 4), spec))
+    return model.graph(model.quantize(mean, target))
+
+
+def test_a_ratio_of_scales_beyond_the_multipliers_is_refused() -> None:
+    # 1e5 / 1e-6 is more than the 2**31 a multiplier holds.
+    with pytest.raises(UnsupportedModelError, match="expected scales int8 kernels can hold") as error:
+        lowered(averaged(grid(1e5), grid(1e-6)))
+    assert "expected a value below 2**31" in str(error.value)
+
+
+def test_a_defect_of_a_lowering_is_no_statement_about_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(ctx: LoweringContext, node: Node) -> None:
+        raise ValueError("too many values to unpack")
+
+    monkeypatch.setitem(table.LOWERINGS, ops.Mean, defect)
+    with pytest.raises(ValueError, match="too many values"):
+        lowered(averaged(X, Y))
 
 
 def test_a_scalar_input_has_no_integer_form() -> None:

@@ -12,13 +12,16 @@ from lowered_models import LoweredModel, random_inputs
 from kwsq.ir import lowered as ir
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_integer
+from kwsq.ir.execute.call import Call
 from kwsq.ir.lowered import DType, LoweredGraph
 from kwsq.ir.ops import Activation
+from kwsq.targets import rules
 from kwsq.targets.accel.execute import run_pack
 from kwsq.targets.accel.format import Section
 from kwsq.targets.accel.reader import read
 from kwsq.targets.accel.target import AccelTarget
 from kwsq.targets.base import TargetOptions, load_target
+from kwsq.targets.operators import Description
 
 
 def refusal(graph: LoweredGraph) -> str:
@@ -91,6 +94,15 @@ def test_scales_beyond_the_multipliers_are_refused() -> None:
     model = LoweredModel()
     x = model.input("x", (1, 6), (1e5, 0))
     assert "found" in refusal(model.graph(model.unary(ir.Rectify(Activation.RELU), x, (1e-6, 0))))
+
+
+def test_a_defect_of_a_description_is_no_statement_about_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(call: Call) -> Description:
+        raise ValueError("too many values to unpack")
+
+    monkeypatch.setattr(rules, "describe", defect)
+    with pytest.raises(ValueError, match="too many values"):
+        AccelTarget().legalize(dense(), TargetOptions(container="stream"))
 
 
 # ---- sizes ----

@@ -13,6 +13,7 @@ from kwsq.converter.runtimes.litert import KernelSet, run_litert
 from kwsq.ir import lowered as ir
 from kwsq.ir.errors import UnsupportedModelError
 from kwsq.ir.execute import run_integer
+from kwsq.ir.ops import Activation
 from kwsq.targets.base import TargetOptions
 from kwsq.targets.neon.constraints import MAX_RANK
 from kwsq.targets.neon.legalize import legalize
@@ -178,6 +179,23 @@ def test_the_largest_rank_runs_and_one_more_is_refused(op: type[ir.LoweredOp]) -
             assert np.abs(array.astype(int) - expected[name]).max() <= (kernels is not KernelSet.REFERENCE)
     with pytest.raises(UnsupportedModelError, match=f"{MAX_RANK[op] + 1} dimensions"):
         legalize(high_rank(op, MAX_RANK[op] + 1), DEFAULTS)
+
+
+def test_scales_beyond_the_multipliers_are_refused() -> None:
+    model = LoweredModel()
+    x = model.input("x", (1, 6), (1e5, 0))
+    with pytest.raises(UnsupportedModelError, match="expected a value below"):
+        legalize(model.graph(model.unary(ir.Rectify(Activation.RELU), x, (1e-6, 0))), DEFAULTS)
+
+
+def test_a_defect_of_the_executor_is_no_statement_about_scales() -> None:
+    """A depthwise layer with fewer outputs than inputs, which no lowering makes."""
+    model = LoweredModel()
+    y = model.depthwise(model.input("x", (1, 4, 4, 2)), (1, 1))
+    x = model.nodes[0].inputs[0]
+    model.tensors[x] = replace(model.tensors[x], shape=(1, 4, 4, 3))
+    with pytest.raises(ValueError, match="check the weight layout"):
+        legalize(model.graph(y), DEFAULTS)
 
 
 def test_asymmetric_weights_are_refused() -> None:
