@@ -19,7 +19,6 @@ from kwsq.passes.lowering.forms import (
     channels_last,
     identity_form,
     order,
-    physical_shape,
     renumbered,
     without,
 )
@@ -139,8 +138,12 @@ def _mean_as_product(ctx: LoweringContext, node: Node) -> bool:
     return True
 
 
-def reduction(make: Callable[[tuple[int, ...]], LoweredOp]) -> Callable[[LoweringContext, Node], None]:
-    """Returns the lowering of a reduction; reduced dimensions are not stored."""
+def reduction(make: Callable[[tuple[int, ...], bool], LoweredOp]) -> Callable[[LoweringContext, Node], None]:
+    """Returns the lowering of a reduction; reduced dimensions are not stored while any other is.
+
+    Args:
+        make: returns the operator for stored axes, and whether they stay as unit dimensions.
+    """
 
     def lowering(ctx: LoweringContext, node: Node) -> None:
         op = node.op
@@ -157,17 +160,18 @@ def reduction(make: Callable[[tuple[int, ...]], LoweredOp]) -> Callable[[Lowerin
         dropped = [i for i, axis in enumerate(stored) if (axis is None and i > 0) or axis in op.axes]
         axes = tuple(dropped)
         kept = tuple(axis for i, axis in enumerate(stored) if i not in dropped)
-        rank = ctx.graph[node.outputs[0]].rank
         survivors = [axis for axis in range(x.rank) if axis not in op.axes]
         mapping = {a: a for a in survivors} if op.keepdims else {a: i for i, a in enumerate(survivors)}
         form = renumbered(kept, mapping)
-        if not form and rank == 0:
+        if not kept and ctx.graph[node.outputs[0]].rank == 0:
             raise LoweringRefusedError(
                 "a reduction to a scalar", "at least one dimension left", "keep the batch dimension"
             )
-        if physical_shape(form, ctx.graph[node.outputs[0]].shape) == ():
-            form = (0,)
-        ctx.emit(node, lambda _: make(axes), [ctx.get(x.name, stored)], form, fuses=False)
+        if not kept:
+            # Without a dimension the kernel would write a scalar, which is another shape for the caller and no input
+            # for many kernels.
+            form = stored if op.keepdims else (0, *[None] * (len(stored) - 1))
+        ctx.emit(node, lambda _: make(axes, not kept), [ctx.get(x.name, stored)], form, fuses=False)
 
     return lowering
 

@@ -12,11 +12,12 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from conversion import assert_close, assert_faithful, assert_interface, codes_of, convert, real_of
 from operator_cases.case import Case
 from operator_cases.every import CASES
 from operator_cases.refused import REFUSED
-from qdq_models import Arrays, Scheme, float_model, quantized, random_feeds, run_onnx
+from qdq_models import Arrays, Scheme, float_model, quantized, random_feeds, run_onnx, shape_of
 from quantizer_dialects import as_arithmetic, as_qonnx, integer_io
 
 from kwsq.ir.errors import UnsupportedModelError
@@ -49,6 +50,16 @@ def test_operator_in_standard_annotations(name: str, scheme: str) -> None:
     codes = codes_of(graph, feeds)
     assert_faithful(converted, codes)
     assert_close(graph, codes, run_onnx(model, real_of(graph, codes)), case.lsb)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("reduce_")])
+def test_the_runtime_gives_a_reduction_the_shape_of_the_source(name: str) -> None:
+    """LiteRT computes shapes itself: what the file declares says nothing of an output whose dimensions are reduced."""
+    model, feeds = prepared(CASES[name], SCHEMES["int8"])
+    interpreter = Interpreter(model_content=convert(model, feeds).artefact, num_threads=1)
+    interpreter.allocate_tensors()
+    (found,) = interpreter.get_output_details()
+    assert tuple(found["shape"]) == shape_of(model.graph.output[0])
 
 
 # Noise of 8-bit inputs, weights and outputs, each uniform in a step of 1/255 of a range of 6 standard deviations:

@@ -67,6 +67,20 @@ POOLING = {
         )
     },
     "reduce_mean_all": Case("(float[1,4,6] x) => (float[1,1,1] y) { y = ReduceMean(x) }"),
+    # No stored dimension is left. A mean of 6 reaches twice as far as one of 24: its step is two of theirs.
+    "reduce_mean_of_means": Case(
+        "(float[4,6] x) => (float[1] y)"
+        " { a = ReduceMean<axes=[1], keepdims=1>(x) y = ReduceMean<axes=[0], keepdims=0>(a) }",
+        lsb=3,
+    ),
+    "reduce_max_of_means_concat": Case(
+        "(float[4,6] x) => (float[2] y) { a = ReduceMean<axes=[1], keepdims=1>(x)"
+        " b = ReduceMax<axes=[0], keepdims=0>(a) y = Concat<axis=0>(b, b) }",
+        lsb=2,
+    ),
+    "reduce_mean_all_concat": Case(
+        "(float[1,4,6] x) => (float[1,1,2] y) { a = ReduceMean(x) y = Concat<axis=2>(a, a) }"
+    ),
     "reduce_mean_axes_input": Case(
         "(float[1,4,6] x) => (float[1,4] y) { a = Constant<value_ints=[2]>() y = ReduceMean<keepdims=0>(x, a) }",
         opset=18,

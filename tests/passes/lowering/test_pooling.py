@@ -1,8 +1,10 @@
 """Pools and reductions as integers, against the float graph."""
 
+import numpy as np
 import pytest
 from builders import Model, assert_one_rounding, grid, kinds, lowered, lsb_distance, op_node, texts
 
+from kwsq.ir import lowered as low
 from kwsq.ir import ops
 
 X, Y = grid(0.05, 3), grid(0.0317, -9)
@@ -91,6 +93,20 @@ def test_mean_over_unit_dimensions(keepdims: bool) -> None:
     graph = model.graph(model.quantize(model.node(ops.Mean((2, 3), keepdims), x), grid(0.047)))
     assert all(n.op.axes for n in lowered(graph).graph.nodes if n.op.name == "Mean")
     assert lsb_distance(graph) <= 0.0317 / 0.047 + 1
+
+
+@pytest.mark.parametrize("kind", [ops.Mean, ops.ReduceMax, ops.ReduceSum])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_one_dimension_stays_where_all_stored_ones_are_reduced(kind: type[ops.Mean], keepdims: bool) -> None:
+    """The runtime computes shapes itself, and would make a scalar of them."""
+    model = Model()
+    x = model.node(ops.ReduceMax((1,), True), model.input("x", (4, 6), X))
+    y = model.node(kind((0,), keepdims), x)
+    result = lowered(model.graph(model.quantize(model.node(ops.Concat(0), y, y), X))).graph
+    for node in result.nodes[:2]:
+        assert isinstance(node.op, low.Mean | low.ReduceMax | low.Sum)
+        computed = np.zeros(result[node.inputs[0]].shape).max(axis=node.op.axes, keepdims=node.op.keepdims)
+        assert result[node.outputs[0]].shape == computed.shape != ()
 
 
 def test_global_pool_feeds_a_dense_layer_without_a_transpose() -> None:
