@@ -40,7 +40,7 @@ from kwsq.ir.quant import INT8, Affine
 from kwsq.ir.rewrite import Rewriter
 from kwsq.passes.base import Level, Note, PassResult, Semantics
 from kwsq.passes.fuse_activation import grid_bounds
-from kwsq.passes.introduced_values import Bounds, holds, introduced_bounds
+from kwsq.passes.introduced_values import NOTHING, Bounds, holds, introduced_bounds
 from kwsq.passes.observe import Observer, affine_from_range, union_grid
 from kwsq.passes.rectifier_grid import rectifier_input_grid
 from kwsq.passes.separate_grids import covers_all, quantizers_by_source
@@ -324,7 +324,11 @@ class _Work:
         inputs = [n for n in node.inputs if n and not self.rewriter.tensors[n].is_constant]
         source = self.spec(inputs[0])
         assert source is not None
-        if len(inputs) == 1 and holds(source, introduced_bounds(node, self.rewriter.tensors)):
+        introduced = introduced_bounds(node, self.rewriter.tensors)
+        # A bound or a constant may lie between two codes of the input's grid; only the output's is to round it.
+        # Rounding commutes with all these operators, so the input changes its grid first.
+        stays = introduced == NOTHING or _clamp_may_requantize(node)
+        if len(inputs) == 1 and stays and holds(source, introduced):
             for name in node.outputs:
                 spec = self.spec(name)
                 if spec is not None and not spec.same_as(source) and not _clamp_may_requantize(node):

@@ -114,6 +114,27 @@ def test_grids_travel_through_moves_and_meet_in_a_requantisation(move: str, side
     assert_one_rounding(before, share=0.02)
 
 
+BETWEEN_CODES: dict[str, tuple[Op, tuple[int, ...]]] = {
+    "clip": (ops.Clip(0.1, 1.0), ()),
+    "clip below": (ops.Clip(0.1, np.inf), ()),
+    "clip above": (ops.Clip(-np.inf, 0.1), ()),
+    "maximum": (ops.Maximum(), (1,)),
+    "minimum": (ops.Minimum(), (1,)),
+    "concat": (ops.Concat(1), (1, 64)),
+    "pad": (ops.Pad(((0, 0), (32, 32)), 0.1), ()),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN_CODES)
+def test_a_value_between_codes_is_rounded_on_the_outputs_grid_alone(name: str) -> None:
+    """0.1 is a code of the output's grid and 1.59 of the input's; 2 of those, 0.126, were 3 codes off."""
+    op, shape = BETWEEN_CODES[name]
+    model = Model()
+    x = model.input("x", (1, 64), grid(8 / 127))
+    y = model.node(op, x, *([model.constant(np.full(shape, 0.1))] if shape else []))
+    assert_one_rounding(model.graph(model.quantize(y, grid(0.01))), share=0.02)
+
+
 def test_concat_of_different_grids_goes_to_its_own() -> None:
     model = Model()
     x = model.input("x", (1, 3, 4, 4), X)
