@@ -159,9 +159,23 @@ def _publish(ctx: LoweringContext, name: str, source: str, *, rename: bool) -> N
     ctx.tensors[name] = replace(ctx.tensors[source], name=name, shape=tensor.shape)
     if producer is None or readers or not rename or source in ctx.graph.outputs:
         ctx.add(f"{name}/copy", low.Reshape(tensor.shape), [source], [name], "")
+        _run_early(ctx, source)
         return
     node = ctx.nodes[producer]
     ctx.nodes[producer] = replace(node, outputs=tuple(name if n == source else n for n in node.outputs))
+
+
+def _run_early(ctx: LoweringContext, source: str) -> None:
+    """Moves the last node, which reads `source` alone, behind its producer and the first others that do so.
+
+    LiteRT lets an operator write over what it reads through a Reshape, though a later node is still to read it.
+    """
+    producer = next((i for i, node in enumerate(ctx.nodes) if source in node.outputs), None)
+    if producer is not None:
+        last = ctx.nodes.pop()
+        later = range(producer + 1, len(ctx.nodes))
+        place = next((i for i in later if ctx.nodes[i].inputs != (source,)), len(ctx.nodes))
+        ctx.nodes.insert(place, last)
 
 
 def _boundary(ctx: LoweringContext, *, float_io: bool) -> None:
@@ -212,6 +226,11 @@ def _cast_output(ctx: LoweringContext, name: str, dtype: DType) -> None:
     ctx.tensors[name] = _public(ctx, name, dtype)
     op: low.LoweredOp = low.Dequantize() if dtype is DType.FLOAT32 else low.Quantize()
     ctx.add(f"{name}/{'dequantize' if dtype is DType.FLOAT32 else 'quantize'}", op, [inner], [name], "")
+    producer = next((node for node in ctx.nodes if inner in node.outputs), None)
+    if producer is not None and isinstance(producer.op, low.Reshape):
+        others = [node for node in ctx.nodes if producer.inputs[0] in node.inputs and node is not producer]
+        if others:
+            _run_early(ctx, inner)  # inside, the copy of what they read is as short-lived as that
 
 
 def _used(ctx: LoweringContext) -> dict[str, LoweredTensor]:

@@ -155,7 +155,15 @@ def test_integer_inputs_and_outputs_keep_type_and_codes(name: str, unsigned: boo
         assert distance.max() <= case.lsb, output
 
 
-FLOAT_CASES = ("conv2d", "gemm", "concat_axis1", "streaming_conv", "two_inputs_two_outputs", "same_value_twice")
+FLOAT_CASES = (
+    "conv2d",
+    "gemm",
+    "concat_axis1",
+    "streaming_conv",
+    "two_inputs_two_outputs",
+    "same_value_twice",
+    "output_reshaped_and_added_to",
+)
 
 
 @pytest.mark.parametrize("name", FLOAT_CASES)

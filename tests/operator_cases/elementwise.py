@@ -178,6 +178,13 @@ MULTIPLE = {
     "output_feeds_on": Case(
         "(float[1,4,6] x, float[3,4,1] w) => (float[1,4,6] y, float[1,3,6] y2) { y = Relu(x) y2 = Conv(y, w) }", lsb=2
     ),
+    # LiteRT's ADD writes over the value that the Reshape shares with the first output.
+    "output_reshaped_and_added_to": Case(
+        "(float[3,5] x, float[1,15,1] x2, float c) => (float[3,5] y, float[1,15,1] y2) {"
+        " y = Mul(x, c) s = Constant<value_ints=[1,15,1]>() r = Reshape(y, s) a = Add(r, x2) y2 = Abs(a) }",
+        constants={"c": 0.37},
+        lsb=2,
+    ),
     "same_value_twice": Case("(float[1,4,6] x) => (float[1,4,6] y, float[1,4,6] y2) { y = Relu(x) y2 = Identity(y) }"),
     "same_shapes_no_states": Case(
         "(float[1,4] x, float[1,4] x2, float c) => (float[1,4] y, float[1,4] y2) { y = Add(x, x2) y2 = Mul(x2, c) }",

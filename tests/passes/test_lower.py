@@ -108,6 +108,18 @@ def test_output_read_by_others_inside() -> None:
     assert lsb_distance(graph) <= 2.001
 
 
+def test_copies_of_one_value_run_before_what_else_reads_it_and_in_order() -> None:
+    """LiteRT may write over the value once a Reshape shares it."""
+    model = Model()
+    x, other = (model.input(name, (3, 5), X) for name in ("x", "other"))
+    h = model.quantize(model.node(ops.Mul(), x, other), Y)
+    y = model.quantize(model.node(ops.Add(), h, other), Y)
+    outputs = [model.node(ops.Transpose((0, 1)), h, output=name) for name in ("a", "b")]
+    result = lowered(model.graph(*outputs, y)).graph
+    assert kinds(result) == ["Mul", "Reshape", "Reshape", "Add"]
+    assert [node.outputs[0] for node in result.nodes[1:3]] == outputs
+
+
 def test_input_that_is_read_twice_in_different_orders() -> None:
     model = Model()
     x = model.input("x", (1, 3, 6, 5), X)
