@@ -189,7 +189,7 @@ def _properties(result: Json) -> list[Json]:
         "weight_bits": model["weight_bits"],
         "target": result["options"]["target"],
         "container": result["artefact"]["container"],
-        "flash_bytes": footprint["file_bytes"],
+        "flash_bytes": result["artefact"]["bytes"],
         "activation_ram_bytes": footprint["totals"]["activation_ram_bytes"],
         "macs": footprint["macs"],
     }

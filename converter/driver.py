@@ -144,7 +144,7 @@ def run_conversion(options: ConvertOptions, progress: Progress = lambda stage: N
         runtimes=proof.runtimes(graph, model, parity, inputs),
         footprint=footprint,
         layer_noise=tuple(layer_noise(graph, result.annotated, inputs)) if parity.vectors else (),
-        budget=None if limits is None else _budget(options, limits, source, model, footprint, accuracy, gate),
+        budget=None if limits is None else _budget(options, limits, source, artefact, footprint, accuracy, gate),
         gate=gate,
         dropped_samples=sum(samples.dropped for samples in (calibration, data) if samples is not None),
     )
@@ -199,21 +199,22 @@ def _budget(
     options: ConvertOptions,
     limits: tuple[Limit, ...],
     source: Source,
-    model: bytes,
+    artefact: Artefact,
     footprint: MemoryReport,
     accuracy: Accuracy | None,
     gate: GateOutcome | None,
 ) -> Budget:
     from kwsq.converter.budget_stage import budget_of
 
-    metrics: dict[str, float] = {"flash_total": len(model), "macs": footprint.macs}
+    shipped = artefact.files[artefact.name]  # what parity is about may be another file
+    metrics: dict[str, float] = {"flash_total": len(shipped), "macs": footprint.macs}
     if footprint.plan is not None:
         metrics["ram_peak"] = footprint.plan.high_water_bytes
     if accuracy is not None:
         metrics["accuracy"] = accuracy.artefact_top1
     if gate is not None and gate.false_discovery_rate is not None:
         metrics["fdr"] = gate.false_discovery_rate
-    return budget_of(options, source.sha256, model, metrics, limits)
+    return budget_of(options, source.sha256, shipped, metrics, limits)
 
 
 def _with_files(artefact: Artefact, beside: Beside) -> Artefact:

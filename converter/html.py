@@ -125,7 +125,7 @@ def _cards(result: Json) -> str:
     scored = f"{accuracy['artefact_top1']:.2%}" if accuracy["assessed"] else "not assessed"
     against = f"top-1 (source {accuracy['source_top1']:.2%})" if accuracy["assessed"] else "accuracy (add --data)"
     cards = [
-        (number(footprint["file_bytes"], "B"), f"flash, float weights {number(floats['parameter_bytes'], 'B')}"),
+        (number(result["artefact"]["bytes"], "B"), f"flash, float weights {number(floats['parameter_bytes'], 'B')}"),
         (
             number(footprint["totals"]["activation_ram_bytes"], "B"),
             f"activation RAM, float {number(floats['activation_bytes'], 'B')}",

@@ -41,7 +41,7 @@ def model_card(report: Json, gate: GateEvidence | None = None) -> str:
     lines += ["## Evidence", "", *_parity(result["parity"]), "", _accuracy(result["accuracy"]), ""]
     if gate is not None:
         lines += [*gate.card_lines(), ""]
-    lines += ["## Footprint", "", *_footprint(result["footprint"]), ""]
+    lines += ["## Footprint", "", *_footprint(artefact["bytes"], result["footprint"]), ""]
     lines += ["## To be filled in by the makers", ""]
     still_open = _OPEN if gate is None else _OPEN[:-1]
     lines += [f"- **{title}.** {question}" for title, question in still_open]
@@ -73,10 +73,10 @@ def _accuracy(accuracy: Json) -> str:
     return f"Top-1 accuracy on {number(accuracy['samples'])} samples: source {source:.2%}, artefact {artefact:.2%}."
 
 
-def _footprint(footprint: Json) -> list[str]:
+def _footprint(flash_bytes: int, footprint: Json) -> list[str]:
     totals = footprint["totals"]
     rows = [
-        ("flash", number(footprint["file_bytes"], "B")),
+        ("flash", number(flash_bytes, "B")),
         ("activation RAM", number(totals["activation_ram_bytes"], "B")),
         ("MACs per inference", number(footprint["macs"])),
         ("bits per weight as trained", number(footprint["declared_bits_per_weight"])),

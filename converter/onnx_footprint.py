@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 
 from kwsq.converter.footprint import (
@@ -22,7 +24,7 @@ from kwsq.converter.footprint import (
 from kwsq.ir.errors import UnsupportedModelError, UsageError
 from kwsq.ir.graph import Graph, Node, Tensor
 from kwsq.ir.ops import Conv, Dense, MatMul
-from kwsq.ir.quant import Affine, Codebook
+from kwsq.ir.quant import Affine, Codebook, IntRange, QuantSpec
 from kwsq.passes.decode import Findings, decode_tensor
 from kwsq.passes.dialects import normalize
 from kwsq.passes.import_graph import import_graph
@@ -45,16 +47,25 @@ def measure_onnx(data: bytes, path: str, batch: int | None, shapes: Mapping[str,
 
     Raises:
         InvalidModelError: broken or unsafe.
-        UsageError: `shapes` does not fit the model.
+        UsageError: `batch` or `shapes` does not fit the model.
     """
     try:
         source = load_bytes(data, path, batch=batch, shapes=shapes)
         graph = import_graph(normalize(source).graph, source.opsets[""])
     except (UnsupportedModelError, UsageError) as error:
-        if isinstance(error, UsageError) and shapes:
+        if isinstance(error, UsageError) and (shapes or batch is not None):
             raise
         return _by_constants(data, tuple(str(problem) for problem in error.problems))
     return _by_graph(data, graph)
+
+
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "Quant", "BipolarQuant", "FakeQuantize")
+_CONTAINER_BITS = {
+    onnx.TensorProto.INT8: 8,
+    onnx.TensorProto.UINT8: 8,
+    onnx.TensorProto.INT4: 4,
+    onnx.TensorProto.UINT4: 4,
+}
 
 
 def _stored(data: bytes, constant_bytes: int) -> Flash:
@@ -140,23 +151,37 @@ def _weight(tensor: Tensor) -> WeightTensor:
         rows=tensor.shape[0],
         container_bits=8 if quantized else 32,
         declared_bits=spec.bits if isinstance(spec, Affine | Codebook) and spec.declared else None,
-        needed_bits=spec.bits if isinstance(spec, Affine | Codebook) else None,
+        needed_bits=_needed_bits(spec, codes),
         distinct=distinct_codes(codes) if quantized else None,
         scales=spec.scale.size if isinstance(spec, Affine | Codebook) else 0,
         codebook=isinstance(spec, Codebook),
     )
 
 
+def _needed_bits(spec: QuantSpec, codes: npt.NDArray[Any]) -> int | None:
+    if isinstance(spec, Affine):
+        return min(spec.bits, IntRange(min(int(codes.min()), -1), max(int(codes.max()), 0)).bits)
+    return spec.bits if isinstance(spec, Codebook) else None
+
+
 def _by_constants(data: bytes, reasons: Sequence[str]) -> MemoryReport:
-    """Returns what the initializers alone tell."""
-    weights, parameters = [], 0
-    for tensor in onnx.ModelProto.FromString(data).graph.initializer:
-        values = decode_tensor(tensor, tensor.name, Findings())
-        if values is not None and values.dtype.kind == "f":
+    """Returns what the initializers alone tell, those of quantizers' grids left out."""
+    weights, parameters, graph = [], 0, onnx.ModelProto.FromString(data).graph
+    quantizers = [node for node in graph.node if node.op_type in _QUANTIZERS]
+    codes = {node.input[0] for node in quantizers if node.input and node.op_type == "DequantizeLinear"}
+    grids = {name for node in quantizers for name in node.input[1:]}
+    for tensor in graph.initializer:
+        values = decode_tensor(tensor, tensor.name, Findings()) if tensor.name not in grids else None
+        if values is None:
+            continue
+        # Codes may pass a Clip before they are read.
+        is_weight = values.ndim > 1 and tensor.data_type in _CONTAINER_BITS
+        if values.dtype.kind == "f" or tensor.name in codes or is_weight:
             parameters += values.size
             if values.ndim > 1:
                 shape = tuple(int(size) for size in values.shape)
-                weights.append(WeightTensor(tensor.name, shape, shape[0], 32, None, None, None, 0))
+                bits = _CONTAINER_BITS.get(tensor.data_type, 32)
+                weights.append(WeightTensor(tensor.name, shape, shape[0], bits, None, None, None, 0))
     layer = LayerFootprint("(constants)", "", 0, parameters, tuple(weights), Flash(), 0, 0)
     return MemoryReport(
         format="onnx",

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from checkout import ROOT, run, script
 from cli_runs import float_dense, kwsq, kwsq_convert, left, quantized_dense, samples, save
@@ -383,6 +384,37 @@ def test_footprint_of_onnx_files(models: Path, here: Path) -> None:
     measured = json.loads(kwsq("footprint", "odd.onnx", "--json").stdout)
     assert (measured["parameters"], measured["activations"]) == (12, None)
     assert any("Erf" in note for note in measured["notes"])
+
+
+def test_footprint_counts_the_codes_of_a_file_that_kwsq_cannot_read_whole(models: Path, here: Path) -> None:
+    """And neither scales nor zero points, which are no parameters."""
+    model = onnx.load(models / "dense_w4.onnx")
+    output = model.graph.output[0].name
+    model.graph.node.append(node("Erf", [output], ["end"]))
+    model.graph.output[0].name = "end"
+    save(model, here / "odd.onnx")
+    measured = json.loads(kwsq("footprint", "odd.onnx", "--json").stdout)
+    assert measured["parameters"] == 276
+    assert measured["containers"]["int8_weight_bytes"] == 12 * 16 + 16 * 4
+
+
+def test_four_bits_hold_codes_that_are_as_narrow_whatever_their_type(here: Path) -> None:
+    codes = np.resize(np.arange(-8, 8), (81, 3)).astype(np.int8)
+    nodes = [
+        node("QuantizeLinear", ["x", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["d"]),
+        node("DequantizeLinear", ["codes", "s"], ["w"]), node("MatMul", ["d", "w"], ["y"]),
+    ]  # fmt: skip
+    for name, values, expected in (("narrow", codes, 122), ("wide", codes * 2, 243)):
+        model = build(nodes, inputs={"x": (1, 81)}, constants={"s": np.float32(0.1), "codes": values})
+        save(model, here / f"{name}.onnx")
+        facts = json.loads(kwsq("footprint", f"{name}.onnx", "--json").stdout)
+        assert facts["containers"]["int4_weight_bytes"] == expected
+
+
+@pytest.mark.parametrize("batch", [0, -1, 10**8, 10**20])
+def test_footprint_of_no_possible_batch_is_refused(batch: int) -> None:
+    outcome = kwsq("footprint", ROOT / "models" / "kws_ff" / "kws_ff_w4.onnx", "--batch", batch)
+    assert (outcome.code, "expected 1 to 65536 per dimension" in outcome.stderr) == (2, True)
 
 
 def test_footprint_of_symbolic_dimensions(here: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,34 @@ def test_the_bundled_models_leave_both_files_and_the_estimates(name: str, bits: 
     # 44 KB of int8 weights are 5/8 and 4/8 of that after encoding; the file says so, not only Vela.
     assert len(compiled) < 0.72 * len((tmp_path / "out" / "model_int8.tflite").read_bytes())
     assert result["footprint"]["totals"]["activation_ram_bytes"] == result["artefact"]["estimates"]["sram_bytes"]
+
+
+@needs_vela
+def test_sizes_are_those_of_the_file_that_is_flashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of the int8 file before Vela, which is half as large again."""
+    monkeypatch.chdir(tmp_path)
+    convert = (MODELS / "kws_ff_w4.onnx", "--target", "ethos-u", "-o", "out", "--force")
+    assert kwsq_convert(*convert).code == 0
+    size = (tmp_path / "out" / "model.tflite").stat().st_size
+    for most, code in ((size, 0), (size - 1, 1)):
+        (tmp_path / "kwsq.toml").write_text(f"[budget]\nflash_total = {{ max = {most} }}\n", encoding="utf-8")
+        assert kwsq_convert(*convert, "--update-baseline").code == code
+        if code == 0:
+            baseline = json.loads((tmp_path / "kwsq-baseline.json").read_text("utf-8"))
+            assert baseline["artefact_sha256"] == result_of(tmp_path / "out")["artefact"]["sha256"]
+            assert kwsq("attest", "out").code == 0
+            card, bom = ((tmp_path / "out" / name).read_text("utf-8") for name in ("MODEL_CARD.md", "model.cdx.json"))
+            assert f"| flash | {size:,} B |" in card
+            assert {"name": "kwsq:flash_bytes", "value": str(size)} in list(_properties(json.loads(bom)))
+
+
+def _properties(node: Any) -> Iterator[Any]:
+    """Every property of a bill of materials, wherever it stands."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if key == "properties":
+            yield from value
+        if isinstance(value, dict | list):
+            yield from _properties(value)
 
 
 @needs_vela
