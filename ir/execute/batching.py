@@ -77,9 +77,26 @@ def evaluate_stacked(
         return _float32(evaluate(op, arguments))
     if not any(stacked):
         return tuple(np.concatenate([np.atleast_1d(y)] * samples) for y in _float32(evaluate(op, arguments)))
-    if _keeps_samples_apart(op, shapes, stacked):
+    if keeps_samples_apart(op, shapes, stacked):
         return _float32(evaluate(_rebased(op, samples), arguments))
     return _sample_by_sample(op, arguments, stacked, samples, evaluate)
+
+
+def keeps_samples_apart(op: Op, shapes: Sequence[Shape], stacked: Sequence[bool]) -> bool:
+    """Whether the operator on a stack is the stack of the operator on each sample.
+
+    Args:
+        op: operator.
+        shapes: declared input shapes, () for an absent one.
+        stacked: which inputs are stacked.
+    """
+    if isinstance(op, _ELEMENTWISE):
+        return True
+    if isinstance(op, _BROADCAST):
+        return _broadcasts_below_batch(shapes, stacked)
+    if isinstance(op, _LEADING):
+        return stacked[0] and not any(stacked[1:])
+    return _keeps_by_attributes(op, shapes, stacked)
 
 
 def _float32(arrays: Arrays) -> Arrays:
@@ -105,17 +122,6 @@ def _sample_by_sample(
     ]
     results = [_float32(evaluate(op, sample)) for sample in zip(*parts, strict=True)]
     return tuple(np.concatenate([np.atleast_1d(y) for y in output]) for output in zip(*results, strict=True))
-
-
-def _keeps_samples_apart(op: Op, shapes: Sequence[Shape], stacked: Sequence[bool]) -> bool:
-    """Whether the operator on a stack is the stack of the operator on each sample."""
-    if isinstance(op, _ELEMENTWISE):
-        return True
-    if isinstance(op, _BROADCAST):
-        return _broadcasts_below_batch(shapes, stacked)
-    if isinstance(op, _LEADING):
-        return stacked[0] and not any(stacked[1:])
-    return _keeps_by_attributes(op, shapes, stacked)
 
 
 def _keeps_by_attributes(op: Op, shapes: Sequence[Shape], stacked: Sequence[bool]) -> bool:

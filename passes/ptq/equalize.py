@@ -117,10 +117,13 @@ def _channel_ranges(replay: Replay, axes: Mapping[str, ChannelAxis]) -> dict[str
         replay.advance()
         for name in node.outputs:
             if name in axes and replay.is_live(name):
-                ranges[name] = np.max([_largest(chunk, axes[name]) for chunk in replay.live(name)], axis=0)
+                shape = replay.graph[name].shape
+                clips = (chunk.reshape(-1, *shape) for chunk in replay.live(name))
+                ranges[name] = np.max([_largest(chunk, axes[name]) for chunk in clips], axis=0)
     return ranges
 
 
-def _largest(values: FloatArray, at: ChannelAxis) -> Float64:
-    by_index = np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != at.axis))
+def _largest(clips: FloatArray, at: ChannelAxis) -> Float64:
+    """Returns the largest magnitude per channel of a tensor given as (clips, *shape)."""
+    by_index = np.abs(clips).max(axis=tuple(i for i in range(clips.ndim) if i != at.axis + 1))
     return np.asarray(by_index.reshape(-1, at.repeats).max(axis=1), np.float64)

@@ -32,7 +32,6 @@ is our construction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,8 +124,7 @@ class WeightSearch:
     def _choose(self, layer: Layer) -> LayerChoice:
         kernel = self.graph[layer.weight].shape[2:]
         source = layer.node.inputs[0]
-        inputs, reference = (self._by_run(source, stream.live(source)) for stream in (self.quantized, self.reference))
-        moments = input_moments(layer, kernel, inputs, reference)
+        moments = input_moments(layer, kernel, self.quantized.live(source), self.reference.live(source))
         hessian = regularized(moments)
         weight = layer.as_rows(self.graph[layer.weight].real())
         target, factors = weight, None
@@ -139,11 +137,6 @@ class WeightSearch:
             for scheme in schemes
         }
         return LayerChoice(layer, trials[choose_scheme(trials)], trials)
-
-    def _by_run(self, name: str, chunks: Sequence[FloatArray]) -> list[FloatArray]:
-        """Returns chunks of a tensor with its runs along the first axis; those of a vector lie end to end."""
-        shape = self.graph[name].shape
-        return [chunk.reshape(-1, *shape) if len(shape) == 1 else chunk for chunk in chunks]
 
     def _schemes(self) -> tuple[GridScheme, ...]:
         if self.options.weight_bits == 1:

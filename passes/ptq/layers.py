@@ -2,6 +2,9 @@
 
 A convolution is the product of its weight matrix with the columns of its input (im2col), a depthwise convolution one
 such product per channel. Legend: G groups, R = C_out / G rows, K = taps times input channels per group.
+
+The moments take clips for independent of each other, so it matters what a clip is: the leading dimension of a tensor
+may be a batch, but also time, or in a tensor of rank 1 the features.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kwsq.ir import ops
-from kwsq.ir.graph import Graph, Node
+from kwsq.ir.execute.batching import keeps_samples_apart
+from kwsq.ir.graph import Graph, Node, Shape
 from kwsq.ir.ops.linear import pad_spatial, windows
 from kwsq.ir.quant import FloatArray, Unquantized
 from kwsq.ir.rewrite import Rewriter
@@ -31,11 +35,13 @@ class Layer:
         node: the node.
         weight: name of the weight tensor.
         bias: name of the bias tensor, empty when there is none that may change.
+        clip: shape of one clip of the input, which is stacked along the leading dimension.
     """
 
     node: Node
     weight: str
     bias: str
+    clip: Shape
 
     @property
     def groups(self) -> int:
@@ -47,20 +53,22 @@ class Layer:
         return weight.astype(np.float64).reshape(self.groups, weight.shape[0] // self.groups, -1)
 
     def columns(self, x: npt.NDArray[np.floating], kernel: tuple[int, ...]) -> Float64:
-        """Returns the input as (samples, G, K, positions): what the rows are multiplied with.
+        """Returns the input as (clips, G, K, positions): what the rows are multiplied with.
 
         Args:
             x: stacked input of the node.
             kernel: spatial kernel shape; () for a dense layer.
         """
+        clips = x.shape[0] // self.clip[0]
         if not isinstance(self.node.op, ops.Conv):
-            rows = np.asarray(x, np.float64).reshape(x.shape[0], -1, x.shape[-1])
+            rows = np.asarray(x, np.float64).reshape(clips, -1, self.clip[-1])
             return rows.swapaxes(1, 2)[:, None]
         rank = len(kernel)
         view = windows(pad_spatial(x, self.node.op.pads), kernel, self.node.op.strides, self.node.op.dilations)
         taps = view.transpose(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
         positions = math.prod(view.shape[2 : 2 + rank])
-        return np.asarray(taps, np.float64).reshape(x.shape[0], self.groups, -1, positions)
+        columns = np.asarray(taps, np.float64).reshape(clips, self.clip[0], self.groups, -1, positions)
+        return np.moveaxis(columns, 1, 3).reshape(clips, self.groups, -1, self.clip[0] * positions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,11 +109,28 @@ class InputMoments:
 def find_layers(graph: Graph) -> tuple[Layer, ...]:
     """Returns the layers with constant weights on no grid, in topological order, a shared weight once."""
     layers: dict[str, Layer] = {}
+    batch = _batch(graph)
     for node in graph.nodes:
         weight = graph.constant(node.inputs[1]) if isinstance(node.op, ops.Conv | ops.Dense) else None
         if weight is not None and isinstance(weight.quant, Unquantized):
-            layers.setdefault(weight.name, Layer(node, weight.name, _movable_bias(graph, node)))
+            leading, *rest = graph[node.inputs[0]].shape
+            clip = (leading // batch, *rest)
+            layers.setdefault(weight.name, Layer(node, weight.name, _movable_bias(graph, node), clip))
     return tuple(layers.values())
+
+
+def _batch(graph: Graph) -> int:
+    """Returns how many clips the leading dimension of every activation is a mere list of; 1 in doubt."""
+    sizes = {tensor.shape[0] if tensor.shape else 1 for tensor in graph.tensors.values() if not tensor.is_constant}
+    is_list = len(sizes) == 1 and all(_keeps_list(graph, node) for node in graph.nodes)
+    return sizes.pop() if is_list else 1
+
+
+def _keeps_list(graph: Graph, node: Node) -> bool:
+    tensors = [graph[name] if name else None for name in node.inputs]
+    shapes = [tensor.shape if tensor is not None else () for tensor in tensors]
+    stacked = [tensor is not None and not tensor.is_constant for tensor in tensors]
+    return keeps_samples_apart(node.op, shapes, stacked)
 
 
 def _movable_bias(graph: Graph, node: Node) -> str:
@@ -154,7 +179,7 @@ def input_moments(
     J. Multivariate Analysis 2004, with clips as the independent observations.
     """
     snapped, step = _snapped(inputs, reference)
-    clips = sum(len(x) for x, _ in snapped)
+    clips = sum(len(x) for x, _ in snapped) // layer.clip[0]
     mean, reference_mean = (_mean(layer, kernel, [pair[i] for pair in snapped], step) for i in (0, 1))
     second, gap, squares, clips_before = np.zeros((2, 1, 1, 1)), np.zeros((2, 1, 1, 1)), np.zeros(()), 0
     for x, x0 in snapped:
@@ -164,7 +189,7 @@ def input_moments(
         pairs = [(centred[i::2], centred0[i::2]) for i in (clips_before % 2, (clips_before + 1) % 2)]
         second = second + np.stack([_product(a, a) for a, _ in pairs])
         gap = gap + np.stack([_product(b, a) - _product(a, a) for a, b in pairs])
-        clips_before += len(x)
+        clips_before += len(centred)
         squares = squares + _clip_squares(centred) / positions**2
     scale = clips * positions
     halves = Half(second[0] / scale, gap[0] / scale), Half(second[1] / scale, gap[1] / scale)

@@ -65,7 +65,7 @@ def _head(graph: Graph, output: str) -> Head:
             case ops.Softmax(axis=axis):
                 return Head(node.inputs[0], "softmax", axis)
             case ops.Sigmoid():
-                return Head(node.inputs[0], "sigmoid", graph[node.inputs[0]].rank - 1)
+                return Head(node.inputs[0], "sigmoid", max(graph[node.inputs[0]].rank - 1, 0))
             case ops.FakeQuant() | ops.Reshape() | ops.Transpose():
                 name = node.inputs[0]
             case _:
@@ -87,8 +87,8 @@ class OutputLoss:
     def __init__(self, heads: tuple[Head, ...], reference: Mapping[str, FloatArray], samples: int) -> None:
         self._heads = heads
         self._samples, self._rows = samples, len(reference[heads[0].tensor])
-        # By head, not by tensor: logits may be an output themselves and under a softmax that is another one.
-        self._reference = {head: _by_clip(head, reference[head.tensor], samples) for head in heads}
+        # By head, not by tensor: an output and the softmax of it are two heads of one tensor.
+        self._reference = {head: _scored(head, reference[head.tensor], samples) for head in heads}
         self._variance = {head: _variance(z) for head, z in self._reference.items()}
 
     def per_clip(self, outputs: Mapping[str, FloatArray]) -> Float64:
@@ -101,7 +101,7 @@ class OutputLoss:
         total = np.zeros(clips)
         for head in self._heads:
             z = self._reference[head][:clips]
-            other = _by_clip(head, outputs[head.tensor], clips)
+            other = _scored(head, outputs[head.tensor], clips)
             total += np.square(other - z).sum(axis=(1, 2)) / self._variance[head] + _divergence(head, z, other)
         total[np.isnan(total)] = np.inf  # an undefined output is as unlike as can be
         return np.sqrt(-np.expm1(-np.maximum(total, 0)))  # a divergence may round to just below zero
@@ -110,34 +110,40 @@ class OutputLoss:
         """Returns by scored tensor how far its values spread over the clips, as a share of the float run's spread.
 
         The spread is the median deviation from the median, which single outliers do not move; an output that is the
-        same on most clips in float has none to keep and is left out.
+        same on most clips in float has none to keep and is left out. Of several heads of one tensor, the least counts.
 
         Args:
             outputs: quantised values of the scored tensors, stacked over all clips.
         """
-        spreads = {
-            head.tensor: (
-                _median_deviation(self._reference[head]),
-                _median_deviation(_by_clip(head, outputs[head.tensor], self._samples)),
-            )
-            for head in self._heads
-        }
-        return {name: kept / full for name, (full, kept) in spreads.items() if full > 0}
+        spreads: dict[str, float] = {}
+        for head in self._heads:
+            full = _median_deviation(self._reference[head])
+            kept = _median_deviation(_scored(head, outputs[head.tensor], self._samples))
+            if full > 0:
+                spreads[head.tensor] = min(spreads.get(head.tensor, np.inf), kept / full)
+        return spreads
 
 
 def _median_deviation(z: Float64) -> float:
     return float(np.median(np.abs(z - np.median(z, axis=0)), axis=0).sum())
 
 
-def _by_clip(head: Head, z: FloatArray, samples: int) -> Float64:
-    """Returns (clips, positions, classes), centred over the classes for a softmax.
+def by_clip(head: Head, z: FloatArray, clips: int) -> FloatArray:
+    """Returns a scored tensor as (clips, positions, classes).
 
-    Clips are stacked along the first axis, which may be that of the classes: a model need not have a batch.
+    Args:
+        head: whose tensor it is.
+        z: its values, stacked over the clips along the leading dimension, which may itself hold the classes.
+        clips: how many are stacked.
     """
-    clips = z.astype(np.float64).reshape(samples, -1, *z.shape[1:])
-    wide = np.moveaxis(clips, head.axis + 1, -1)
-    by_clip = wide.reshape(samples, -1, wide.shape[-1])
-    return by_clip - by_clip.mean(axis=2, keepdims=True) if head.kind == "softmax" else by_clip
+    classes_last = np.moveaxis(z.reshape(clips, -1, *z.shape[1:]), head.axis + 1, -1)
+    return classes_last.reshape(clips, -1, classes_last.shape[-1])
+
+
+def _scored(head: Head, z: FloatArray, clips: int) -> Float64:
+    """Returns (clips, positions, classes), centred over the classes for a softmax."""
+    wide = by_clip(head, z, clips).astype(np.float64)
+    return wide - wide.mean(axis=2, keepdims=True) if head.kind == "softmax" else wide
 
 
 def _variance(z: Float64) -> float:

@@ -20,7 +20,7 @@ from kwsq.passes.ptq.layer_weights import LayerChoice, WeightSearch
 from kwsq.passes.ptq.layers import own_biases
 from kwsq.passes.ptq.mean_layers import merge_means
 from kwsq.passes.ptq.options import PtqOptions, PtqRecord, PtqResult
-from kwsq.passes.ptq.output_loss import Head, OutputLoss, find_heads
+from kwsq.passes.ptq.output_loss import Head, OutputLoss, by_clip, find_heads
 from kwsq.passes.ptq.ranges import clipped
 from kwsq.passes.ptq.replay import Replay
 
@@ -69,7 +69,7 @@ def quantize_float_graph(graph: Graph, calibration: Mapping[str, FloatArray], op
     notes = (
         *equalized,
         _summary(prepared, clips, final),
-        *_one_sided(prepared, heads, float_run),
+        *_one_sided(prepared, heads, float_run, clips),
         *_few(prepared, clips),
         *data_notes(prepared, inputs, order),
         *answer_notes(loss.kept_spread(outputs)),
@@ -161,13 +161,12 @@ def _summary(graph: Graph, clips: int, loss: float) -> Note:
     )
 
 
-def _one_sided(graph: Graph, heads: Sequence[Head], outputs: Mapping[str, FloatArray]) -> tuple[Note, ...]:
+def _one_sided(graph: Graph, heads: Sequence[Head], outputs: Mapping[str, FloatArray], clips: int) -> tuple[Note, ...]:
     """Warns where the float network gives all clips the same answer, as it does on clips of one class."""
     head = heads[0]
-    logits = outputs[head.tensor]
-    if head.kind != "softmax" or len(logits) < FEW_CLIPS:
+    if head.kind != "softmax" or clips < FEW_CLIPS:
         return ()
-    classes, counts = np.unique(logits.argmax(axis=head.axis), return_counts=True)
+    classes, counts = np.unique(by_clip(head, outputs[head.tensor], clips).argmax(axis=2), return_counts=True)
     if counts.max() < SAME_ANSWER * counts.sum():
         return ()
     text = (

@@ -102,7 +102,7 @@ class Replay:
                 self._step(position, trial, count, all_grids, all_constants)
             results.append({name: trial[name] for name in self.scored})
             done += count
-        return {name: np.concatenate([result[name] for result in results]) for name in self.scored}
+        return {name: _joined([result[name] for result in results]) for name in self.scored}
 
     def preview(self, names: Sequence[str]) -> Values:
         """Returns tensors still to come, as they are computed without further grids."""
@@ -113,7 +113,7 @@ class Replay:
                 self._step(position, trial, count, self.grids, self.constants)
                 found.update({name: trial[name] for name in names if name in self.graph.nodes[position].outputs})
             values.append(found)
-        return {name: np.concatenate([chunk[name] for chunk in values]) for name in names}
+        return {name: _joined([chunk[name] for chunk in values]) for name in names}
 
     def _step(
         self, position: int, values: Values, count: int, grids: Grids, constants: Mapping[str, FloatArray]
@@ -124,3 +124,8 @@ class Replay:
         for name in node.inputs:
             if self._last_use[name] == position and name not in self.scored:
                 values.pop(name, None)
+
+
+def _joined(chunks: Sequence[FloatArray]) -> FloatArray:
+    """Returns the chunks stacked; a scalar of one clip has no dimension to be stacked along."""
+    return np.concatenate([np.atleast_1d(chunk) for chunk in chunks])

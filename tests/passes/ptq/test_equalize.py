@@ -19,13 +19,16 @@ C = 8
 SPREAD = 2.0 ** -np.arange(C)  # each channel half as large as the one before
 
 
-def network(*, depthwise: bool, spread: NDArray[np.float64] = SPREAD) -> Graph:
-    """A layer with unequal channels, read by a depthwise or an ordinary convolution."""
+def network(*, depthwise: bool, spread: NDArray[np.float64] = SPREAD, unbatched: bool = False) -> Graph:
+    """A layer with unequal channels, read by a depthwise or an ordinary convolution, maybe without a batch between."""
     model = Model()
     shape = (-1, 1, 1, 1)
     weight = model.constant(spread.reshape(shape) * model.rng.uniform(0.5, 1, (C, 1, 3, 3)))
     same = ((1, 1), (1, 1))
     x = model.node(ops.Conv((1, 1), same, (1, 1), 1), model.input("x", (1, 1, 8, 6)), weight, name="unequal")
+    if unbatched:
+        rows = model.node(ops.Relu(), model.node(ops.Reshape((C, 8, 6)), x))
+        x = model.node(ops.Reshape((1, C, 8, 6)), rows)
     groups = C if depthwise else 1
     undo = (1 / np.where(spread > 0, spread, 1)).reshape(shape if depthwise else (1, -1, 1, 1))
     weight = model.constant(undo * model.rng.normal(size=(C, C // groups, 3, 3)))
@@ -57,6 +60,16 @@ def test_faint_channels_are_brought_up() -> None:
     assert magnitudes(result).min() * 3 > magnitudes(result).max()  # up to MOST_GAIN, by ranges rather than sums
     assert len(notes) == 1
     assert "scaled by up to" in notes[0]
+    x = clips(5, seed=1)
+    before, after = (run_float(g, {"x": x})[graph.outputs[0]] for g in (graph, result))
+    np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())
+
+
+def test_channels_along_the_axis_that_clips_are_stacked_on() -> None:
+    graph = network(depthwise=True, unbatched=True)
+    result, notes = equalized(graph)
+    assert len(notes) == 1
+    assert magnitudes(result).min() * 3 > magnitudes(result).max()  # as with a batch, above
     x = clips(5, seed=1)
     before, after = (run_float(g, {"x": x})[graph.outputs[0]] for g in (graph, result))
     np.testing.assert_allclose(after, before, atol=1e-5 * np.abs(before).max())

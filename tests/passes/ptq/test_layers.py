@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from builders import Model
+from numpy.typing import NDArray
 
 from kwsq.ir import ops
 from kwsq.ir.execute import run_float
@@ -11,20 +12,22 @@ from kwsq.passes.ptq.layer_weights import regularized
 from kwsq.passes.ptq.layers import find_layers, input_moments, own_biases
 
 
-def conv_graph(groups: int = 1, kernel: tuple[int, ...] = (3, 2)) -> Graph:
+def conv_graph(groups: int = 1, kernel: tuple[int, ...] = (3, 2), rows: int = 1, *, mixed: bool = False) -> Graph:
     model = Model()
-    shape = (1, 4, 9, 6)[: 2 + len(kernel)]
+    shape = (rows, 4, 9, 6)[: 2 + len(kernel)]
     weight = model.constant(model.rng.normal(size=(8, 4 // groups, *kernel)))
     ones = (1,) * len(kernel)
     op = ops.Conv((2, *ones[1:]), ((1, 0),) * len(kernel), ones, groups)
-    return model.graph(model.node(op, model.input("x", shape), weight, model.bias(8)))
+    y = model.node(op, model.input("x", shape), weight, model.bias(8))
+    return model.graph(y, *([model.node(ops.Softmax(0), y)] if mixed else []))
 
 
-def dense_graph(shape: tuple[int, ...] = (1, 12), *, bias: bool = True) -> Graph:
+def dense_graph(shape: tuple[int, ...] = (1, 12), *, bias: bool = True, mixed: bool = False) -> Graph:
     model = Model()
     weight = model.constant(model.rng.normal(size=(5, shape[-1])))
     inputs = [model.input("x", shape), weight, *([model.bias(5)] if bias else [])]
-    return model.graph(model.node(ops.Dense(), *inputs))
+    y = model.node(ops.Dense(), *inputs)
+    return model.graph(y, *([model.node(ops.Softmax(0), y)] if mixed else []))
 
 
 GRAPHS = {
@@ -34,22 +37,33 @@ GRAPHS = {
     "conv 1-D": conv_graph(kernel=(3,)),
     "dense": dense_graph(),
     "dense over frames": dense_graph((1, 7, 12)),
+    "dense without a batch": dense_graph((12,)),
+    "dense over frames without a batch": dense_graph((7, 12), mixed=True),
+    "conv over frames without a batch": conv_graph(rows=3, mixed=True),
+    "grouped conv over frames without a batch": conv_graph(2, rows=3, mixed=True),
 }
+
+
+def stacked(graph: Graph, rng: np.random.Generator, clips: int) -> NDArray[np.float32]:
+    leading, *rest = graph["x"].shape
+    return rng.normal(size=(clips * leading, *rest)).astype(np.float32)
 
 
 @pytest.mark.parametrize("case", GRAPHS)
 def test_rows_times_columns_is_the_operator(case: str) -> None:
     graph = GRAPHS[case]
     (layer,) = find_layers(graph)
-    x = np.random.default_rng(0).normal(size=(3, *graph["x"].shape[1:])).astype(np.float32)
+    x = stacked(graph, np.random.default_rng(0), 3)
     weight = graph[layer.weight].real()
     product = layer.as_rows(weight) @ layer.columns(x, weight.shape[2:])
+    assert len(product) == 3
     expected = run_float(graph, {"x": x})[graph.outputs[0]]
+    by_channel = product.reshape(3, weight.shape[0], -1) + graph[layer.bias].real()[:, None]
     if isinstance(layer.node.op, ops.Dense):
-        got = np.moveaxis(product[:, 0], 1, -1).reshape(expected.shape)
-        got = got + graph[layer.bias].real()
+        got = by_channel.swapaxes(1, 2).reshape(expected.shape)
     else:
-        got = product.reshape(3, 8, *expected.shape[2:]) + graph[layer.bias].real().reshape(8, *[1] * (x.ndim - 2))
+        rows = by_channel.reshape(3, 8, graph["x"].shape[0], *expected.shape[2:])
+        got = rows.swapaxes(1, 2).reshape(expected.shape)
     np.testing.assert_allclose(got, expected, atol=1e-4)  # 48 float32 products below 16: 48 * 16 * 2**-24 < 1e-4
 
 
@@ -59,7 +73,7 @@ def test_moments(case: str) -> None:
     (layer,) = find_layers(graph)
     rng = np.random.default_rng(1)
     kernel = graph[layer.weight].shape[2:]
-    reference = rng.normal(1, 1, (10, *graph["x"].shape[1:])).astype(np.float32)
+    reference = 1 + stacked(graph, rng, 10)
     x = reference + rng.normal(0, 0.1, reference.shape).astype(np.float32)
     moments = input_moments(layer, kernel, np.split(x, 2), np.split(reference, 2))
     columns, columns0 = (
@@ -78,6 +92,43 @@ def test_moments(case: str) -> None:
     for i, half in enumerate(moments.halves):
         expected = (by_clip[i::2] @ by_clip[i::2].swapaxes(2, 3)).sum(axis=0) / count
         np.testing.assert_allclose(half.covariance, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("unbatched", "batched"),
+    [
+        (dense_graph((12,)), dense_graph((1, 12))),
+        (dense_graph((7, 12), mixed=True), dense_graph((1, 7, 12))),
+    ],
+)
+def test_moments_are_those_of_the_same_clips_in_a_batch(unbatched: Graph, batched: Graph) -> None:
+    rng = np.random.default_rng(4)
+    x = np.split(stacked(batched, rng, 8), [3])
+    y = [chunk + rng.normal(0, 0.1, chunk.shape).astype(np.float32) for chunk in x]
+    moments = []
+    for graph in (unbatched, batched):
+        (layer,) = find_layers(graph)
+        shape = (-1, *graph["x"].shape[1:])
+        moments.append(input_moments(layer, (), *([chunk.reshape(shape) for chunk in chunks] for chunks in (x, y))))
+    for name in ("mean", "reference_mean", "shrinkage"):
+        np.testing.assert_array_equal(*(getattr(m, name) for m in moments))
+    for half, other in zip(*(m.halves for m in moments), strict=True):
+        np.testing.assert_array_equal(half.covariance, other.covariance)
+        np.testing.assert_array_equal(half.gap, other.gap)
+
+
+@pytest.mark.parametrize(("mixed", "clip"), [(False, (1, 12)), (True, (4, 12))])
+def test_a_leading_dimension_is_a_batch_where_nothing_mixes_it(mixed: bool, clip: tuple[int, ...]) -> None:
+    (layer,) = find_layers(dense_graph((4, 12), mixed=mixed))
+    assert layer.clip == clip
+
+
+def test_frames_merged_into_the_leading_dimension_are_one_clip() -> None:
+    model = Model()
+    frames = model.node(ops.Reshape((7, 12)), model.input("x", (1, 7, 12)))
+    weight = model.constant(model.rng.normal(size=(5, 12)))
+    (layer,) = find_layers(model.graph(model.node(ops.Dense(), frames, weight, model.bias(5))))
+    assert layer.clip == (7, 12)
 
 
 def test_moments_do_not_depend_on_the_chunks() -> None:

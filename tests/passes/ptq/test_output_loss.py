@@ -49,6 +49,17 @@ def test_states_are_not_scored_beside_an_output() -> None:
     assert [head.tensor for head in find_heads(model.graph(state, states=(("s", state),)))] == [state]
 
 
+def test_a_scalar_behind_a_sigmoid_has_an_axis() -> None:
+    model = Model()
+    scalar = model.node(ops.Mean((0, 1), False), model.input("x", (1, 4)))
+    (head,) = find_heads(model.graph(model.node(ops.Sigmoid(), scalar)))
+    assert head == Head(scalar, "sigmoid", 0)
+    z = np.array([0.5, -1.0, 2.0], np.float32)
+    np.testing.assert_array_equal(
+        OutputLoss((head,), {scalar: z}, 3).per_clip({scalar: z + 1}), loss_of("sigmoid", z[:, None], z[:, None] + 1)
+    )
+
+
 def loss_of(kind: str, reference: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
     head = Head("z", kind, 1)  # type: ignore[arg-type]
     return OutputLoss((head,), {"z": reference}, len(reference)).per_clip({"z": other})
@@ -126,3 +137,13 @@ def test_classes_may_lie_along_the_axis_that_clips_are_stacked_on(shape: tuple[i
     found = OutputLoss((Head("z", "softmax", 0),), {"z": stacked["z"]}, 20).per_clip({"z": stacked["other"]})
     np.testing.assert_allclose(found, loss_of("softmax", z, other), rtol=1e-9)
     assert found.min() > 0.01
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_spread_kept_is_the_least_of_a_tensors_heads(order: int) -> None:
+    """What all logits have in common is still there, their differences are gone."""
+    heads = (Head("z", "softmax", 1), Head("z", "sigmoid", 1))[::order]
+    z = np.random.default_rng(4).normal(size=(30, 5)).astype(np.float32)
+    common = z[:, :1].repeat(5, axis=1)
+    assert OutputLoss(heads, {"z": z}, 30).kept_spread({"z": common}) == {"z": 0.0}
+    assert OutputLoss(heads, {"z": z}, 30).kept_spread({"z": z}) == {"z": 1.0}
